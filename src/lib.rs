@@ -1,0 +1,33 @@
+//! perch: one static binary that turns a bare EC2 instance into a running Discord bot and chat service, keeps it
+//! running, and changes it without losing a message.
+//!
+//! ```text
+//!             cli ──────────────┐
+//!  systemd ─ signals ─┐         │ admin socket
+//!                     ▼         ▼
+//!  S3 object ──► source ──► supervisor ──► services: discord, http
+//!  secrets ────► secrets ──┘   │  ▲            └─ both answer through one chat responder
+//!                              ▼  └─ reports
+//!                          status board
+//! ```
+//!
+//! One change goes one way, and every step is a function to point at: `look` ([`source`]) → `Document` → `Config`
+//! ([`config`]) → `plan` ([`config::plan`]) → `prepare` and `commit` ([`supervisor`]).
+//!
+//! To add a service, a source, a secret place or a responder: one new file, and one line in the `mod.rs` beside it.
+
+pub mod admin;
+pub mod aws;
+pub mod chat;
+pub mod cli;
+pub mod config;
+pub mod discord;
+pub mod http;
+pub mod secrets;
+pub mod service;
+pub mod sim;
+pub mod source;
+pub mod supervisor;
+pub mod systemd;
+pub mod telemetry;
+pub mod tls;

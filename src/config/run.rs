@@ -1,0 +1,30 @@
+//! `[run]`: the process itself.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use super::document::Table;
+
+/// systemd's own `TimeoutStopSec` is 90 s unless a unit says otherwise; the drain has to end before it.
+const DRAIN_BOUNDS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(80);
+
+/// How the process ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// How long SIGTERM waits for what is in flight.
+    pub drain: Duration,
+}
+
+impl Default for Run {
+    fn default() -> Self {
+        Run { drain: Duration::from_secs(20) }
+    }
+}
+
+impl Run {
+    pub(super) fn read(mut table: Table<'_>) -> Run {
+        let drain = table.duration("drain", DRAIN_BOUNDS).unwrap_or(Run::default().drain);
+        table.finish();
+        Run { drain }
+    }
+}

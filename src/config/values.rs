@@ -1,0 +1,95 @@
+//! Values that more than one section has: durations, sizes, addresses.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use super::document::{Table, quote};
+
+impl Table<'_> {
+    /// A duration as `"30s"`, `"500ms"`, `"5m"`, `"2h"`, within `bounds`.
+    pub(super) fn duration(&mut self, key: &'static str, bounds: RangeInclusive<Duration>) -> Option<Duration> {
+        let entry = self.entry(key)?;
+        let text = entry.text("a duration such as \"30s\"")?;
+        let Some(value) = parse_duration(text) else {
+            entry.mistake(format!("{} is not a duration; write \"500ms\", \"30s\", \"5m\" or \"2h\"", quote(text)));
+            return None;
+        };
+        if !bounds.contains(&value) {
+            let (least, most) = (show_duration(*bounds.start()), show_duration(*bounds.end()));
+            entry.mistake(format!("{} is out of range; it goes from {least} to {most}", quote(text)));
+            return None;
+        }
+        Some(value)
+    }
+
+    /// A size as `"64KiB"`, within `bounds`, in bytes.
+    pub(super) fn size(&mut self, key: &'static str, bounds: RangeInclusive<u64>) -> Option<u64> {
+        let entry = self.entry(key)?;
+        let text = entry.text("a size such as \"64KiB\"")?;
+        let Some(value) = parse_size(text) else {
+            entry.mistake(format!("{} is not a size; write \"512B\", \"64KiB\" or \"5MiB\"", quote(text)));
+            return None;
+        };
+        if !bounds.contains(&value) {
+            entry.mistake(format!(
+                "{} is out of range; it goes from {} to {}",
+                quote(text),
+                show_size(*bounds.start()),
+                show_size(*bounds.end())
+            ));
+            return None;
+        }
+        Some(value)
+    }
+}
+
+fn split_unit(text: &str) -> Option<(u64, &str)> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    Some((number.parse().ok()?, unit))
+}
+
+fn parse_duration(text: &str) -> Option<Duration> {
+    let (number, unit) = split_unit(text)?;
+    let milliseconds = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return None,
+    };
+    Some(Duration::from_millis(number.checked_mul(milliseconds)?))
+}
+
+/// A duration the way the configuration writes it.
+#[must_use]
+pub fn show_duration(duration: Duration) -> String {
+    let milliseconds = duration.as_millis();
+    for (unit, length) in [("h", 3_600_000), ("m", 60_000), ("s", 1_000)] {
+        if milliseconds >= length && milliseconds % length == 0 {
+            return format!("{}{unit}", milliseconds / length);
+        }
+    }
+    format!("{milliseconds}ms")
+}
+
+fn parse_size(text: &str) -> Option<u64> {
+    let (number, unit) = split_unit(text)?;
+    let bytes = match unit {
+        "B" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        _ => return None,
+    };
+    number.checked_mul(bytes)
+}
+
+/// A size the way the configuration writes it.
+fn show_size(bytes: u64) -> String {
+    for (unit, length) in [("MiB", 1 << 20), ("KiB", 1 << 10)] {
+        if bytes >= length && bytes.is_multiple_of(length) {
+            return format!("{}{unit}", bytes / length);
+        }
+    }
+    format!("{bytes}B")
+}

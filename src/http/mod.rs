@@ -1,0 +1,1 @@
+//! The HTTP chat endpoint and its page.

@@ -1,0 +1,275 @@
+//! What a service is to the supervisor: something that prepares without touching what runs, and then converges on
+//! whatever state was published last.
+
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use serde::Serialize;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::chat::Responder;
+use crate::config::{Config, Place};
+use crate::secrets::SecretValues;
+use crate::source::Version;
+
+/// A part of perch that serves people: it starts, fails and restarts alone.
+#[async_trait]
+pub trait Service: Send + Sync + 'static {
+    /// Its name in the configuration, in `status` and in the journal's `PERCH_SERVICE`.
+    fn name(&self) -> &'static str;
+
+    /// Whether this configuration asks for it.
+    fn wanted(&self, config: &Config) -> bool;
+
+    /// Makes ready all that can fail (sockets bound, tokens tried) and touches nothing that runs. What it returns is
+    /// published in [`Live`], and its own [`run`](Service::run) finds it there.
+    ///
+    /// # Errors
+    /// Every reason why `next` can't be served.
+    async fn prepare(&self, next: &Next<'_>, running: Option<&Live>) -> Result<Part, Vec<Problem>>;
+
+    /// Serves until `context.stop` is cancelled, then drains and returns. It follows every state published in
+    /// `context.live`. A panic or an error is the supervisor's to log; it runs the service again after a delay.
+    ///
+    /// # Errors
+    /// What made it end although nobody asked it to.
+    async fn run(&self, context: Context) -> anyhow::Result<()>;
+}
+
+/// What `prepare` made, for the service's own eyes.
+pub type Part = Arc<dyn Any + Send + Sync>;
+
+/// The configuration about to be tried.
+pub struct Next<'a> {
+    pub config: &'a Config,
+    pub secrets: &'a SecretValues,
+    /// Somebody asked for this look (`perch reload`, SIGHUP), so a credential is tried again even if it is unchanged.
+    pub asked: bool,
+}
+
+/// The one state that all services serve. It is published whole and never changed.
+pub struct Live {
+    pub change: ChangeId,
+    pub version: Version,
+    pub config: Arc<Config>,
+    pub secrets: SecretValues,
+    pub responder: Arc<dyn Responder>,
+    pub parts: BTreeMap<&'static str, Readiness>,
+}
+
+/// Whether a service may serve.
+#[derive(Clone)]
+pub enum Readiness {
+    Ready(Part),
+    /// It waits or is parked from the start, and `reason` says for what.
+    Held {
+        state: State,
+        reason: String,
+    },
+}
+
+impl Live {
+    /// What the service named `name` prepared, if it prepared a `T`.
+    #[must_use]
+    pub fn part<T: Send + Sync + 'static>(&self, name: &str) -> Option<Arc<T>> {
+        match self.parts.get(name)? {
+            Readiness::Ready(part) => Arc::clone(part).downcast().ok(),
+            Readiness::Held { .. } => None,
+        }
+    }
+}
+
+/// What a running service is given.
+pub struct Context {
+    pub live: watch::Receiver<Arc<Live>>,
+    /// Cancelled when the service shall drain and return.
+    pub stop: CancellationToken,
+    pub reporter: Reporter,
+}
+
+/// One reason why a version can't be prepared.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    pub place: Place,
+    pub text: String,
+    pub cause: Cause,
+}
+
+/// What kind of reason it is: at boot, all but [`Cause::Broken`] hold back one service and not the rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cause {
+    /// A secret is not there (yet).
+    Missing,
+    /// A credential was refused by the other side.
+    Refused,
+    /// The other side can't be asked at the moment.
+    Unavailable,
+    /// It can't work as written: a port taken, say.
+    Broken,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.place, self.text)
+    }
+}
+
+/// Ties together everything one change caused: `PERCH_CHANGE` in the journal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct ChangeId(pub u64);
+
+impl fmt::Display for ChangeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// How a service is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Not there yet: connecting, binding.
+    Starting,
+    /// It serves.
+    Running,
+    /// It needs something that is not there yet, and looks for it.
+    Waiting,
+    /// It lost what it serves and is coming back by itself.
+    Recovering,
+    /// Trying again can't help; a person must act.
+    Parked,
+    /// It finishes what is in flight.
+    Draining,
+    /// It does not run.
+    Stopped,
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            State::Starting => "starting",
+            State::Running => "running",
+            State::Waiting => "waiting",
+            State::Recovering => "recovering",
+            State::Parked => "parked",
+            State::Draining => "draining",
+            State::Stopped => "stopped",
+        })
+    }
+}
+
+/// What `status` shows of a service.
+#[derive(Clone, Debug, Serialize)]
+pub struct Health {
+    pub state: State,
+    /// Seconds since 1970 at which it came into this state.
+    #[serde(serialize_with = "unix_seconds")]
+    pub since: SystemTime,
+    /// Why it is not running; empty while it is.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    /// How often it was started again after a panic or an error.
+    pub restarts: u32,
+}
+
+/// Serializes a time as whole seconds since 1970.
+///
+/// # Errors
+/// The serializer's own.
+pub fn unix_seconds<S: serde::Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    serializer.serialize_u64(since.as_secs())
+}
+
+/// Where services say how they are, and where `status` reads it.
+#[derive(Default)]
+pub struct Board {
+    services: Mutex<BTreeMap<&'static str, Health>>,
+    details: Mutex<BTreeMap<&'static str, serde_json::Value>>,
+    changed: tokio::sync::Notify,
+}
+
+impl Board {
+    /// Puts down a service's state; `since` moves only when the state does.
+    pub fn set(&self, name: &'static str, state: State, reason: impl Into<String>) {
+        let reason = reason.into();
+        {
+            let mut services = self.services.lock().unwrap_or_else(PoisonError::into_inner);
+            let health = services.entry(name).or_insert_with(|| Health {
+                state: State::Stopped,
+                since: SystemTime::now(),
+                reason: String::new(),
+                restarts: 0,
+            });
+            if health.state != state {
+                health.since = SystemTime::now();
+            }
+            health.state = state;
+            health.reason = reason;
+        }
+        self.changed.notify_one();
+    }
+
+    /// Counts one more start after a panic or an error.
+    pub fn restarted(&self, name: &'static str) {
+        let mut services = self.services.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(health) = services.get_mut(name) {
+            health.restarts += 1;
+        }
+    }
+
+    /// Forgets a service that the configuration no longer asks for.
+    pub fn remove(&self, name: &'static str) {
+        self.services.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+        self.details.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+        self.changed.notify_one();
+    }
+
+    /// Every service's state.
+    #[must_use]
+    pub fn services(&self) -> BTreeMap<&'static str, Health> {
+        self.services.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What services tell about themselves beyond their state.
+    #[must_use]
+    pub fn details(&self) -> BTreeMap<&'static str, serde_json::Value> {
+        self.details.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Completes at the next change of a state.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+}
+
+/// One service's pen for the [`Board`].
+#[derive(Clone)]
+pub struct Reporter {
+    name: &'static str,
+    board: Arc<Board>,
+}
+
+impl Reporter {
+    #[must_use]
+    pub fn new(name: &'static str, board: Arc<Board>) -> Self {
+        Reporter { name, board }
+    }
+
+    /// Says how the service is; `reason` is a sentence for people, empty while it runs.
+    pub fn state(&self, state: State, reason: impl Into<String>) {
+        self.board.set(self.name, state, reason);
+    }
+
+    /// Shows `details` under the service's name in `status --json`.
+    pub fn details(&self, details: serde_json::Value) {
+        self.board.details.lock().unwrap_or_else(PoisonError::into_inner).insert(self.name, details);
+    }
+}

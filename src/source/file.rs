@@ -1,0 +1,102 @@
+//! The configuration as a file on this host.
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use sha2::{Digest, Sha256};
+use tokio::io::AsyncReadExt;
+
+use super::{Found, Look, SIZE_LIMIT, Source, SourceError, Version};
+
+/// A file costs nothing to look at, and an edit shall be seen within a second.
+const PACE: Duration = Duration::from_millis(400);
+/// A file that was written this shortly ago may still be being written: an empty one is looked at again.
+const SETTLE: Duration = Duration::from_millis(300);
+
+/// A file's path, and what it looked like when it was last read.
+pub struct ConfigFile {
+    path: PathBuf,
+    seen: Mutex<Option<(Stamp, Version)>>,
+}
+
+/// What changes when a file is written or replaced.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    modified: Option<SystemTime>,
+    length: u64,
+    inode: u64,
+}
+
+impl Stamp {
+    fn of(metadata: &std::fs::Metadata) -> Self {
+        use std::os::unix::fs::MetadataExt;
+        Stamp { modified: metadata.modified().ok(), length: metadata.len(), inode: metadata.ino() }
+    }
+}
+
+impl ConfigFile {
+    pub fn new(path: &Path) -> Self {
+        ConfigFile { path: path.to_owned(), seen: Mutex::new(None) }
+    }
+
+    fn failed(&self, error: &std::io::Error) -> SourceError {
+        let path = self.path.display();
+        match error.kind() {
+            ErrorKind::NotFound => SourceError::Absent(format!("{path} does not exist")),
+            ErrorKind::PermissionDenied => {
+                SourceError::Unavailable(format!("{path} can't be read: permission denied; see its mode and owner"))
+            }
+            _ => SourceError::Unavailable(format!("{path} can't be read: {error}")),
+        }
+    }
+
+    /// The version whose bytes were read when the file last looked like `stamp`.
+    fn version_at(&self, stamp: Stamp) -> Option<Version> {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.as_ref().filter(|(at, _)| *at == stamp).map(|(_, version)| version.clone())
+    }
+}
+
+#[async_trait]
+impl Source for ConfigFile {
+    async fn look(&self, known: Option<&Version>) -> Result<Look, SourceError> {
+        let metadata = tokio::fs::metadata(&self.path).await.map_err(|error| self.failed(&error))?;
+        let stamp = Stamp::of(&metadata);
+        if known.is_some() && self.version_at(stamp).as_ref() == known {
+            return Ok(Look::Unchanged);
+        }
+        let path = self.path.display();
+        if metadata.is_dir() {
+            return Err(SourceError::Unavailable(format!("{path} is a directory; name the configuration file in it")));
+        }
+        if !metadata.is_file() {
+            return Err(SourceError::Unavailable(format!("{path} is not a regular file")));
+        }
+        let file = tokio::fs::File::open(&self.path).await.map_err(|error| self.failed(&error))?;
+        let mut bytes = Vec::new();
+        file.take(SIZE_LIMIT + 1).read_to_end(&mut bytes).await.map_err(|error| self.failed(&error))?;
+        let fresh = stamp.modified.and_then(|at| at.elapsed().ok()).is_some_and(|age| age < SETTLE);
+        if bytes.is_empty() && fresh && known.is_some() {
+            // An editor that truncates before it writes: the next look sees the whole.
+            return Ok(Look::Unchanged);
+        }
+        let digest = Sha256::digest(&bytes);
+        let version = Version(digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect());
+        if bytes.len() as u64 > SIZE_LIMIT {
+            let text = format!("{path} is larger than {} KiB, which no configuration needs", SIZE_LIMIT / 1024);
+            return Err(SourceError::Unusable { version, text });
+        }
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some((stamp, version.clone()));
+        if known == Some(&version) {
+            return Ok(Look::Unchanged);
+        }
+        Ok(Look::Found(Found { version, bytes }))
+    }
+
+    fn pace(&self, poll: Duration) -> Duration {
+        poll.min(PACE)
+    }
+}
