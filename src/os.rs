@@ -1,0 +1,49 @@
+//! The few calls into the C library and the kernel that have no safe wrapper, each with its reason.
+#![expect(unsafe_code, reason = "file descriptors handed over by number, and glibc's resolver set-up")]
+
+use std::net::TcpListener;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+
+use rustix::process::{DumpableBehavior, Resource, Rlimit};
+
+/// Pins host look-ups to what a static binary has built in: `/etc/hosts`, then DNS. Otherwise glibc would load the
+/// host's name-service modules, which an empty root does not have and another glibc may not fit.
+pub fn pin_name_service() {
+    #[cfg(target_env = "gnu")]
+    {
+        unsafe extern "C" {
+            /// <nss.h>; not in the libc crate.
+            fn __nss_configure_lookup(
+                database: *const std::ffi::c_char,
+                services: *const std::ffi::c_char,
+            ) -> std::ffi::c_int;
+        }
+        // SAFETY: both arguments are constant C strings, glibc copies what it keeps, and this runs before the first
+        // look-up and before there is a second thread.
+        unsafe { __nss_configure_lookup(c"hosts".as_ptr(), c"files dns".as_ptr()) };
+    }
+}
+
+/// Turns core dumps off: the memory holds tokens. The limit covers files; being undumpable covers a core pattern that
+/// pipes into a program, which ignores the limit (core(5)).
+pub fn forbid_core_dumps() {
+    if let Err(error) = rustix::process::setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }) {
+        tracing::warn!(service = "supervisor", "core dumps can't be limited: {error}");
+    }
+    if let Err(error) = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+        tracing::warn!(service = "supervisor", "core dumps can't be turned off: {error}");
+    }
+}
+
+/// Takes over a descriptor that systemd passed, if it is a listening TCP socket; another one is closed with a warning.
+pub fn adopt_listener(descriptor: RawFd) -> Option<TcpListener> {
+    // SAFETY: sd_listen_fds(3) gives the descriptors from 3 on to this process alone, and each is adopted once.
+    let owned = unsafe { OwnedFd::from_raw_fd(descriptor) };
+    let listening = rustix::net::sockopt::socket_acceptconn(&owned).unwrap_or(false);
+    let listener = TcpListener::from(owned);
+    if !listening || listener.local_addr().is_err() {
+        tracing::warn!(service = "supervisor", "descriptor {descriptor} from systemd is no listening TCP socket");
+        return None;
+    }
+    Some(listener)
+}
