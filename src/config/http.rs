@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use super::document::{Table, quote};
+use super::document::{Place, Table, quote};
 
 /// Where it listens unless the configuration says otherwise.
 const LISTEN: &str = "0.0.0.0:8080";
@@ -14,16 +14,19 @@ const MAX_BODY_BOUNDS: std::ops::RangeInclusive<u64> = 1 << 10..=16 << 20;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Http {
     pub listen: SocketAddr,
+    /// Where the configuration names the address.
+    pub place: Place,
     /// The largest request body, in bytes.
     pub max_body: u64,
 }
 
 impl Http {
     pub(super) fn read(mut table: Table<'_>) -> Http {
+        let place = table.entry("listen").map_or_else(|| table.place(), |entry| entry.place());
         let listen = listen(&mut table).unwrap_or_else(|| LISTEN.parse().expect("the constant is an address"));
         let max_body = table.size("max_body", MAX_BODY_BOUNDS).unwrap_or(MAX_BODY);
         table.finish();
-        Http { listen, max_body }
+        Http { listen, place, max_body }
     }
 }
 

@@ -1,0 +1,68 @@
+//! Every route, one a line, and the layers around them.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::{Response, StatusCode};
+use axum::routing::{get, post};
+use hyper::body::Incoming;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tower::{Service, ServiceBuilder};
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::timeout::TimeoutLayer;
+
+use super::conversation::Conversations;
+use super::metrics::Requests;
+use super::problem::{self, Problem};
+use super::request_id::RequestIdLayer;
+use super::{chat, health, page};
+use crate::service::Live;
+
+/// How long an answer may take, the request's body included.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What handlers share.
+#[derive(Clone)]
+pub struct App {
+    pub live: watch::Receiver<Arc<Live>>,
+    pub stop: CancellationToken,
+    pub conversations: Arc<Conversations>,
+}
+
+/// The whole HTTP application.
+pub fn app(
+    live: watch::Receiver<Arc<Live>>,
+    stop: CancellationToken,
+    requests: Arc<Requests>,
+) -> impl Service<
+    hyper::Request<Incoming>,
+    Response = Response<Body>,
+    Error = Infallible,
+    Future = impl Future<Output = Result<Response<Body>, Infallible>> + Send + 'static,
+> + Clone
++ Send
++ 'static {
+    let app = App { live, stop, conversations: Arc::new(Conversations::new()) };
+    let router = Router::new()
+        .route("/", get(page::index))
+        .route("/assets/{name}", get(page::asset))
+        .route("/api/chat", post(chat::chat))
+        .route("/health", get(health::health))
+        .route("/ready", get(health::ready))
+        .fallback(problem::not_found)
+        .method_not_allowed_fallback(problem::method_not_allowed)
+        .with_state(app.clone());
+    ServiceBuilder::new()
+        .layer(RequestIdLayer::new(app, requests))
+        .layer(CatchPanicLayer::custom(|_: Box<dyn std::any::Any + Send>| {
+            // The panic itself is already in the log, with its place.
+            axum::response::IntoResponse::into_response(Problem::internal(anyhow::anyhow!("the handler panicked")))
+        }))
+        .layer(TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, ANSWER_TIMEOUT))
+        .map_request(|request: hyper::Request<Incoming>| request.map(Body::new))
+        .service(router)
+}
