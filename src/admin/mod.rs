@@ -1,1 +1,116 @@
-//! admin.
+//! The admin socket: `status`, `reload` and metrics for whoever may open it.
+
+use std::fmt::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use tokio::net::UnixListener;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::supervisor::status::Report;
+use crate::supervisor::{Answer, Message};
+
+pub mod client;
+
+/// What the socket's handlers need.
+#[derive(Clone)]
+pub struct Admin {
+    pub report: Arc<Report>,
+    pub supervisor: mpsc::Sender<Message>,
+    pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
+}
+
+/// The socket's path in the runtime directory.
+#[must_use]
+pub fn socket_path(runtime_dir: &Path) -> PathBuf {
+    runtime_dir.join("admin.sock")
+}
+
+/// Opens the socket (0660: the owner and its group) and serves it until `stop`.
+///
+/// # Errors
+/// When the runtime directory can't be made or the socket not bound.
+pub fn start(admin: Admin, runtime_dir: &Path, stop: CancellationToken) -> anyhow::Result<JoinHandle<()>> {
+    let path = socket_path(runtime_dir);
+    let advice =
+        || format!("admin socket {} can't be opened; name a writable directory with --runtime-dir", path.display());
+    std::fs::create_dir_all(runtime_dir).with_context(advice)?;
+    match std::fs::remove_file(&path) {
+        // The state directory's lock says that no other perch is behind it: it is left over.
+        Ok(()) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error).with_context(advice),
+    }
+    let listener = UnixListener::bind(&path).with_context(advice)?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o660)).with_context(advice)?;
+    let router = Router::new()
+        .route("/status", get(status))
+        .route("/metrics", get(metrics))
+        .route("/reload", post(reload))
+        .with_state(admin);
+    Ok(tokio::spawn(async move {
+        let served = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await;
+        if let Err(error) = served {
+            tracing::error!(service = "supervisor", "the admin socket failed: {error}");
+        }
+        // Gone at the next start anyway.
+        drop(std::fs::remove_file(&path));
+    }))
+}
+
+async fn status(State(admin): State<Admin>) -> impl IntoResponse {
+    Json(serde_json::to_value(admin.report.status()).unwrap_or_default())
+}
+
+async fn reload(State(admin): State<Admin>) -> Result<Json<Answer>, StatusCode> {
+    let (reply, answer) = oneshot::channel();
+    admin.supervisor.send(Message::Asked(reply)).await.map_err(|_| StatusCode::SERVICE_UNAVAILABLE)?;
+    answer.await.map(Json).map_err(|_| StatusCode::SERVICE_UNAVAILABLE)
+}
+
+async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {
+    let status = admin.report.status();
+    let mut text = String::new();
+    // Writing to a string can't fail.
+    let _infallible = writeln!(
+        text,
+        "# HELP perch_info The running binary.\n# TYPE perch_info gauge\nperch_info{{version=\"{}\"}} 1\n\
+         # HELP perch_start_time_seconds When the process started, in seconds since 1970.\n\
+         # TYPE perch_start_time_seconds gauge\nperch_start_time_seconds {}\n\
+         # HELP perch_ready Whether the first configuration is applied and the listeners accept.\n\
+         # TYPE perch_ready gauge\nperch_ready {}",
+        status.perch.version,
+        status.perch.started.duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs(),
+        u8::from(status.perch.ready),
+    );
+    text.push_str("# HELP perch_service_up Whether a service runs.\n# TYPE perch_service_up gauge\n");
+    for (name, health) in &status.services {
+        let up = u8::from(health.state == crate::service::State::Running);
+        let _infallible = writeln!(text, "perch_service_up{{service=\"{name}\"}} {up}");
+    }
+    text.push_str(
+        "# HELP perch_service_restarts_total Starts after a panic or an error.\n\
+         # TYPE perch_service_restarts_total counter\n",
+    );
+    for (name, health) in &status.services {
+        let _infallible = writeln!(text, "perch_service_restarts_total{{service=\"{name}\"}} {}", health.restarts);
+    }
+    text.push_str(
+        "# HELP perch_changes_total Changes of configuration and secrets, by outcome.\n\
+         # TYPE perch_changes_total counter\n",
+    );
+    for (outcome, count) in admin.report.counts() {
+        let _infallible = writeln!(text, "perch_changes_total{{outcome=\"{outcome}\"}} {count}");
+    }
+    text.push_str(&(admin.metrics)());
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text)
+}

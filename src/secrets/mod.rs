@@ -123,3 +123,12 @@ fn text(bytes: Vec<u8>) -> Result<Secret, Answer> {
     }
     Ok(Secret { value: SecretString::from(value), version: None })
 }
+
+impl NotFound {
+    /// The answer where no place answered in time.
+    #[must_use]
+    pub fn timed_out(wanted: &SecretRef, limit: std::time::Duration) -> Self {
+        let answer = Answer::Unavailable(format!("no answer within {} s", limit.as_secs()));
+        NotFound { tried: wanted.places.iter().map(|place| (place.clone(), answer.clone())).collect() }
+    }
+}

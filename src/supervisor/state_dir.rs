@@ -1,0 +1,58 @@
+//! The state directory: made at start, 0700, and held by one daemon at a time.
+
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+
+/// The directory, held for as long as this value lives.
+pub struct StateDir {
+    path: PathBuf,
+    /// Its lock goes with the process, however that ends.
+    _lock: File,
+}
+
+impl StateDir {
+    /// Makes the directory if need be and takes it.
+    ///
+    /// # Errors
+    /// When it can't be made or written, or another perch holds it.
+    pub fn open(path: &Path) -> anyhow::Result<StateDir> {
+        let shown = path.display();
+        let advice = || format!("state directory {shown} can't be used; name a writable one with --state-dir");
+        DirBuilder::new().recursive(true).mode(0o700).create(path).with_context(advice)?;
+        let mut lock = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path.join("lock"))
+            .with_context(advice)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut pid = String::new();
+                // Only for the message: whoever holds the lock wrote its process id.
+                drop(lock.read_to_string(&mut pid));
+                bail!(
+                    "another perch (process {}) runs with the state directory {shown}; end it, or name another \
+                     directory with --state-dir",
+                    pid.trim()
+                );
+            }
+            Err(TryLockError::Error(error)) => return Err(error).with_context(advice),
+        }
+        lock.set_len(0).and_then(|()| lock.rewind()).with_context(advice)?;
+        writeln!(lock, "{}", std::process::id()).with_context(advice)?;
+        Ok(StateDir { path: path.to_owned(), _lock: lock })
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
