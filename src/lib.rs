@@ -23,6 +23,7 @@ pub mod cli;
 pub mod config;
 pub mod discord;
 pub mod http;
+pub mod os;
 pub mod secrets;
 pub mod service;
 pub mod sim;

@@ -1,0 +1,75 @@
+//! What `run` and `dev` share: a process that is fit to hold secrets, and the services in it.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use super::{CONFIGURATION, FAILED, INTERRUPTED, fail};
+use crate::aws::Aws;
+use crate::discord::Discord;
+use crate::http::{Http, Requests};
+use crate::source::Uri;
+use crate::supervisor::{self, End, Options, Simulated};
+use crate::telemetry::{self, Output};
+use crate::{discord, os};
+
+/// How to run the daemon.
+pub struct Daemon {
+    pub uri: Uri,
+    pub state_dir: PathBuf,
+    pub runtime_dir: PathBuf,
+    pub output: Output,
+    pub sockets: Vec<TcpListener>,
+    /// Where to connect when discord.com is meant.
+    pub discord_address: Option<SocketAddr>,
+    pub simulator: Option<Simulated>,
+}
+
+impl Daemon {
+    /// Runs it to its end.
+    pub async fn run(self) -> ExitCode {
+        let level = match telemetry::start(self.output, tracing::Level::INFO) {
+            Ok(level) => level,
+            Err(error) => return fail(&format!("the journal can't be reached: {error}")),
+        };
+        os::forbid_core_dumps();
+        crate::tls::install_default_provider();
+        let requests = Arc::new(Requests::default());
+        let metrics = Arc::clone(&requests);
+        let options = Options {
+            uri: self.uri,
+            aws: Aws::default(),
+            state_dir: self.state_dir,
+            runtime_dir: self.runtime_dir,
+            services: vec![
+                Arc::new(Http::new(self.sockets, requests)),
+                Arc::new(Discord::new(discord::Options { resolve: self.discord_address })),
+            ],
+            level,
+            metrics: Arc::new(move || metrics.prometheus()),
+            simulator: self.simulator,
+        };
+        match supervisor::run(options).await {
+            Ok(End::Drained) => ExitCode::SUCCESS,
+            Ok(End::DeadlineMissed | End::Failed) => ExitCode::from(FAILED),
+            Ok(End::Interrupted) => ExitCode::from(INTERRUPTED),
+            Ok(End::Configuration) => ExitCode::from(CONFIGURATION),
+            Err(error) => {
+                tracing::error!(service = "supervisor", "{error:#}");
+                ExitCode::from(FAILED)
+            }
+        }
+    }
+}
+
+/// Runs a daemon on a runtime of its own and leaves without waiting for threads that are stuck.
+pub fn block_on(daemon: impl Future<Output = ExitCode>) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&format!("the runtime can't be made: {error}")),
+    };
+    let code = runtime.block_on(daemon);
+    runtime.shutdown_background();
+    code
+}

@@ -1,0 +1,158 @@
+//! `perch status`: what runs.
+
+use std::fmt::Write;
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime};
+
+use clap::Args;
+use hyper::Method;
+use serde_json::Value;
+
+use super::{FAILED, NOT_RUNNING, RuntimeDirectory, Style, complain, print};
+use crate::admin::client::{self, AskError};
+use crate::telemetry::lines::moment;
+
+/// How many changes are shown to people.
+const CHANGES: usize = 5;
+
+/// Show what runs
+///
+/// Shows the running daemon's configuration version, its services and since when, the Discord session, the last
+/// changes and what was refused and why.
+#[derive(Args)]
+#[command(after_help = "Examples:\n  perch status\n  perch status --json | jq .services.discord.state\n\n\
+    Exit codes: 0, 1 the daemon gave no answer, 3 no daemon running.")]
+pub struct Status {
+    #[command(flatten)]
+    runtime: RuntimeDirectory,
+    /// Print for another program
+    #[arg(long)]
+    json: bool,
+}
+
+impl Status {
+    pub async fn run(self) -> ExitCode {
+        match client::ask(&self.runtime.runtime_dir, Method::GET, "/status").await {
+            Ok(bytes) => {
+                let status: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+                if self.json { print(&format!("{status}\n")) } else { print(&describe(&status, &Style::detect())) }
+            }
+            Err(error) => {
+                complain(&error.to_string());
+                ExitCode::from(if matches!(error, AskError::NotRunning(_)) { NOT_RUNNING } else { FAILED })
+            }
+        }
+    }
+}
+
+/// The status for people.
+fn describe(status: &Value, style: &Style) -> String {
+    let mut text = String::new();
+    // Writing to a string can't fail.
+    let _infallible = describe_into(&mut text, status, style);
+    text
+}
+
+fn describe_into(text: &mut String, status: &Value, style: &Style) -> std::fmt::Result {
+    let word = |value: &Value| value.as_str().unwrap_or("-").to_owned();
+    let perch = &status["perch"];
+    let ready = if perch["ready"] == true { style.good("ready") } else { style.bad("not ready") };
+    writeln!(
+        text,
+        "{} {} (process {}), up {}, {ready}",
+        style.bold("perch"),
+        word(&perch["version"]),
+        perch["pid"],
+        age(&perch["started"]),
+    )?;
+    let config = &status["config"];
+    writeln!(text, "\n{}  {}", style.bold("configuration"), word(&config["source"]))?;
+    match config["version"].as_str() {
+        Some(version) => {
+            writeln!(text, "  version   {version}, {}, applied {} ago", word(&config["state"]), age(&config["since"]))?;
+        }
+        None => writeln!(text, "  {}   for {}", style.bad("waiting"), word(&config["waiting_for"]))?,
+    }
+    if config["refused"].is_object() {
+        let refused = &config["refused"];
+        writeln!(text, "  {}   {}, {} ago:", style.bad("refused"), word(&refused["version"]), age(&refused["at"]))?;
+        for mistake in refused["mistakes"].as_array().into_iter().flatten() {
+            writeln!(text, "    {}", show_mistake(mistake))?;
+        }
+    }
+    for (key, what) in [("trouble", "the source"), ("secrets_trouble", "secrets")] {
+        if config[key].is_object() {
+            let trouble = &config[key];
+            writeln!(text, "  {}   {what} for {}: {}", style.bad("no answer"), age(&trouble["since"]), word(&trouble["text"]))?;
+        }
+    }
+    writeln!(text, "\n{}", style.bold("services"))?;
+    for (name, health) in status["services"].as_object().into_iter().flatten() {
+        let state = word(&health["state"]);
+        let state = if state == "running" { style.good(&state) } else { style.bad(&state) };
+        write!(text, "  {name:<9} {state} for {}", age(&health["since"]))?;
+        if health["restarts"].as_u64().unwrap_or(0) > 0 {
+            write!(text, ", started again {} times", health["restarts"])?;
+        }
+        if let Some(reason) = health["reason"].as_str() {
+            write!(text, "\n            {reason}")?;
+        }
+        for (key, value) in status[name].as_object().into_iter().flatten() {
+            write!(text, "\n            {} {}", style.dim(key), plain(value))?;
+        }
+        text.push('\n');
+    }
+    let changes = status["changes"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if !changes.is_empty() {
+        writeln!(text, "\n{}", style.bold("last changes"))?;
+    }
+    for change in changes.iter().take(CHANGES) {
+        let outcome = word(&change["outcome"]);
+        let outcome = if outcome == "applied" { style.good(&outcome) } else { style.bad(&outcome) };
+        let at = SystemTime::UNIX_EPOCH + Duration::from_secs(change["at"].as_u64().unwrap_or(0));
+        writeln!(text, "  {}Z  {outcome}  {}  ({}, {} ms)", moment(at), word(&change["to"]), word(&change["cause"]), change["took_ms"])?;
+        for step in change["steps"].as_array().into_iter().flatten() {
+            writeln!(text, "    {}", word(step))?;
+        }
+        for mistake in change["mistakes"].as_array().into_iter().flatten() {
+            writeln!(text, "    {}", show_mistake(mistake))?;
+        }
+    }
+    Ok(())
+}
+
+/// A mistake as the daemon's JSON has it, for people.
+pub fn show_mistake(mistake: &Value) -> String {
+    let text = mistake["text"].as_str().unwrap_or_default();
+    match (mistake["line"].as_u64().unwrap_or(0), mistake["key"].as_str().unwrap_or_default()) {
+        (0, "") => text.to_owned(),
+        (0, key) => format!("{key}: {text}"),
+        (line, "") => format!("line {line}: {text}"),
+        (line, key) => format!("line {line}, {key}: {text}"),
+    }
+}
+
+fn plain(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Array(items) => items.iter().map(plain).collect::<Vec<_>>().join(", "),
+        Value::Object(fields) => {
+            fields.iter().map(|(key, value)| format!("{key} {}", plain(value))).collect::<Vec<_>>().join(", ")
+        }
+        Value::Null => "-".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+/// How long ago a moment (seconds since 1970) was, roughly.
+fn age(at: &Value) -> String {
+    let Some(at) = at.as_u64() else { return "-".to_owned() };
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    let seconds = now.saturating_sub(at);
+    match seconds {
+        0..=119 => format!("{seconds} s"),
+        120..=7_199 => format!("{} min", seconds / 60),
+        7_200..=172_799 => format!("{} h", seconds / 3_600),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}
