@@ -61,8 +61,9 @@ impl Dev {
             Some(directory) => directory,
             None => default_state_dir()?,
         };
-        std::fs::create_dir_all(&state_dir)
-            .with_context(|| format!("{} can't be made; name another directory with --state-dir", state_dir.display()))?;
+        std::fs::create_dir_all(&state_dir).with_context(|| {
+            format!("{} can't be made; name another directory with --state-dir", state_dir.display())
+        })?;
         let uri = match self.config {
             Some(uri) => uri,
             None => Uri::File(built_in(&state_dir)?),

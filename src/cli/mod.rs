@@ -45,7 +45,9 @@ enum Verb {
     Reload(reload::Reload),
     Completions(Completions),
     /// Print the manual page in roff
-    #[command(long_about = "Prints the manual page of perch and its verbs in roff.\n\n  perch man > /usr/share/man/man1/perch.1")]
+    #[command(
+        long_about = "Prints the manual page of perch and its verbs in roff.\n\n  perch man > /usr/share/man/man1/perch.1"
+    )]
     Man,
     Sim(sim::Sim),
 }

@@ -83,7 +83,13 @@ fn describe_into(text: &mut String, status: &Value, style: &Style) -> std::fmt::
     for (key, what) in [("trouble", "the source"), ("secrets_trouble", "secrets")] {
         if config[key].is_object() {
             let trouble = &config[key];
-            writeln!(text, "  {}   {what} for {}: {}", style.bad("no answer"), age(&trouble["since"]), word(&trouble["text"]))?;
+            writeln!(
+                text,
+                "  {}   {what} for {}: {}",
+                style.bad("no answer"),
+                age(&trouble["since"]),
+                word(&trouble["text"])
+            )?;
         }
     }
     writeln!(text, "\n{}", style.bold("services"))?;
@@ -110,7 +116,14 @@ fn describe_into(text: &mut String, status: &Value, style: &Style) -> std::fmt::
         let outcome = word(&change["outcome"]);
         let outcome = if outcome == "applied" { style.good(&outcome) } else { style.bad(&outcome) };
         let at = SystemTime::UNIX_EPOCH + Duration::from_secs(change["at"].as_u64().unwrap_or(0));
-        writeln!(text, "  {}Z  {outcome}  {}  ({}, {} ms)", moment(at), word(&change["to"]), word(&change["cause"]), change["took_ms"])?;
+        writeln!(
+            text,
+            "  {}Z  {outcome}  {}  ({}, {} ms)",
+            moment(at),
+            word(&change["to"]),
+            word(&change["cause"]),
+            change["took_ms"]
+        )?;
         for step in change["steps"].as_array().into_iter().flatten() {
             writeln!(text, "    {}", word(step))?;
         }

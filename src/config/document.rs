@@ -109,14 +109,15 @@ impl<'a> Document<'a> {
     /// # Errors
     /// Every mistake, of syntax and of meaning, in the order of lines.
     pub fn read<T>(self, read: impl FnOnce(Table<'_>) -> T) -> Result<T, Mistakes> {
-        let broken = !self.syntax.is_empty();
+        let broken: BTreeSet<usize> = self.syntax.iter().map(|mistake| mistake.place.line).collect();
         let notes = Notes { text: self.text, mistakes: RefCell::new(self.syntax) };
         let value = read(Table::new(&notes, String::new(), 0..0, self.table.get_ref()));
         let mut mistakes = notes.mistakes.into_inner();
-        if broken {
-            // What a broken line swallowed is not missing; only what can still be read is worth a word.
-            mistakes.retain(|mistake| mistake.place.line > 0);
-        }
+        // What a broken line swallowed is neither wrong nor missing; only what can still be read is worth a word.
+        mistakes.retain(|mistake| {
+            let Place { line, key } = &mistake.place;
+            broken.is_empty() || (*line > 0 && (key.is_empty() || !broken.contains(line)))
+        });
         if mistakes.is_empty() {
             return Ok(value);
         }

@@ -1,2 +1,237 @@
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::config::plan::plan;
+
+/// A configuration with every table, as it may look on a host.
+const FULL: &str = r#"
+environment = "test"
+
+[discord]
+token = [{ env = "TOKEN" }, { secret = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:bot-AbCdEf", key = "T" }]
+respond = "echo"
+api_url = "http://127.0.0.1:9/"
+
+[http]
+listen = "[::1]:8080"
+max_body = "1MiB"
+
+[chat]
+backend = "echo"
+
+[reload]
+poll = "1s"
+secrets = "2m"
+bake = "0s"
+
+[log]
+level = "debug"
+
+[run]
+drain = "5s"
+"#;
+
+fn mistakes(text: &str) -> String {
+    Config::load(text.as_bytes()).expect_err("the document has mistakes").to_string()
+}
+
+fn load(text: &str) -> Config {
+    Config::load(text.as_bytes()).expect("the document is good")
+}
+
 #[test]
-fn nothing() {}
+fn every_value_is_read() {
+    let config = load(FULL);
+    assert_eq!(config.environment, Environment::Test);
+    let discord = config.discord.expect("there is a [discord] table");
+    let places: Vec<String> = discord.token.places.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        places,
+        [
+            "environment variable `TOKEN`",
+            "secret `arn:aws:secretsmanager:eu-west-1:123456789012:secret:bot-AbCdEf` (key `T`)"
+        ]
+    );
+    assert_eq!(discord.api_url.as_deref(), Some("http://127.0.0.1:9"));
+    let http = config.http.expect("there is an [http] table");
+    assert_eq!(http.listen.to_string(), "[::1]:8080");
+    assert_eq!(http.max_body, 1 << 20);
+    assert_eq!(config.reload.poll, Duration::from_secs(1));
+    assert_eq!(config.reload.secrets, Duration::from_mins(2));
+    assert_eq!(config.reload.bake, Duration::ZERO);
+    assert_eq!(config.log.level, tracing::Level::DEBUG);
+    assert_eq!(config.run.drain, Duration::from_secs(5));
+}
+
+#[test]
+fn defaults_are_those_of_the_readme() {
+    let config = load("[http]\n");
+    assert_eq!(config.environment, Environment::Production);
+    assert_eq!(config.http.expect("there is an [http] table").listen.to_string(), "0.0.0.0:8080");
+    assert_eq!(config.reload.poll, Duration::from_secs(10));
+}
+
+#[test]
+fn all_mistakes_are_found_at_once() {
+    insta::assert_snapshot!(mistakes(r#"
+enviroment = "production"
+
+[http]
+listen = 8080
+max_body = "9GiB"
+port = 1
+
+[reload]
+poll = "10ms"
+bake = "soon"
+
+[log]
+level = "loud"
+
+[weather]
+"#), @r#"
+    line 2, enviroment: is an unknown key; did you mean `environment`?
+    line 5, http.listen: must be an address such as "0.0.0.0:8080", not an integer
+    line 6, http.max_body: `9GiB` is not a size; write "512B", "64KiB" or "5MiB"
+    line 7, http.port: is an unknown key; known here: listen, max_body
+    line 10, reload.poll: `10ms` is out of range; it goes from 1s to 1h
+    line 11, reload.bake: `soon` is not a duration; write "500ms", "30s", "5m" or "2h"
+    line 14, log.level: `loud` is not one of "error", "warn", "info", "debug", "trace"
+    line 16, weather: is an unknown key; known here: chat, discord, environment, http, log, reload, run
+    "#);
+}
+
+#[test]
+fn broken_toml_is_reported_with_the_mistakes_around_it() {
+    insta::assert_snapshot!(mistakes("[http]\nlisten = \nport = 1\n\n[reload]\npoll = \"1x\"\n"), @"
+    line 2: is not TOML: string values must be quoted, expected literal string
+    line 3, http.port: is an unknown key; known here: listen, max_body
+    line 6, reload.poll: `1x` is not a duration; write \"500ms\", \"30s\", \"5m\" or \"2h\"
+    ");
+}
+
+#[test]
+fn what_is_no_text_is_refused_with_its_place() {
+    let error = Config::load(b"[http]\nlisten = \"\xff\"\n").expect_err("it is not UTF-8");
+    assert_eq!(error.to_string(), "line 2: byte 18 is not UTF-8; save the document as UTF-8");
+    assert_eq!(mistakes(""), "the configuration: is empty");
+    assert_eq!(mistakes(" \n\t\n"), "the configuration: is empty");
+    assert_eq!(mistakes("[log]\n"), "the configuration: asks for no service; add a [discord] or an [http] table");
+}
+
+#[test]
+fn a_secret_is_a_place_and_its_value_is_never_repeated() {
+    for written in [r#"token = "MTk4.secret.value""#, r#"token = ["MTk4.secret.value"]"#] {
+        let text = mistakes(&format!("[discord]\n{written}\n"));
+        assert!(text.contains("never the secret itself"), "{text}");
+        assert!(!text.contains("MTk4"), "{text}");
+    }
+}
+
+#[test]
+fn a_secret_place_must_make_sense() {
+    insta::assert_snapshot!(mistakes(r#"
+[discord]
+token = [
+  { secret = "a", env = "B" },
+  { file = "relative", key = "K" },
+  { credential = "../x" },
+  { vault = "v" },
+  { env = "" },
+  7,
+]
+"#), @"
+    line 4, discord.token[0]: must name exactly one place: { secret = NAME, key = KEY }, { file = PATH }, { credential = NAME } or { env = NAME }
+    line 5, discord.token[1].file: must be an absolute path
+    line 5, discord.token[1].key: goes with `secret` only
+    line 6, discord.token[2].credential: is a name, not a path
+    line 7, discord.token[3]: must name exactly one place: { secret = NAME, key = KEY }, { file = PATH }, { credential = NAME } or { env = NAME }
+    line 7, discord.token[3].vault: is an unknown key; known here: credential, env, file, key, secret
+    line 8, discord.token[4].env: is empty
+    line 9, discord.token[5]: must be a place: { secret = NAME, key = KEY }, { file = PATH }, { credential = NAME } or { env = NAME }, not an integer
+    ");
+    assert_eq!(
+        mistakes("[discord]\n"),
+        "line 1, discord.token: is missing; write where to find it: { secret = NAME, key = KEY }, { file = PATH }, { \
+         credential = NAME } or { env = NAME }"
+    );
+}
+
+#[test]
+fn noise_makes_a_bounded_list() {
+    let noise = "x = \n".repeat(10_000);
+    let Mistakes(list) = Config::load(noise.as_bytes()).expect_err("it is noise");
+    assert!(list.len() <= 50, "{} mistakes", list.len());
+}
+
+#[test]
+fn the_plan_names_what_changes_and_what_it_costs() {
+    let old = load(FULL);
+    assert_eq!(plan(&old, &old), []);
+    let new = load(
+        &FULL
+            .replace("[::1]:8080", "[::1]:8081")
+            .replace("127.0.0.1:9/", "127.0.0.1:10")
+            .replace("\"debug\"", "\"info\"")
+            .replace("{ env = \"TOKEN\" }", "{ env = \"OTHER\" }"),
+    );
+    let steps: Vec<String> = plan(&old, &new).iter().map(ToString::to_string).collect();
+    insta::assert_snapshot!(steps.join("\n"), @"
+    discord.token: environment variable `TOKEN`, secret `arn:aws:secretsmanager:eu-west-1:123456789012:secret:bot-AbCdEf` (key `T`) → environment variable `OTHER`, secret `arn:aws:secretsmanager:eu-west-1:123456789012:secret:bot-AbCdEf` (key `T`)
+    discord.api_url: http://127.0.0.1:9 → http://127.0.0.1:10 (new Discord session)
+    http.listen: [::1]:8080 → [::1]:8081 (rebinds)
+    log.level: debug → info
+    ");
+    let without = load("environment = \"test\"\n[http]\nlisten = \"[::1]:8080\"\nmax_body = \"1MiB\"\n");
+    let steps: Vec<String> = plan(&old, &without).iter().map(ToString::to_string).collect();
+    assert_eq!(steps.first().map(String::as_str), Some("[discord]: on → off (new Discord session)"));
+}
+
+#[test]
+fn the_built_in_configuration_of_dev_is_good() {
+    load(include_str!("../cli/dev.toml"));
+}
+
+/// Documents near a good one: pieces left out, doubled, replaced.
+fn mutated() -> impl Strategy<Value = String> {
+    let edit = (0..FULL.len(), 0..40_usize, "[\\PC\n]{0,12}");
+    proptest::collection::vec(edit, 1..6).prop_map(|edits| {
+        let mut text: Vec<char> = FULL.chars().collect();
+        for (at, length, insert) in edits {
+            let at = at.min(text.len());
+            let end = (at + length).min(text.len());
+            text.splice(at..end, insert.chars());
+        }
+        text.into_iter().collect()
+    })
+}
+
+fn judge(bytes: &[u8]) -> Result<(), TestCaseError> {
+    if let Err(Mistakes(list)) = Config::load(bytes) {
+        prop_assert!(!list.is_empty());
+        let lines = bytes.split(|byte| *byte == b'\n').count();
+        for mistake in list {
+            let whole = mistake.text == "is empty" || mistake.text.starts_with("asks for no service");
+            prop_assert!(whole || (1..=lines).contains(&mistake.place.line), "{mistake:?}");
+            prop_assert!(!mistake.text.is_empty());
+            prop_assert!(mistake.to_string().chars().count() < 600, "{mistake}");
+        }
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn mutated_documents_are_read_or_refused_with_a_place(text in mutated()) {
+        judge(text.as_bytes())?;
+    }
+
+    #[test]
+    fn noise_is_refused_with_a_place(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+        judge(&bytes)?;
+    }
+}

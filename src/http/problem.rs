@@ -61,9 +61,7 @@ impl Problem {
         *response.status_mut() = self.status;
         std::mem::swap(response.headers_mut(), headers);
         response.headers_mut().remove(header::CONTENT_LENGTH);
-        response
-            .headers_mut()
-            .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         response
     }
 }

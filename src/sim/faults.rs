@@ -68,7 +68,9 @@ pub enum Fault {
     GatewayOff {},
     NoHello {},
     NoReady {},
-    SlowReady { ms: u64 },
+    SlowReady {
+        ms: u64,
+    },
     /// A status in place of the answer; 429 comes with its headers and `retry_after` seconds (1 when left out).
     Rest {
         #[serde(default)]

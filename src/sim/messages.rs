@@ -119,11 +119,8 @@ impl State {
         let world = &self.world;
         let in_guild = world.channels.get(&draft.channel).is_some_and(|channel| channel.guild.is_some());
         let may_everyone = in_guild && world.may(draft.author, permission::MENTION_EVERYONE);
-        let mut users: Vec<_> = written
-            .users
-            .into_iter()
-            .filter(|id| world.people.contains_key(id) && draft.allowed.user(*id))
-            .collect();
+        let mut users: Vec<_> =
+            written.users.into_iter().filter(|id| world.people.contains_key(id) && draft.allowed.user(*id)).collect();
         // The reply's own ping is a mention that is not in the text.
         let replied = draft.reply_to.and_then(|id| world.message(draft.channel, id)).map(|message| message.author);
         users.extend(replied.filter(|id| draft.allowed.replied_user() && !users.contains(id)));
@@ -142,8 +139,7 @@ impl State {
                 || in_guild
                     && member.is_some_and(|person| everyone || person.roles.iter().any(|role| roles.contains(role)))
         };
-        let pinged =
-            world.people.keys().copied().filter(|id| *id != draft.author && notified(id)).collect();
+        let pinged = world.people.keys().copied().filter(|id| *id != draft.author && notified(id)).collect();
         Mentioned { users, roles, everyone, pinged }
     }
 

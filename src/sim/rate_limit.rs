@@ -87,8 +87,7 @@ impl Limits {
         let route = Route::of(method, path);
         let (limit, length) = route.size();
         let limit = limit.saturating_mul(self.settings.scale);
-        let window =
-            self.windows.entry(route.key()).or_insert_with(|| Window { ends: now + length, used: 0 });
+        let window = self.windows.entry(route.key()).or_insert_with(|| Window { ends: now + length, used: 0 });
         let spent = window.used >= limit;
         if !spent {
             window.used += 1;
@@ -148,9 +147,10 @@ impl Route {
 
     /// An opaque name, the same for every resource ("non-inclusive of top-level resources"): FNV-1a.
     fn bucket(&self) -> String {
-        let hash = self.template.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        });
+        let hash = self
+            .template
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
         format!("{hash:016x}")
     }
 }

@@ -136,8 +136,7 @@ pub fn guild_create(world: &World, all_members: bool) -> Value {
     object["member_count"] = json!(members.clone().count());
     object["voice_states"] = json!([]);
     object["members"] = members.filter(|person| all_members || person.id == world.bot).map(member).collect();
-    object["channels"] =
-        in_guild().filter(|it| it.kind != ChannelKind::Thread).map(|it| channel(world, it)).collect();
+    object["channels"] = in_guild().filter(|it| it.kind != ChannelKind::Thread).map(|it| channel(world, it)).collect();
     object["threads"] = in_guild()
         .filter(|it| it.kind == ChannelKind::Thread && !it.archived && world.bot_sees(it))
         .map(|it| channel(world, it))
@@ -158,8 +157,7 @@ pub fn channel(world: &World, channel: &Channel) -> Value {
         "flags": 0,
     });
     let Some(guild) = channel.guild else {
-        object["recipients"] =
-            channel.recipients.iter().filter_map(|id| world.people.get(id)).map(user).collect();
+        object["recipients"] = channel.recipients.iter().filter_map(|id| world.people.get(id)).map(user).collect();
         return object;
     };
     object["guild_id"] = json!(guild);

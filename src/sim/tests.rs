@@ -283,7 +283,10 @@ async fn limits_answer_429_with_the_documented_headers() {
     let client = reqwest::Client::new();
     let url = format!("{}/api/v10/channels/{GENERAL}/messages", simulator.url());
     let post = || {
-        client.post(&url).header("Authorization", format!("Bot {DEFAULT_TOKEN}")).header("Content-Type", "application/json")
+        client
+            .post(&url)
+            .header("Authorization", format!("Bot {DEFAULT_TOKEN}"))
+            .header("Content-Type", "application/json")
     };
     for left in (0..5).rev() {
         let answer = post().body("{\"content\":\"hi\"}").send().await.unwrap();

@@ -20,12 +20,8 @@ pub mod permission {
     pub const MENTION_EVERYONE: u64 = 1 << 17;
     pub const SEND_MESSAGES_IN_THREADS: u64 = 1 << 38;
     /// What everybody may in the demo guild.
-    pub const EVERYONE: u64 = VIEW_CHANNEL
-        | SEND_MESSAGES
-        | EMBED_LINKS
-        | ATTACH_FILES
-        | READ_MESSAGE_HISTORY
-        | SEND_MESSAGES_IN_THREADS;
+    pub const EVERYONE: u64 =
+        VIEW_CHANNEL | SEND_MESSAGES | EMBED_LINKS | ATTACH_FILES | READ_MESSAGE_HISTORY | SEND_MESSAGES_IN_THREADS;
 }
 
 #[derive(Clone, Debug)]
@@ -275,17 +271,17 @@ impl World {
     pub fn find_person(&self, wanted: &str) -> Option<&Person> {
         let by_id = wanted.parse().ok().and_then(|id| self.people.get(&id));
         let name = wanted.strip_prefix('@').unwrap_or(wanted);
-        let called = |person: &&Person| {
-            person.name.eq_ignore_ascii_case(name) || person.display_name.eq_ignore_ascii_case(name)
-        };
+        let called =
+            |person: &&Person| person.name.eq_ignore_ascii_case(name) || person.display_name.eq_ignore_ascii_case(name);
         by_id.or_else(|| self.people.values().find(called))
     }
 
     /// The direct channel between the bot and somebody, made when there is none.
     pub fn direct_channel(&mut self, person: Snowflake) -> Snowflake {
-        let existing = self.channels.values().find(|channel| {
-            channel.kind == ChannelKind::Direct && channel.recipients.as_slice() == [person]
-        });
+        let existing = self
+            .channels
+            .values()
+            .find(|channel| channel.kind == ChannelKind::Direct && channel.recipients.as_slice() == [person]);
         if let Some(channel) = existing {
             return channel.id;
         }
@@ -328,7 +324,8 @@ impl World {
     /// What somebody may in the guild as a whole; the owner may everything.
     pub fn may(&self, person: Snowflake, permission: u64) -> bool {
         let Some(person) = self.people.get(&person) else { return false };
-        let granted = self.guild.roles.iter().filter(|role| role.id == self.guild.id || person.roles.contains(&role.id));
+        let granted =
+            self.guild.roles.iter().filter(|role| role.id == self.guild.id || person.roles.contains(&role.id));
         person.id == self.guild.owner || granted.fold(0, |all, role| all | role.permissions) & permission != 0
     }
 

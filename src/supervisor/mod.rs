@@ -24,6 +24,8 @@ use crate::telemetry::{LevelHandle, panics};
 
 mod backoff;
 pub mod machine;
+#[cfg(test)]
+mod machine_tests;
 mod prepare;
 mod state_dir;
 pub mod status;
@@ -463,11 +465,7 @@ impl Supervisor {
             }
             self.report.config(|config| config.waiting_for = format!("{}: {text}", config.source));
         } else if first {
-            tracing::warn!(
-                service = "supervisor",
-                "{} can't be read, and what runs goes on: {text}",
-                self.uri
-            );
+            tracing::warn!(service = "supervisor", "{} can't be read, and what runs goes on: {text}", self.uri);
         }
         Sight::Nothing
     }
@@ -494,6 +492,7 @@ impl Supervisor {
             running: self.live.as_ref().map(|live| Arc::clone(&live.borrow())),
             services: Arc::clone(&self.services),
             aws: self.aws.clone(),
+            parked: self.board.services().values().any(|health| health.state == State::Parked),
             simulated: self.simulator.as_ref().map(|simulator| simulator.token.clone()),
         };
         self.trial =
@@ -529,13 +528,10 @@ impl Supervisor {
             }
             Prepared::Refused(problems) => {
                 let (version, cause, took) = (trial.version.clone(), trial.cause, trial.started.elapsed());
-                let unavailable =
-                    problems.iter().any(|problem| problem.cause == crate::service::Cause::Unavailable);
+                let unavailable = problems.iter().any(|problem| problem.cause == crate::service::Cause::Unavailable);
                 self.secrets_failures = if unavailable { self.secrets_failures + 1 } else { 0 };
-                let mistakes = problems
-                    .into_iter()
-                    .map(|problem| Mistake { place: problem.place, text: problem.text })
-                    .collect();
+                let mistakes =
+                    problems.into_iter().map(|problem| Mistake { place: problem.place, text: problem.text }).collect();
                 let steps = self.steps_to(&version);
                 self.refuse(Some(change), &version, cause, mistakes, steps, took);
                 if self.live.is_none() && matches!(self.uri, Uri::File(_)) && !unavailable {

@@ -27,6 +27,8 @@ pub struct Preparation {
     pub running: Option<Arc<Live>>,
     pub services: Arc<[Arc<dyn Service>]>,
     pub aws: Aws,
+    /// A service is parked: it is tried again even if nothing is new.
+    pub parked: bool,
     /// The simulator's token stands in for Discord's (`perch dev`).
     pub simulated: Option<Secret>,
 }
@@ -44,11 +46,10 @@ impl Preparation {
     pub async fn run(self) -> (Prepared, Vec<String>) {
         let mut troubles = Vec::new();
         let (values, missing) = self.secrets(&mut troubles).await;
-        if self.why == Why::Secrets
+        if self.nothing_new(&values)
             && let Some(running) = self.running.as_deref()
-            && running.version == self.version
-            && running.secrets == values
             && running.parts.values().all(Readiness::is_settled)
+            && !(self.parked && self.why == Why::Asked)
         {
             return (Prepared::Same, troubles);
         }
@@ -65,11 +66,10 @@ impl Preparation {
         if !problems.is_empty() {
             return (Prepared::Refused(problems), troubles);
         }
-        if self.why == Why::Secrets
+        if self.nothing_new(&values)
             && let Some(running) = self.running.as_deref()
-            && running.version == self.version
-            && running.secrets == values
             && running.parts.values().zip(parts.values()).all(|(old, new)| old.is_held_like(new))
+            && !running.parts.values().all(Readiness::is_settled)
         {
             return (Prepared::Same, troubles);
         }
@@ -82,6 +82,15 @@ impl Preparation {
             parts,
         };
         (Prepared::Ready(live), troubles)
+    }
+
+    /// Whether this is the version that runs, with the secrets that it runs with.
+    fn nothing_new(&self, values: &SecretValues) -> bool {
+        self.why != Why::Version
+            && self
+                .running
+                .as_deref()
+                .is_some_and(|running| running.version == self.version && running.secrets == *values)
     }
 
     /// Fetches every secret that is named. One that is in use and can't be asked for at the moment stays in use.
@@ -118,9 +127,11 @@ impl Preparation {
     /// The value in use for a secret that is named alike in the running configuration.
     fn in_use(&self, wanted: &SecretRef) -> Option<Secret> {
         let running = self.running.as_deref()?;
-        let same = running.config.secrets().into_iter().any(|named| {
-            named.place.key == wanted.place.key && named.places == wanted.places
-        });
+        let same = running
+            .config
+            .secrets()
+            .into_iter()
+            .any(|named| named.place.key == wanted.place.key && named.places == wanted.places);
         running.secrets.0.get(&wanted.place.key).filter(|_| same).cloned()
     }
 

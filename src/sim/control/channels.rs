@@ -46,11 +46,7 @@ pub struct ChangeChannel {
 }
 
 fn access(old: Access, view: Option<bool>, send: Option<bool>, history: Option<bool>) -> Access {
-    Access {
-        view: view.unwrap_or(old.view),
-        send: send.unwrap_or(old.send),
-        history: history.unwrap_or(old.history),
-    }
+    Access { view: view.unwrap_or(old.view), send: send.unwrap_or(old.send), history: history.unwrap_or(old.history) }
 }
 
 pub async fn create(
@@ -78,9 +74,7 @@ fn make(state: &mut Sim, new: NewChannel) -> Result<Value, Problem> {
     let parent = match (&new.parent, kind) {
         (None, ChannelKind::Thread) => return Err(Problem::bad("a thread needs a parent")),
         (None, _) => None,
-        (Some(name), _) => {
-            Some(state.world.find_channel(name).ok_or_else(|| Problem::missing("channel", name))?.id)
-        }
+        (Some(name), _) => Some(state.world.find_channel(name).ok_or_else(|| Problem::missing("channel", name))?.id),
     };
     let id = state.world.ids.next();
     let channel = Channel {

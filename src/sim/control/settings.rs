@@ -95,10 +95,7 @@ fn end_foreign_sessions(state: &mut Sim) {
     }
 }
 
-pub async fn patch(
-    State(shared): State<Arc<Shared>>,
-    Body(settings): Body<Settings>,
-) -> Result<Json<Value>, Problem> {
+pub async fn patch(State(shared): State<Arc<Shared>>, Body(settings): Body<Settings>) -> Result<Json<Value>, Problem> {
     let mut state = shared.state();
     change(&mut state, settings)?;
     Ok(Json(serde_json::json!({

@@ -189,9 +189,13 @@ impl Task {
         match frame {
             Frame::Text(text) => {
                 self.count()?;
-                let payload = (text.len() <= PAYLOAD_LIMIT).then(|| serde_json::from_str::<Value>(&text).ok()).flatten();
-                let Some((op, data)) = payload.as_ref().and_then(|it| Some((it.get("op")?.as_u64()?, it.get("d")))) else {
-                    self.shared.state().violation("sent a payload that is not JSON with an op, or longer than 4096 bytes");
+                let payload =
+                    (text.len() <= PAYLOAD_LIMIT).then(|| serde_json::from_str::<Value>(&text).ok()).flatten();
+                let Some((op, data)) = payload.as_ref().and_then(|it| Some((it.get("op")?.as_u64()?, it.get("d"))))
+                else {
+                    self.shared
+                        .state()
+                        .violation("sent a payload that is not JSON with an op, or longer than 4096 bytes");
                     return closing(close::DECODE_ERROR, "Error while decoding payload.");
                 };
                 self.payload(socket, op, data.unwrap_or(&Value::Null)).await
@@ -297,8 +301,7 @@ impl Task {
     fn identify_now(&mut self) -> Flow {
         let Some((_, data)) = self.waiting.take() else { return Flow::Continue(()) };
         let resume_url = self.shared.resume_gateway_url();
-        let answer =
-            handshake::identify(&mut self.shared.state(), self.id, &data, &resume_url, self.outgoing.clone());
+        let answer = handshake::identify(&mut self.shared.state(), self.id, &data, &resume_url, self.outgoing.clone());
         self.answered(answer)
     }
 

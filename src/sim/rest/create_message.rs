@@ -128,7 +128,8 @@ pub fn allowed_mentions(body: &Value) -> Result<Allowed, ApiError> {
     if body["allowed_mentions"].is_null() {
         return Ok(Allowed::everything());
     }
-    let wrong = |_| ApiError::invalid_form(&["allowed_mentions"], "MODEL_TYPE_CONVERT", "Not an allowed mentions object.");
+    let wrong =
+        |_| ApiError::invalid_form(&["allowed_mentions"], "MODEL_TYPE_CONVERT", "Not an allowed mentions object.");
     let allowed = Allowed::deserialize(&body["allowed_mentions"]).map_err(wrong)?;
     match allowed.mistake() {
         None => Ok(allowed),

@@ -44,9 +44,9 @@ pub fn read(body: &Bytes, boundary: &str) -> Option<Form> {
 
 fn part(form: &mut Form, head: &str, content: Bytes) {
     let header = |name: &str| {
-        head.lines().filter_map(|line| line.split_once(':')).find_map(|(key, value)| {
-            key.trim().eq_ignore_ascii_case(name).then(|| value.trim().to_owned())
-        })
+        head.lines()
+            .filter_map(|line| line.split_once(':'))
+            .find_map(|(key, value)| key.trim().eq_ignore_ascii_case(name).then(|| value.trim().to_owned()))
     };
     let disposition = header("content-disposition").unwrap_or_default();
     let parameter = |name: &str| {

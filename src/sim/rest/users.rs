@@ -29,10 +29,7 @@ pub async fn me(State(shared): State<Arc<Shared>>) -> Json<Value> {
     Json(render::current_user(&shared.state().world))
 }
 
-pub async fn user(
-    State(shared): State<Arc<Shared>>,
-    Path(id): Path<Snowflake>,
-) -> Result<Json<Value>, ApiError> {
+pub async fn user(State(shared): State<Arc<Shared>>, Path(id): Path<Snowflake>) -> Result<Json<Value>, ApiError> {
     let state = shared.state();
     state.world.people.get(&id).map(|person| Json(render::user(person))).ok_or_else(ApiError::unknown_user)
 }
@@ -66,9 +63,8 @@ pub async fn open_direct_channel(
 ) -> Result<(StatusCode, Json<Value>), ApiError> {
     let body = json_body(&body)?;
     let recipient = body["recipient_id"].as_str().and_then(|id| id.parse::<Snowflake>().ok());
-    let recipient = recipient.ok_or_else(|| {
-        ApiError::invalid_form(&["recipient_id"], "BASE_TYPE_REQUIRED", "This field is required")
-    })?;
+    let recipient = recipient
+        .ok_or_else(|| ApiError::invalid_form(&["recipient_id"], "BASE_TYPE_REQUIRED", "This field is required"))?;
     let mut state = shared.state();
     if !state.world.people.contains_key(&recipient) {
         return Err(ApiError::unknown_user());
