@@ -227,7 +227,7 @@ fn chosen(bits: u8) -> Vec<Name> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 3_000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 1_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn one_version_is_live_and_only_its_services_run(events in prop::collection::vec(rough(), 1..120)) {
