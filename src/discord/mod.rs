@@ -1,1 +1,97 @@
-//! The Discord bot.
+//! The Discord bot: says back what people say to it.
+//!
+//! [`account`] tries the token. [`bot`] keeps a connection as long as it is wanted, waits between attempts
+//! ([`backoff`]), and asks [`identify`] before it begins a session; [`gateway`] is one connection. A message is read
+//! ([`event`]), found to be for the bot ([`mention`]), put behind the others of its channel ([`channels`]) and answered
+//! ([`answer`], [`split`]) over [`rest`]. What must outlive a connection is in [`session`]; what people are told of it,
+//! in [`status`].
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+use async_trait::async_trait;
+
+use crate::config::Config;
+use crate::service::{Cause, Context, Live, Next, Part, Problem, Service};
+
+mod account;
+mod answer;
+mod backoff;
+mod bot;
+mod channels;
+mod event;
+mod gateway;
+mod identify;
+mod mention;
+mod rest;
+mod session;
+mod split;
+mod status;
+
+use account::Account;
+pub use gateway::Patience;
+
+const NAME: &str = "discord";
+
+/// The bot as a service. What it holds outlives a panic: the session, the budget of IDENTIFYs, the counts.
+#[derive(Default)]
+pub struct Discord {
+    options: Options,
+    patience: Patience,
+    gate: identify::Gate,
+    store: Arc<session::SessionStore>,
+    status: status::Status,
+    last: ArcSwapOption<Account>,
+}
+
+/// How to reach Discord.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// Where discord.com is, instead of where the resolver says.
+    pub resolve: Option<SocketAddr>,
+}
+
+impl Discord {
+    #[must_use]
+    pub fn new(options: Options) -> Discord {
+        // twilight takes the process's default.
+        crate::tls::install_default_provider();
+        Discord { options, ..Discord::default() }
+    }
+
+    /// The same with other waits.
+    #[must_use]
+    pub fn with_patience(self, patience: Patience) -> Discord {
+        Discord { patience, ..self }
+    }
+}
+
+#[async_trait]
+impl Service for Discord {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn wanted(&self, config: &Config) -> bool {
+        config.discord.is_some()
+    }
+
+    async fn prepare(&self, next: &Next<'_>, running: Option<&Live>) -> Result<Part, Vec<Problem>> {
+        let Some(config) = &next.config.discord else { return Ok(Arc::new(())) };
+        let Some(token) = next.secrets.get("discord.token") else {
+            let place = config.token.place.clone();
+            return Err(vec![Problem { place, text: "the token was not found".to_owned(), cause: Cause::Missing }]);
+        };
+        let proven = running.and_then(|live| live.part::<Account>(NAME));
+        match Account::try_token(config, token, self.options.resolve, proven, next.asked).await {
+            Ok(account) => Ok(account),
+            Err(problem) => Err(vec![problem]),
+        }
+    }
+
+    async fn run(&self, context: Context) -> anyhow::Result<()> {
+        bot::run(self, context).await;
+        Ok(())
+    }
+}

@@ -1,0 +1,333 @@
+//! Keeping the bot as the newest state wants it: connected, waiting, or parked.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+use twilight_model::gateway::CloseCode;
+
+use super::account::{self, Account, PORTAL};
+use super::answer::Outcome;
+use super::backoff::Backoff;
+use super::channels::{Channels, Job};
+use super::gateway::{End, Lost};
+use super::identify::Permit;
+use super::rest::RestError;
+use super::status::Facts;
+use super::{Discord, NAME, mention};
+use crate::service::{Context, Live, Readiness, Reporter, State};
+
+/// The bot while the service runs.
+pub struct Bot<'a> {
+    pub(super) discord: &'a Discord,
+    pub(super) account: Arc<Account>,
+    pub(super) live: watch::Receiver<Arc<Live>>,
+    pub(super) reporter: Reporter,
+    pub(super) channels: Channels,
+    stop: CancellationToken,
+    /// Somebody was told that the connection is gone.
+    outage_told: bool,
+}
+
+/// What ends the attempt to stay connected.
+#[derive(Debug)]
+pub enum Interrupt {
+    /// perch stops.
+    Stop,
+    /// The newest state wants another account, or none.
+    Replaced,
+    /// Trying again can't help; the text says what can.
+    Parked(String),
+}
+
+/// Follows the states published until perch stops.
+pub async fn run(discord: &Discord, context: Context) {
+    let Context { mut live, stop, reporter } = context;
+    discord.store.rewind();
+    let Some(account) = first_account(&mut live, &stop, &reporter).await else { return };
+    let channels = Channels::new(live.clone(), Arc::clone(&discord.store));
+    let mut bot = Bot { discord, account, live, reporter, channels, stop, outage_told: false };
+    bot.converge().await;
+    bot.reporter.state(State::Stopped, "");
+}
+
+/// Waits for the first state in which the bot has an account.
+async fn first_account(
+    live: &mut watch::Receiver<Arc<Live>>,
+    stop: &CancellationToken,
+    reporter: &Reporter,
+) -> Option<Arc<Account>> {
+    loop {
+        match published(&live.borrow_and_update()) {
+            Ok(account) => return Some(account),
+            Err((state, reason)) => reporter.state(state, reason),
+        }
+        tokio::select! {
+            () = stop.cancelled() => break,
+            changed = live.changed() => if changed.is_err() { break },
+        }
+    }
+    reporter.state(State::Stopped, "");
+    None
+}
+
+/// The account in `live`, or how the bot is without one.
+fn published(live: &Live) -> Result<Arc<Account>, (State, String)> {
+    match live.parts.get(NAME) {
+        Some(Readiness::Held { state, reason }) => Err((*state, reason.clone())),
+        _ => live.part::<Account>(NAME).ok_or((State::Waiting, "the configuration asks for no bot".to_owned())),
+    }
+}
+
+impl Bot<'_> {
+    async fn converge(&mut self) {
+        loop {
+            let newest = published(&self.live.borrow_and_update());
+            let interrupt = match newest {
+                Ok(account) => {
+                    self.adopt(account);
+                    self.stay_connected().await
+                }
+                Err((state, reason)) => {
+                    self.reporter.state(state, reason);
+                    Interrupt::Replaced
+                }
+            };
+            self.tell(|facts| facts.session = false);
+            match interrupt {
+                Interrupt::Stop => break,
+                Interrupt::Replaced if published(&self.live.borrow()).is_ok() => continue,
+                Interrupt::Replaced => {}
+                Interrupt::Parked(reason) => {
+                    tracing::error!(service = NAME, reason, "Discord is parked until a person acts");
+                    self.reporter.state(State::Parked, reason);
+                }
+            }
+            if !self.newer_state().await {
+                break;
+            }
+        }
+        self.drain(None).await;
+    }
+
+    /// Makes `account` the bot's. A session belongs to one token.
+    fn adopt(&mut self, account: Arc<Account>) {
+        let before = self.discord.last.swap(Some(Arc::clone(&account)));
+        if !before.is_some_and(|before| before.same(&account)) {
+            self.discord.store.forget();
+            self.tell(|facts| facts.user = Some(account.user.clone()));
+        }
+        self.account = account;
+        self.reporter.state(State::Starting, "connecting to Discord");
+    }
+
+    async fn stay_connected(&mut self) -> Interrupt {
+        let mut backoff = Backoff::default();
+        // The address of the session is tried first, then the one that Discord names today, in turns.
+        let mut elsewhere = false;
+        loop {
+            let lost = match self.connect(elsewhere).await {
+                Ok(End::Lost(lost)) => lost,
+                Ok(End::Fatal(code)) => return Interrupt::Parked(self.fatal(code)),
+                Err(interrupt) => return interrupt,
+            };
+            elsewhere = lost.unconnected && !elsewhere;
+            let wait = backoff.failed(lost.held).max(lost.wait);
+            self.tell(|facts| facts.session = false);
+            self.reporter.state(State::Recovering, lost.reason.clone());
+            if backoff.failures() > 1 && !self.outage_told {
+                self.outage_told = true;
+                tracing::warn!(
+                    service = NAME,
+                    reason = %lost.reason,
+                    "Discord is out of reach; perch goes on trying"
+                );
+            } else {
+                tracing::debug!(service = NAME, reason = %lost.reason, ?wait, "connecting again after a while");
+            }
+            if let Err(interrupt) = self.attend(sleep(wait)).await {
+                return interrupt;
+            }
+        }
+    }
+
+    /// Makes one connection, with the session if there is one, and serves it.
+    async fn connect(&mut self, elsewhere: bool) -> Result<End, Interrupt> {
+        let session = self.discord.store.session().filter(|session| is_gateway(&session.resume_url));
+        if session.is_some() && !elsewhere {
+            return self.connection(None, session.as_ref()).await;
+        }
+        let mut told = false;
+        let url = loop {
+            let account = Arc::clone(&self.account);
+            let gateway = match self.attend(account.rest.gateway()).await? {
+                Ok(gateway) => gateway,
+                Err(RestError::Unauthorized(said)) => return Err(Interrupt::Parked(self.refused(&said))),
+                Err(error) => {
+                    return Ok(End::Lost(Lost::because(format!("can't ask Discord where its gateway is: {error}"))));
+                }
+            };
+            self.discord.gate.learn(&gateway.session_start_limit);
+            self.tell(|_| {});
+            if session.is_some() {
+                break gateway.url;
+            }
+            match self.discord.gate.permit() {
+                Permit::Now => break gateway.url,
+                Permit::At(when) => {
+                    self.attend(sleep_until(when)).await?;
+                    break gateway.url;
+                }
+                Permit::Spent { remaining, resets } => {
+                    let wait = resets.saturating_duration_since(tokio::time::Instant::now());
+                    let reason = format!(
+                        "only {remaining} of today's IDENTIFYs are left; perch keeps them and connects in {}",
+                        words(wait)
+                    );
+                    if !told {
+                        told = true;
+                        tracing::warn!(service = NAME, reason, "Discord's session start limit is nearly spent");
+                    }
+                    self.reporter.state(State::Waiting, reason);
+                    self.attend(sleep_until(resets)).await?;
+                }
+            }
+        };
+        let url = url.trim_end_matches('/').to_owned();
+        if !is_gateway(&url) {
+            return Ok(End::Lost(Lost::because("Discord named an address for its gateway that is none")));
+        }
+        self.connection(Some(&url), session.as_ref()).await
+    }
+
+    /// Waits for `future` while messages are answered, and gives it up when perch stops or the account changes.
+    pub(super) async fn attend<F: Future>(&mut self, future: F) -> Result<F::Output, Interrupt> {
+        tokio::pin!(future);
+        loop {
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return Err(Interrupt::Stop),
+                changed = self.live.changed() => {
+                    if changed.is_err() {
+                        return Err(Interrupt::Stop);
+                    }
+                    let newest = published(&self.live.borrow_and_update());
+                    if !newest.is_ok_and(|account| account.same(&self.account)) {
+                        return Err(Interrupt::Replaced);
+                    }
+                }
+                done = self.channels.next(), if !self.channels.idle() => {
+                    if let Some(said) = self.note(done) {
+                        return Err(Interrupt::Parked(self.refused(&said)));
+                    }
+                }
+                output = &mut future => return Ok(output),
+            }
+        }
+    }
+
+    /// Waits for a newer state; `false` when perch stops first.
+    async fn newer_state(&mut self) -> bool {
+        loop {
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return false,
+                changed = self.live.changed() => return changed.is_ok(),
+                done = self.channels.next(), if !self.channels.idle() => {
+                    self.note(done);
+                }
+            }
+        }
+    }
+
+    /// Takes a message on if it is for the bot.
+    pub(super) fn take(&mut self, job: Job) {
+        if mention::is_for(&job.message, self.account.user.id) && !self.channels.take(job) {
+            self.tell(|facts| facts.lost += 1);
+        }
+    }
+
+    /// Counts a message that is dealt with. Returns what Discord said if it refused the token that is in use.
+    pub(super) fn note(&mut self, done: Option<(Arc<Account>, Outcome)>) -> Option<String> {
+        let (account, outcome) = done?;
+        self.tell(|facts| match outcome {
+            Outcome::Answered => facts.replies += 1,
+            Outcome::Refused => facts.refused += 1,
+            Outcome::Lost | Outcome::Unauthorized(_) => facts.lost += 1,
+        });
+        match outcome {
+            Outcome::Unauthorized(said) if account.same(&self.account) => Some(said),
+            _ => None,
+        }
+    }
+
+    /// READY or RESUMED came.
+    pub(super) fn connected(&mut self, resumed: bool) {
+        self.tell(|facts| facts.session = true);
+        self.reporter.state(State::Running, "");
+        if self.outage_told || !resumed {
+            let user_id = self.account.user.id.get();
+            tracing::info!(service = NAME, user_id, resumed, "connected to Discord");
+        }
+        self.outage_told = false;
+    }
+
+    pub(super) fn latency(&self, latency: Duration) {
+        self.tell(|facts| facts.latency = Some(latency));
+    }
+
+    /// The session can't be resumed.
+    pub(super) fn lose_session(&self) {
+        self.discord.store.forget();
+    }
+
+    pub(super) fn tell(&self, change: impl FnOnce(&mut Facts)) {
+        self.discord.status.change(&self.discord.gate, &self.reporter, change);
+    }
+
+    fn refused(&self, said: &str) -> String {
+        let live = self.live.borrow();
+        let token = live.config.discord.as_ref().map(|discord| discord.token.clone()).unwrap_or_default();
+        account::refused(said, &token)
+    }
+
+    /// What to do about a close code after which trying again can't help.
+    fn fatal(&self, code: u16) -> String {
+        match CloseCode::try_from(code) {
+            Ok(CloseCode::AuthenticationFailed) => self.refused("gateway close code 4004"),
+            Ok(CloseCode::DisallowedIntents) => format!(
+                "Discord does not grant the intents perch asks for (gateway close code 4014); turn them on in {PORTAL} → \
+                 the application → Bot → Privileged Gateway Intents, then run `perch reload`"
+            ),
+            Ok(CloseCode::InvalidIntents) => format!(
+                "Discord does not know the intents perch asks for (gateway close code 4013); compare them with {PORTAL} → \
+                 the application → Bot → Privileged Gateway Intents, and update perch"
+            ),
+            Ok(CloseCode::ShardingRequired) => {
+                "Discord requires sharding (gateway close code 4011): the bot is in more \
+                 guilds than one connection may serve, and perch has one; take it out of some"
+                    .to_owned()
+            }
+            _ => format!(
+                "Discord will not talk to this version of perch (gateway close code {code}); update perch, then run \
+                 `perch reload`"
+            ),
+        }
+    }
+}
+
+/// Whether a connection can be made to `url` at all.
+fn is_gateway(url: &str) -> bool {
+    reqwest::Url::parse(url).is_ok_and(|url| matches!(url.scheme(), "ws" | "wss") && url.has_host())
+}
+
+fn words(wait: Duration) -> String {
+    let minutes = wait.as_secs().div_ceil(60);
+    match (minutes / 60, minutes % 60) {
+        (0, minutes) => format!("{minutes} min"),
+        (hours, minutes) => format!("{hours} h {minutes} min"),
+    }
+}
