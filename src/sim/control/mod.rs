@@ -28,6 +28,8 @@ pub fn router() -> Router<Arc<Shared>> {
         .route("/sim/assets/app.js", get(page::app))
         .route("/sim/assets/text.js", get(page::text))
         .route("/sim/assets/composer.js", get(page::composer))
+        .route("/sim/assets/stream.js", get(page::stream))
+        .route("/sim/assets/panel.js", get(page::panel))
         .route("/sim/state", get(overview::show))
         .route("/sim/events", get(overview::events))
         .route("/sim/messages", get(say::messages))

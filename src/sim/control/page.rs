@@ -39,3 +39,11 @@ pub async fn text() -> impl IntoResponse {
 pub async fn composer() -> impl IntoResponse {
     serve("text/javascript; charset=utf-8", include_str!("../page/composer.js"))
 }
+
+pub async fn stream() -> impl IntoResponse {
+    serve("text/javascript; charset=utf-8", include_str!("../page/stream.js"))
+}
+
+pub async fn panel() -> impl IntoResponse {
+    serve("text/javascript; charset=utf-8", include_str!("../page/panel.js"))
+}

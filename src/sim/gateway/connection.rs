@@ -51,19 +51,26 @@ pub async fn serve(shared: Arc<Shared>, mut socket: WebSocket, door: Door, query
         () = shared.shutdown.cancelled() => End::Cut,
         end = task.run(&mut socket, inbox, query) => end,
     };
-    if let End::Close(code, reason) = &end {
-        let frame = Frame::Close(Some(CloseFrame { code: *code, reason: reason.as_str().into() }));
-        let goodbye = async {
-            if socket.send(frame).await.is_ok() {
-                while let Some(Ok(_)) = socket.recv().await {}
-            }
-        };
+    task.leave(&end);
+    if !matches!(end, End::Cut) {
+        let goodbye = goodbye(&mut socket, &end);
         tokio::select! {
             () = shared.shutdown.cancelled() => {}
             _ = tokio::time::timeout(CLOSE_PATIENCE, goodbye) => {}
         }
     }
-    task.leave(&end);
+}
+
+/// Sends our close frame if the end is ours, and reads on until both have been through: the peer's is answered while
+/// reading.
+async fn goodbye(socket: &mut WebSocket, end: &End) {
+    if let End::Close(code, reason) = end {
+        let frame = CloseFrame { code: *code, reason: reason.as_str().into() };
+        if socket.send(Frame::Close(Some(frame))).await.is_err() {
+            return;
+        }
+    }
+    while let Some(Ok(_)) = socket.recv().await {}
 }
 
 struct Task {
