@@ -72,7 +72,13 @@ impl Failure {
         }
     }
 
-    fn answered(error: &impl ProvideErrorMetadata, raw: &HttpResponse) -> Self {
+    fn answered<E>(error: &E, raw: &HttpResponse) -> Self
+    where
+        E: ProvideErrorMetadata + Error + 'static,
+    {
+        if raw.status().is_success() {
+            return Failure::Garbled(root(error));
+        }
         let header = |name| raw.headers().get(name).map(ToOwned::to_owned);
         let code = one_line(error.code().unwrap_or_default());
         let message = one_line(error.message().unwrap_or_default());
@@ -138,6 +144,7 @@ pub(super) fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item
 /// What the innermost cause says: the others only say that something failed.
 pub(crate) fn root(error: &(dyn Error + 'static)) -> String {
     let text = causes(error).last().map(|cause| one_line(&cause.to_string())).unwrap_or_default();
+    let text = text.trim_end_matches('.').to_owned();
     let unknown_issuer = rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
     if causes(error).filter_map(<dyn Error>::downcast_ref::<rustls::Error>).any(|cause| *cause == unknown_issuer) {
         return "its certificate comes from nobody who is trusted; name a private CA's file in SSL_CERT_FILE"

@@ -180,7 +180,8 @@ fn reason(error: &(dyn Error + 'static)) -> String {
     }
     match root(error).as_str() {
         "received 404 from IMDS" => "the instance has no role".to_owned(),
-        "No profiles were defined" => "none is defined".to_owned(),
+        // The SDK's way to say so, when it says nothing more.
+        "the credential provider was not enabled" | "No profiles were defined" => "none is defined".to_owned(),
         text => text.to_owned(),
     }
 }

@@ -29,6 +29,8 @@ const CONNECT: Duration = Duration::from_secs(3);
 const OPERATION: Duration = Duration::from_secs(20);
 /// A second attempt for what a lost connection breaks; beyond that the next poll is the retry.
 const ATTEMPTS: u32 = 2;
+/// The longest wait between the two.
+const BACKOFF: Duration = Duration::from_millis(200);
 /// The metadata service is on the host's own link: it answers in milliseconds, or this is no EC2 instance.
 const METADATA: Duration = Duration::from_secs(1);
 
@@ -112,7 +114,7 @@ async fn make(settings: &Settings) -> Result<Clients, Failure> {
         .region(region)
         .credentials_provider(identity::Chain::new(&provider, metadata))
         .timeout_config(time_outs(settings))
-        .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS))
+        .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS).with_initial_backoff(BACKOFF))
         // Every body is read under a time-out of its own.
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled());
     if let Some(url) = &settings.endpoint_url {
@@ -145,7 +147,8 @@ fn time_outs(settings: &Settings) -> TimeoutConfig {
     let attempt = operation / ATTEMPTS;
     TimeoutConfig::builder()
         .connect_timeout(CONNECT.min(attempt))
-        .read_timeout(attempt)
+        // Shorter than the attempt, as this one's error knows the host.
+        .read_timeout(attempt * 4 / 5)
         .operation_attempt_timeout(attempt)
         .operation_timeout(operation)
         .build()

@@ -1,0 +1,4 @@
+//! perch tried from outside, against stand-ins that are servers of their own.
+
+mod aws_boundary;
+mod support;

@@ -1,0 +1,5 @@
+//! What the tests run against.
+
+pub mod authority;
+pub mod aws;
+pub mod exchange;
