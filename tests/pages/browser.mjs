@@ -89,15 +89,17 @@ class Person {
 
   async screenshot(name) {
     if (!this.screenshots || !this.page) return
-    await this.page.screenshot({ path: join(this.screenshots, `${this.what.replaceAll(' ', '-')}-${name}.png`) })
+    const path = join(this.screenshots, `${this.what.replaceAll(' ', '-')}-${name}.png`)
+    await this.page.screenshot({ path, animations: 'disabled' })
   }
 
   /** Nothing may stick out of the window to the side. */
   async fitsTheWindow() {
-    const [content, width] = await this.page.evaluate(() => [
-      Math.max(document.documentElement.scrollWidth, ...[...document.querySelectorAll('main, [role=log]')].map((e) => e.getBoundingClientRect().left + e.scrollWidth)),
-      innerWidth,
-    ])
+    const [content, width] = await this.page.evaluate(() => {
+      const scrollers = [...document.querySelectorAll('html, main, [role=log]')]
+      const ends = scrollers.map((element) => element.getBoundingClientRect().left + element.scrollWidth)
+      return [Math.max(...ends), innerWidth]
+    })
     check(content <= width, `the page is ${content} px wide in a window of ${width} px`)
   }
 }

@@ -247,4 +247,16 @@ await visit('chat page', async (person) => {
     const moving = await page.evaluate(() => document.getAnimations().length)
     same(moving, 0, 'the number of animations')
   })
+
+  await person.arrive({ viewport: { width: 390, height: 800 }, hasTouch: true, isMobile: true })
+  await person.step('writes lines on a phone, whose keyboard has no Shift+Enter', async () => {
+    await field().tap()
+    await field().pressSequentially('first\nsecond')
+    same(await turns().count(), 0, 'the number of turns')
+    await button('Send').tap()
+    await turns().nth(1).waitFor()
+    await hears('first\nsecond')
+    await person.fitsTheWindow()
+    await person.screenshot('phone')
+  })
 })
