@@ -155,8 +155,8 @@ class Aws:
             return answer.headers
 
     def fill(self, text):
-        place = f"<CreateBucketConfiguration><LocationConstraint>{REGION}</LocationConstraint></CreateBucketConfiguration>"
-        self.call("PUT", f"/{BUCKET}", place.encode())
+        place = f"<LocationConstraint>{REGION}</LocationConstraint>"
+        self.call("PUT", f"/{BUCKET}", f"<CreateBucketConfiguration>{place}</CreateBucketConfiguration>".encode())
         versioning = "<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>"
         self.call("PUT", f"/{BUCKET}?versioning", versioning.encode())
         secret = {

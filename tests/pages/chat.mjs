@@ -52,7 +52,8 @@ await visit('chat page', async (person) => {
     check(await field().evaluate((element) => element === document.activeElement), 'the message field is not focused')
     await button('New conversation').waitFor()
     await button('Send').waitFor()
-    check(await page.evaluate(() => [...document.images].every((image) => image.naturalWidth > 0)), 'the bird is missing')
+    const birds = await page.evaluate(() => [...document.images].map((image) => image.naturalWidth > 0))
+    same(birds, [true, true], 'which birds are there')
     await person.screenshot('empty')
   })
 
@@ -118,7 +119,8 @@ await visit('chat page', async (person) => {
       await button('Retry').waitFor({ state: 'hidden' })
       await log().getByText('this one fails').nth(1).waitFor()
       same(asked.map((body) => body.message), ['this one fails'], 'what was sent again')
-      check((await said()).endsWith('this one fails | this one fails | this one does not | this one does not'), `the order is ${await said()}`)
+      const end = (await said()).split(' | ').slice(-4)
+      same(end, ['this one fails', 'this one fails', 'this one does not', 'this one does not'], 'the order')
     },
     { forgiven: REFUSED },
   )
