@@ -83,7 +83,7 @@ async function post(message, conversation, signal) {
   } catch (error) {
     if (error.name === 'TimeoutError') throw new Problem('perch did not answer within two minutes.')
     if (signal.aborted) throw new Problem('This was stopped before the answer came.')
-    throw new Problem('perch can’t be reached. Is the network up?', { passing: true })
+    throw new Problem('perch can’t be reached: it is stopped, or the network is down.', { passing: true })
   }
   let answer
   try {
