@@ -143,7 +143,9 @@ def load(settings, port, pid, seconds):
     if figures["failed"]:
         raise Failed(f"{figures['failed']} of {figures['requests']} requests failed on port {port}")
     figures["rate"] = figures["requests"] / figures["microseconds"] * 1e6
-    figures["busy"] = (cpu_seconds(pid) - before) / figures["microseconds"] * 1e6
+    used = cpu_seconds(pid) - before
+    figures["busy"] = used / figures["microseconds"] * 1e6
+    figures["per_cpu"] = figures["requests"] / used
     return figures
 
 
@@ -169,6 +171,7 @@ def chat(settings):
     return [
         row(f"{what}: requests/s", "rate", lambda value: f"{value:,.0f}"),
         row(f"{what}: p99", "p99", lambda value: f"{value / 1000:.2f} ms"),
+        row(f"{what}: requests per second of the server's CPU time", "per_cpu", lambda value: f"{value:,.0f}"),
         row(f"{what}: share of the server's core in use", "busy", lambda value: f"{value:.0%}"),
     ]
 
