@@ -39,7 +39,10 @@ pub async fn chat(State(app): State<App>, request: Request) -> Result<Json<Reply
         None => app.conversations.begin(),
         Some(id) if app.conversations.knows(&id) => id,
         Some(_) => {
-            return Err(Problem::new(StatusCode::NOT_FOUND, "there is no such conversation; leave it out to begin one"));
+            return Err(Problem::new(
+                StatusCode::NOT_FOUND,
+                "there is no such conversation; leave it out to begin one",
+            ));
         }
     };
     let reply = responder.reply(&question.message).await.map_err(Problem::internal)?;

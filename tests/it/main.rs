@@ -1,4 +1,5 @@
 //! perch tried from outside, against stand-ins that are servers of their own.
 
 mod aws_boundary;
+mod daemon;
 mod support;

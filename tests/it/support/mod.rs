@@ -3,3 +3,4 @@
 pub mod authority;
 pub mod aws;
 pub mod exchange;
+pub mod perch;

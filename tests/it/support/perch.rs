@@ -1,0 +1,260 @@
+//! perch as systemd would start it: a process of its own with a notify socket, and directories that go with the test.
+
+use std::fs::File;
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// How long a test waits for what must come. Generous: the machine may be busy.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The binary under test.
+pub fn binary() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_perch"))
+}
+
+/// A port of this machine that is free now.
+pub fn free_port() -> u16 {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+}
+
+/// Waits until `condition` gives something.
+#[track_caller]
+pub fn wait<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A running perch. It is killed when this is dropped.
+pub struct Perch {
+    child: Child,
+    directory: TempDir,
+    notified: Arc<Mutex<Vec<String>>>,
+}
+
+/// How to start one.
+pub struct Start {
+    arguments: Vec<String>,
+    environment: Vec<(String, String)>,
+    directory: TempDir,
+}
+
+impl Start {
+    /// `perch run --config CONFIG`, where CONFIG is `s3://…` or a path.
+    pub fn new(config: &str) -> Self {
+        Start {
+            arguments: ["run", "--config", config].map(str::to_owned).to_vec(),
+            environment: Vec::new(),
+            directory: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    /// `perch run` with `text` in a file of its own; [`Perch::config_path`] names it.
+    pub fn with_text(text: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("perch.toml");
+        std::fs::write(&path, text).unwrap();
+        let mut start = Start::new(path.to_str().unwrap());
+        start.directory = directory;
+        start
+    }
+
+    pub fn env(mut self, variables: impl IntoIterator<Item = (String, String)>) -> Self {
+        self.environment.extend(variables);
+        self
+    }
+
+    pub fn argument(mut self, argument: &str) -> Self {
+        self.arguments.push(argument.to_owned());
+        self
+    }
+
+    /// Starts it; nothing is waited for.
+    pub fn start(self) -> Perch {
+        let socket_path = self.directory.path().join("notify");
+        let socket = UnixDatagram::bind(&socket_path).unwrap();
+        let notified = Arc::new(Mutex::new(Vec::new()));
+        let heard = Arc::clone(&notified);
+        // Ends with the socket's last message: the thread is detached on purpose and holds nothing but this socket.
+        std::thread::spawn(move || {
+            let mut buffer = vec![0; 64 * 1024];
+            while let Ok(length) = socket.recv(&mut buffer) {
+                let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
+                heard.lock().unwrap().push(text);
+            }
+        });
+        let mut command = clean_command();
+        let child = command
+            .args(&self.arguments)
+            .envs(self.environment)
+            .env("NOTIFY_SOCKET", &socket_path)
+            .env("PERCH_LOG", "json")
+            .env("STATE_DIRECTORY", self.directory.path().join("state"))
+            .env("RUNTIME_DIRECTORY", self.directory.path().join("run"))
+            .stdin(Stdio::null())
+            .stdout(File::create(self.directory.path().join("stdout")).unwrap())
+            .stderr(File::create(self.directory.path().join("stderr")).unwrap())
+            .spawn()
+            .unwrap();
+        Perch { child, directory: self.directory, notified }
+    }
+
+    /// Starts it and waits until it is READY.
+    #[track_caller]
+    pub fn ready(self) -> Perch {
+        let mut perch = self.start();
+        perch.wait_notified("READY=1");
+        perch
+    }
+}
+
+/// The binary with nothing of AWS, systemd or perch in its environment.
+pub fn clean_command() -> Command {
+    let mut command = Command::new(binary());
+    for (name, _) in std::env::vars_os() {
+        let shown = name.to_string_lossy();
+        let ours = ["AWS_", "PERCH_", "LISTEN_", "SSL_CERT_"].iter().any(|prefix| shown.starts_with(prefix));
+        let systemd = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "JOURNAL_STREAM", "INVOCATION_ID"];
+        if ours || systemd.contains(&&*shown) || shown == "STATE_DIRECTORY" || shown == "RUNTIME_DIRECTORY" {
+            command.env_remove(&name);
+        }
+    }
+    command
+}
+
+/// Runs the binary with `arguments` to its end.
+pub fn perch(arguments: &[&str]) -> Output {
+    clean_command().args(arguments).stdin(Stdio::null()).output().unwrap()
+}
+
+impl Perch {
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    pub fn config_path(&self) -> PathBuf {
+        self.directory.path().join("perch.toml")
+    }
+
+    pub fn runtime_dir(&self) -> PathBuf {
+        self.directory.path().join("run")
+    }
+
+    /// Runs a verb against this daemon: `status`, `reload`.
+    pub fn verb(&self, arguments: &[&str]) -> Output {
+        let mut command = clean_command();
+        command.args(arguments).env("RUNTIME_DIRECTORY", self.runtime_dir()).stdin(Stdio::null()).output().unwrap()
+    }
+
+    /// `perch status --json`; null while there is no answer.
+    pub fn status(&self) -> Value {
+        serde_json::from_slice(&self.verb(&["status", "--json"]).stdout).unwrap_or_default()
+    }
+
+    /// Waits until the status is as `condition` wants it.
+    #[track_caller]
+    pub fn wait_status(&self, what: &str, condition: impl Fn(&Value) -> bool) -> Value {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let status = self.status();
+            if condition(&status) {
+                return status;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "waited in vain for {what}; status: {status:#}\nlog: {}",
+                self.log_text()
+            );
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Waits until `version` is served.
+    #[track_caller]
+    pub fn wait_version(&self, version: &str) -> Value {
+        self.wait_status(&format!("version {version}"), |status| status["config"]["version"] == version)
+    }
+
+    /// Every notification so far, each as it came.
+    pub fn notified(&self) -> Vec<String> {
+        self.notified.lock().unwrap().clone()
+    }
+
+    #[track_caller]
+    pub fn wait_notified(&mut self, line: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.notified().iter().any(|text| text.lines().any(|known| known == line)) {
+            let ended = self.child.try_wait().unwrap();
+            assert!(ended.is_none(), "perch ended with {ended:?}: {}", self.log_text());
+            assert!(Instant::now() < deadline, "waited in vain for {line}: {}", self.log_text());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// What it wrote to standard error, as it is.
+    pub fn log_text(&self) -> String {
+        std::fs::read_to_string(self.directory.path().join("stderr")).unwrap_or_default()
+    }
+
+    /// The log's entries.
+    pub fn log(&self) -> Vec<Value> {
+        self.log_text().lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    /// The messages of this level, `WARN` say.
+    pub fn messages(&self, level: &str) -> Vec<String> {
+        let entries = self.log();
+        let fitting = entries.iter().filter(|entry| entry["level"] == level);
+        fitting.map(|entry| entry["message"].as_str().unwrap_or_default().to_owned()).collect()
+    }
+
+    /// Sends a signal by its name, `TERM` say.
+    pub fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args(["-s", name, &self.pid().to_string()]).status().unwrap();
+        assert!(sent.success());
+    }
+
+    /// Waits for its end.
+    #[track_caller]
+    pub fn wait(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "perch does not end: {}", self.log_text());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// SIGTERM, and its end.
+    #[track_caller]
+    pub fn stop(&mut self) -> ExitStatus {
+        self.signal("TERM");
+        self.wait()
+    }
+}
+
+impl Drop for Perch {
+    fn drop(&mut self) {
+        // Already gone where the test ended it.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
