@@ -105,6 +105,8 @@ pub enum Fault {
 }
 
 impl Fault {
+    /// When it strikes, if it is a fault of the gateway with a choice.
+    #[must_use]
     pub fn when(&self) -> Option<When> {
         match self {
             Self::Close { when, .. }
@@ -117,14 +119,15 @@ impl Fault {
     }
 
     /// Whether this is a REST fault that means a request.
+    #[must_use]
     pub fn means(&self, method: &str, path: &str) -> bool {
-        let route = match self {
-            Self::Rest { route, .. }
-            | Self::RestDelay { route, .. }
-            | Self::RestHang { route }
-            | Self::RestCut { route }
-            | Self::RestGarbage { route } => route,
-            _ => return false,
+        let (Self::Rest { route, .. }
+        | Self::RestDelay { route, .. }
+        | Self::RestHang { route }
+        | Self::RestCut { route }
+        | Self::RestGarbage { route }) = self
+        else {
+            return false;
         };
         let Some(route) = route else { return true };
         let (wanted_method, prefix) = route.split_once(' ').unwrap_or(("*", route));

@@ -18,7 +18,7 @@ use super::world::{Message, permission};
 pub const CONTENT_LIMIT: usize = 2000;
 
 /// How long a nonce is remembered: "the past few minutes". Source: Message resource, "Create Message".
-const NONCE_REMEMBERED: Duration = Duration::from_secs(180);
+const NONCE_REMEMBERED: Duration = Duration::from_mins(3);
 
 /// A message about to be sent.
 pub struct Draft {

@@ -79,7 +79,7 @@ impl Default for Options {
             bot_name: "perch".to_owned(),
             heartbeat_interval: Duration::from_millis(41_250),
             identify_spacing: Duration::from_secs(5),
-            session_ttl: Duration::from_secs(180),
+            session_ttl: Duration::from_mins(3),
             replay_limit: 1_000,
             rate_limits: RateLimits::default(),
             privileged_intents: 0,

@@ -125,7 +125,7 @@ pub fn guild(world: &World) -> Value {
     })
 }
 
-/// The guild as GUILD_CREATE shows it. Members other than the bot come with the intent GUILD_MEMBERS only.
+/// The guild as `GUILD_CREATE` shows it. Members other than the bot come with the intent `GUILD_MEMBERS` only.
 pub fn guild_create(world: &World, all_members: bool) -> Value {
     let mut object = guild(world);
     let members = world.people.values().filter(|person| person.member);
@@ -269,7 +269,7 @@ fn author(world: &World, message: &Message) -> Value {
     object
 }
 
-/// A message as MESSAGE_CREATE and MESSAGE_UPDATE show it: with the guild, the author's membership and that of
+/// A message as `MESSAGE_CREATE` and `MESSAGE_UPDATE` show it: with the guild, the author's membership and that of
 /// the mentioned; without its text where the session may not read it.
 ///
 /// Sources: gateway events, "Message Create Extra Fields"; Gateway, "Message Content Intent".

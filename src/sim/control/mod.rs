@@ -26,6 +26,7 @@ pub fn router() -> Router<Arc<Shared>> {
         .route("/", get(page::index))
         .route("/sim/assets/style.css", get(page::style))
         .route("/sim/assets/app.js", get(page::app))
+        .route("/sim/assets/icon.svg", get(page::icon))
         .route("/sim/assets/text.js", get(page::text))
         .route("/sim/assets/composer.js", get(page::composer))
         .route("/sim/assets/stream.js", get(page::stream))

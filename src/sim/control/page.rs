@@ -47,3 +47,7 @@ pub async fn stream() -> impl IntoResponse {
 pub async fn panel() -> impl IntoResponse {
     serve("text/javascript; charset=utf-8", include_str!("../page/panel.js"))
 }
+
+pub async fn icon() -> impl IntoResponse {
+    serve("image/svg+xml", include_str!("../page/icon.svg"))
+}

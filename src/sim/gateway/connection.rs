@@ -18,7 +18,7 @@ use crate::sim::state::{Connection, Outgoing, Phase, Shared};
 
 /// "Apps can send 120 gateway events per connection every 60 seconds." Source: Gateway, "Rate Limiting".
 const EVENTS_ALLOWED: usize = 120;
-const EVENTS_WINDOW: Duration = Duration::from_secs(60);
+const EVENTS_WINDOW: Duration = Duration::from_mins(1);
 
 /// "Must not exceed 4096 bytes." Source: Gateway, "Sending Events".
 const PAYLOAD_LIMIT: usize = 4096;

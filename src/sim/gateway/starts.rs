@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 /// "Clients are limited to 1000 IDENTIFY calls to the websocket in a 24-hour period."
 const TOTAL: u32 = 1000;
-const PERIOD: Duration = Duration::from_secs(24 * 3600);
+const PERIOD: Duration = Duration::from_hours(24);
 
 pub struct Starts {
     remaining: u32,

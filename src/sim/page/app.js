@@ -177,6 +177,7 @@ const follow = {
 
 function listen() {
   const events = new EventSource("/sim/events");
+  // After a break the page may have missed something.
   events.onopen = load;
   events.onmessage = ({ data }) => {
     const event = JSON.parse(data);
@@ -208,5 +209,5 @@ element("person").addEventListener("change", () => {
   stream.show(state.channels.get(state.channel));
 });
 
-listen();
+load().then(listen, () => panel.lost());
 element("input").focus();

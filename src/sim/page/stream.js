@@ -22,6 +22,16 @@ export class Stream {
   constructor(state, { me, reply, remove, offer }) {
     Object.assign(this, { state, me, reply, remove, offer });
     this.box = document.getElementById("stream");
+    this.atEnd = true;
+    this.box.addEventListener("scroll", () => {
+      this.atEnd = this.box.scrollHeight - this.box.scrollTop - this.box.clientHeight < 80;
+    });
+    // Whoever reads the newest message keeps reading it when the box below grows.
+    new ResizeObserver(() => this.atEnd && this.toEnd()).observe(this.box);
+  }
+
+  toEnd() {
+    this.box.scrollTop = this.box.scrollHeight;
   }
 
   names() {
@@ -38,16 +48,15 @@ export class Stream {
     this.last = null;
     this.box.replaceChildren(this.beginning(channel));
     for (const message of channel.messages) this.box.append(this.message(message));
-    this.box.scrollTop = this.box.scrollHeight;
+    this.toEnd();
   }
 
   add(message) {
-    const box = this.box;
-    const atEnd = box.scrollHeight - box.scrollTop - box.clientHeight < 80;
+    const atEnd = this.atEnd;
     const element = this.message(message);
     element.classList.add("new");
-    box.append(element);
-    if (atEnd || message.author.id === this.me()) box.scrollTop = box.scrollHeight;
+    this.box.append(element);
+    if (atEnd || message.author.id === this.me()) this.toEnd();
   }
 
   /// What stands above the first message, with something to try.

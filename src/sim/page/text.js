@@ -25,10 +25,16 @@ export function withMentions(text, people) {
 
 /// Appends a message's text to an element. `names` tells what an id is called and whether it is oneself.
 export function show(parent, text, names) {
-  for (const piece of pieces(text)) {
-    if (piece.code) parent.append(code(piece.text));
-    else for (const part of piece.text.split(MENTION)) if (part) parent.append(inline(part, names));
-  }
+  const all = pieces(text);
+  const block = (piece) => piece?.text.startsWith("```") && piece.code;
+  all.forEach((piece, at) => {
+    if (piece.code) return parent.append(code(piece.text));
+    // A block stands on lines of its own; the line breaks around it are not shown twice.
+    let shown = piece.text;
+    if (block(all[at - 1])) shown = shown.replace(/^\n/, "");
+    if (block(all[at + 1])) shown = shown.replace(/\n$/, "");
+    for (const part of shown.split(MENTION)) if (part) parent.append(inline(part, names));
+  });
 }
 
 /// A text on one line, as references show it.
@@ -37,7 +43,8 @@ export function plain(text, names) {
     if (kind === "#") return `#${names.channel(id) ?? "unknown"}`;
     return `@${(kind === "@&" ? names.role(id) : names.person(id)) ?? "unknown"}`;
   };
-  return text.replace(/<(@&|@|#)!?(\d+)>/g, name).replace(/\s+/g, " ");
+  const shown = pieces(text).map((piece) => (piece.code ? piece.text : piece.text.replace(/<(@&|@|#)!?(\d+)>/g, name)));
+  return shown.join("").replace(/\s+/g, " ");
 }
 
 function code(text) {

@@ -28,8 +28,8 @@ const NONCE_LIMIT: usize = 25;
 /// "Up to 10 rich embeds". Source: Message resource, "Create Message", `embeds`.
 const EMBEDS_LIMIT: usize = 10;
 
-/// The flags a client may set: SUPPRESS_EMBEDS and SUPPRESS_NOTIFICATIONS are kept; the others mean message kinds that
-/// the simulator does not have.
+/// The flags a client may set: `SUPPRESS_EMBEDS` and `SUPPRESS_NOTIFICATIONS` are kept; the others mean message kinds
+/// that the simulator does not have.
 const FLAGS_KEPT: u64 = 1 << 2 | 1 << 12;
 
 pub async fn create(
