@@ -86,25 +86,21 @@ impl Bot<'_> {
     async fn converge(&mut self) {
         loop {
             let newest = published(&self.live.borrow_and_update());
-            let interrupt = match newest {
+            match newest {
                 Ok(account) => {
                     self.adopt(account);
-                    self.stay_connected().await
+                    let interrupt = self.stay_connected().await;
+                    self.tell(|facts| facts.session = false);
+                    match interrupt {
+                        Interrupt::Stop => break,
+                        Interrupt::Replaced => continue,
+                        Interrupt::Parked(reason) => {
+                            tracing::error!(service = NAME, reason, "Discord is parked until a person acts");
+                            self.reporter.state(State::Parked, reason);
+                        }
+                    }
                 }
-                Err((state, reason)) => {
-                    self.reporter.state(state, reason);
-                    Interrupt::Replaced
-                }
-            };
-            self.tell(|facts| facts.session = false);
-            match interrupt {
-                Interrupt::Stop => break,
-                Interrupt::Replaced if published(&self.live.borrow()).is_ok() => continue,
-                Interrupt::Replaced => {}
-                Interrupt::Parked(reason) => {
-                    tracing::error!(service = NAME, reason, "Discord is parked until a person acts");
-                    self.reporter.state(State::Parked, reason);
-                }
+                Err((state, reason)) => self.reporter.state(state, reason),
             }
             if !self.newer_state().await {
                 break;

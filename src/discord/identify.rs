@@ -13,6 +13,9 @@ const MARGIN: Duration = Duration::from_millis(200);
 /// One in so many of a day's IDENTIFYs is kept for when a person has mended whatever spent the others.
 const RESERVE: u32 = 20;
 
+/// How long a spent budget is waited for at least, whatever Discord says about its end.
+const LEAST_WAIT: Duration = Duration::from_secs(60);
+
 /// Lets an IDENTIFY through, or not. Clones are one gate.
 #[derive(Clone, Debug, Default)]
 pub struct Gate(Arc<Mutex<Budget>>);
@@ -52,7 +55,7 @@ impl Gate {
     pub fn learn(&self, limit: &SessionStartLimit) {
         let remaining = u32::try_from(limit.remaining).unwrap_or(u32::MAX);
         let reserve = u32::try_from(limit.total / u64::from(RESERVE)).unwrap_or(u32::MAX);
-        let resets = Instant::now() + Duration::from_millis(limit.reset_after);
+        let resets = Instant::now() + Duration::from_millis(limit.reset_after).max(LEAST_WAIT);
         self.budget().limit = Some(Limit { remaining, reserve, resets });
     }
 

@@ -28,6 +28,8 @@ mod rest;
 mod session;
 mod split;
 mod status;
+#[cfg(test)]
+mod tests;
 
 use account::Account;
 pub use gateway::Patience;

@@ -129,6 +129,12 @@ impl Rest {
         .await
     }
 
+    /// Whether everything is held back at the moment.
+    #[cfg(test)]
+    pub fn held(&self) -> bool {
+        self.everything.until.lock().unwrap().is_some_and(|until| until > Instant::now())
+    }
+
     async fn get<T: DeserializeOwned>(&self, route: Route<'_>, patience: Patience) -> Result<T, RestError> {
         self.send(Request::new(route, LightMethod::Get), patience, async |response| {
             let body = response.bytes().await.map_err(|error| network(&error))?;

@@ -89,6 +89,12 @@ impl SessionStore {
         self.kept().answered.set.contains(&message)
     }
 
+    /// Whether anything taken is not dealt with yet.
+    #[cfg(test)]
+    pub fn busy(&self) -> bool {
+        !self.kept().unfinished.is_empty()
+    }
+
     fn kept(&self) -> MutexGuard<'_, Kept> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

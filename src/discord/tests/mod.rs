@@ -1,0 +1,7 @@
+//! The bot against the simulator, through the client code that production runs.
+
+mod echo;
+mod outages;
+mod parked;
+mod stage;
+mod states;

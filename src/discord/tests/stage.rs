@@ -1,0 +1,287 @@
+//! A simulator, the bot's service, and what the supervisor is to it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use secrecy::SecretString;
+use serde_json::Value;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::{JoinError, JoinHandle};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::chat::Responder;
+use crate::config::Config;
+use crate::discord::{Discord, NAME, Options, Patience};
+use crate::secrets::{Secret, SecretValues};
+use crate::service::{Board, ChangeId, Context, Health, Live, Next, Problem, Readiness, Reporter, Service, State};
+use crate::sim::{self, RateLimits, Say, Simulator};
+use crate::source::Version;
+
+/// How long a test waits for what has to come.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The simulator's bot.
+pub const BOT: &str = "<@1100000000000000010>";
+
+pub struct Stage {
+    pub simulator: Simulator,
+    pub discord: Arc<Discord>,
+    pub board: Arc<Board>,
+    live: watch::Sender<Arc<Live>>,
+    stop: CancellationToken,
+    task: JoinHandle<anyhow::Result<()>>,
+}
+
+impl Stage {
+    /// The bot at work.
+    pub async fn new() -> Stage {
+        Stage::with(simulator_options()).await
+    }
+
+    pub async fn with(options: sim::Options) -> Stage {
+        let stage = Stage::starting(options, |_| {}).await;
+        stage.state(State::Running).await;
+        stage
+    }
+
+    /// The bot just started, with a simulator that `arrange` was done to.
+    pub async fn starting(options: sim::Options, arrange: impl FnOnce(&Simulator)) -> Stage {
+        let simulator = Simulator::start(options).await.unwrap();
+        let patience = Patience { hello: secs(1), ready: secs(1), close: Duration::from_millis(300) };
+        let discord = Arc::new(Discord::new(Options::default()).with_patience(patience));
+        let readiness = match prepare(&simulator, &discord, sim::DEFAULT_TOKEN, None, false).await {
+            Ok(part) => part,
+            Err(problems) => Readiness::Held { state: State::Parked, reason: problems[0].text.clone() },
+        };
+        arrange(&simulator);
+        let live = state(&simulator, sim::DEFAULT_TOKEN, readiness, Arc::new(Echo));
+        let live = watch::Sender::new(Arc::new(live));
+        let (board, stop) = (Arc::new(Board::default()), CancellationToken::new());
+        let task = run(&discord, &live, &board, &stop);
+        Stage { simulator, discord, board, live, stop, task }
+    }
+
+    /// As `perch reload` with `token` in the secret: tried, and published unless it is refused.
+    pub async fn reload(&self, token: &str) -> Result<(), Vec<Problem>> {
+        let running = Arc::clone(&self.live.borrow());
+        let part = prepare(&self.simulator, &self.discord, token, Some(&running), true).await?;
+        self.live.send_replace(Arc::new(state(&self.simulator, token, part, Arc::clone(&running.responder))));
+        Ok(())
+    }
+
+    /// Publishes the same account with another responder.
+    pub fn respond(&self, responder: Arc<dyn Responder>) {
+        let part = self.live.borrow().parts[NAME].clone();
+        self.live.send_replace(Arc::new(state(&self.simulator, sim::DEFAULT_TOKEN, part, responder)));
+    }
+
+    /// Publishes that the bot may not serve.
+    pub fn hold(&self, state_: State, reason: &str) {
+        let held = Readiness::Held { state: state_, reason: reason.to_owned() };
+        self.live.send_replace(Arc::new(state(&self.simulator, sim::DEFAULT_TOKEN, held, Arc::new(Echo))));
+    }
+
+    /// Stops the service and waits for it.
+    pub async fn stop(&mut self) {
+        self.stop.cancel();
+        timeout(PATIENCE, &mut self.task).await.expect("the service stops").unwrap().unwrap();
+    }
+
+    /// Waits until the service ends by itself.
+    pub async fn fell(&mut self) -> JoinError {
+        timeout(PATIENCE, &mut self.task).await.expect("the service ends").unwrap_err()
+    }
+
+    /// Starts the service again, as the supervisor does after a panic, or a new process with the same session.
+    pub fn start(&mut self) {
+        self.stop = CancellationToken::new();
+        self.task = run(&self.discord, &self.live, &self.board, &self.stop);
+    }
+
+    pub fn say(&self, say: Say) -> Value {
+        self.simulator.say(say).unwrap()
+    }
+
+    /// Waits until the bot has said exactly `expected` in `channel`.
+    pub async fn hears(&self, channel: &str, expected: &[&str]) {
+        let heard = self
+            .simulator
+            .until(PATIENCE, |_| (self.said(channel).len() >= expected.len()).then(|| self.said(channel)))
+            .await;
+        assert_eq!(heard.unwrap_or_else(|| self.said(channel)), expected);
+    }
+
+    /// What the bot said in `channel`.
+    pub fn said(&self, channel: &str) -> Vec<String> {
+        self.by_bot(channel).iter().map(|message| message["content"].as_str().unwrap().to_owned()).collect()
+    }
+
+    /// The bot's messages in `channel`.
+    pub fn by_bot(&self, channel: &str) -> Vec<Value> {
+        let mut messages = self.simulator.messages(channel);
+        messages.retain(|message| message["author"]["id"] == BOT.trim_matches(['<', '@', '>']));
+        messages
+    }
+
+    /// Waits until the service is in `state`, and returns its health.
+    pub async fn state(&self, state: State) -> Health {
+        let reached = async {
+            loop {
+                match self.board.services().remove(NAME) {
+                    Some(health) if health.state == state => return health,
+                    _ => self.board.changed().await,
+                }
+            }
+        };
+        let health = timeout(PATIENCE, reached).await;
+        health.unwrap_or_else(|_| panic!("not {state}: {:?}", self.board.services()))
+    }
+
+    /// Waits until the counters satisfy `wanted`.
+    pub async fn counted(&self, wanted: impl Fn(&sim::Counters) -> bool) {
+        let reached = self.simulator.until(PATIENCE, |_| wanted(&self.simulator.counters()).then_some(())).await;
+        assert!(reached.is_some(), "{:?}", self.simulator.counters());
+    }
+
+    /// Waits until `status` shows `value` for `key`.
+    pub async fn shows(&self, key: &str, value: impl Into<Value>) {
+        let value = value.into();
+        let shown = || self.board.details().get(NAME).map(|details| details[key].clone());
+        let reached = async {
+            while shown().as_ref() != Some(&value) {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        timeout(PATIENCE, reached).await.unwrap_or_else(|_| panic!("{key} is {:?}, not {value}", shown()));
+    }
+
+    /// Waits until a message is being dealt with.
+    pub async fn taken(&self) {
+        let taken = async {
+            while !self.discord.store.busy() {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(PATIENCE, taken).await.expect("a message is taken");
+    }
+
+    /// IDENTIFYs, RESUMEs and violations of Discord's rules that the simulator counted.
+    pub fn sessions(&self) -> (u64, u64, u64) {
+        let counters = self.simulator.counters();
+        (counters.identifies, counters.resumes, counters.violation_count)
+    }
+}
+
+/// Discord's rules with limits out of the way of tests that are not about them.
+pub fn simulator_options() -> sim::Options {
+    sim::Options { rate_limits: RateLimits { scale: 100, global: 0 }, ..sim::Options::default() }
+}
+
+pub fn mention(text: &str) -> Say {
+    Say::new(format!("{BOT} {text}"))
+}
+
+pub fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+fn run(
+    discord: &Arc<Discord>,
+    live: &watch::Sender<Arc<Live>>,
+    board: &Arc<Board>,
+    stop: &CancellationToken,
+) -> JoinHandle<anyhow::Result<()>> {
+    let reporter = Reporter::new(NAME, Arc::clone(board));
+    let context = Context { live: live.subscribe(), stop: stop.clone(), reporter };
+    let discord = Arc::clone(discord);
+    tokio::spawn(async move { discord.run(context).await })
+}
+
+fn config(simulator: &Simulator) -> Config {
+    let document = format!(
+        "[discord]\ntoken = {{ secret = \"bot\", key = \"TOKEN\" }}\napi_url = \"{}\"\n[run]\ndrain = \"2s\"\n",
+        simulator.url()
+    );
+    Config::load(document.as_bytes()).unwrap()
+}
+
+fn secrets(token: &str) -> SecretValues {
+    let secret = Secret { value: SecretString::from(token), version: None };
+    SecretValues(BTreeMap::from([("discord.token".to_owned(), secret)]))
+}
+
+async fn prepare(
+    simulator: &Simulator,
+    discord: &Discord,
+    token: &str,
+    running: Option<&Live>,
+    asked: bool,
+) -> Result<Readiness, Vec<Problem>> {
+    let (config, secrets) = (config(simulator), secrets(token));
+    let next = Next { config: &config, secrets: &secrets, asked };
+    discord.prepare(&next, running).await.map(Readiness::Ready)
+}
+
+fn state(simulator: &Simulator, token: &str, part: Readiness, responder: Arc<dyn Responder>) -> Live {
+    Live {
+        change: ChangeId(1),
+        version: Version("1".to_owned()),
+        config: Arc::new(config(simulator)),
+        secrets: secrets(token),
+        responder,
+        parts: BTreeMap::from([(NAME, part)]),
+    }
+}
+
+pub struct Echo;
+
+#[async_trait]
+impl Responder for Echo {
+    async fn reply(&self, message: &str) -> anyhow::Result<String> {
+        Ok(message.to_owned())
+    }
+}
+
+/// Panics at one text and echoes the others.
+pub struct PanicsAt(pub &'static str);
+
+#[async_trait]
+impl Responder for PanicsAt {
+    async fn reply(&self, message: &str) -> anyhow::Result<String> {
+        assert_ne!(message, self.0);
+        Ok(message.to_owned())
+    }
+}
+
+/// Answers once for each permit.
+pub struct Slow(pub Semaphore);
+
+#[async_trait]
+impl Responder for Slow {
+    async fn reply(&self, message: &str) -> anyhow::Result<String> {
+        self.0.acquire().await?.forget();
+        Ok(message.to_owned())
+    }
+}
+
+pub struct Broken;
+
+#[async_trait]
+impl Responder for Broken {
+    async fn reply(&self, _message: &str) -> anyhow::Result<String> {
+        anyhow::bail!("the model is out to lunch")
+    }
+}
+
+/// Says the same to everybody.
+pub struct Says(pub String);
+
+#[async_trait]
+impl Responder for Says {
+    async fn reply(&self, _message: &str) -> anyhow::Result<String> {
+        Ok(self.0.clone())
+    }
+}
