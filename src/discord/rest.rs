@@ -78,10 +78,18 @@ impl Rest {
     /// # Errors
     /// The system's TLS or resolver configuration can't be used.
     pub fn new(token: &SecretString, api_url: Option<&str>, resolve: Option<SocketAddr>) -> anyhow::Result<Rest> {
-        let mut builder = Client::builder()
-            .use_preconfigured_tls(crate::tls::client_config()?)
-            .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(REQUEST_TIMEOUT);
+        Rest::trusting(crate::tls::client_config()?, token, api_url, resolve)
+    }
+
+    /// The same with certificates of one's own choice.
+    pub(super) fn trusting(
+        tls: rustls::ClientConfig,
+        token: &SecretString,
+        api_url: Option<&str>,
+        resolve: Option<SocketAddr>,
+    ) -> anyhow::Result<Rest> {
+        let mut builder =
+            Client::builder().use_preconfigured_tls(tls).connect_timeout(CONNECT_TIMEOUT).timeout(REQUEST_TIMEOUT);
         if let Some(address) = resolve {
             builder = builder.resolve("discord.com", address).no_proxy();
         }

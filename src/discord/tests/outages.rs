@@ -2,7 +2,7 @@ use std::time::{Duration, Instant};
 
 use super::stage::{Stage, mention, secs, simulator_options};
 use crate::service::State;
-use crate::sim::{self, Fault, RateLimits, Scope, When};
+use crate::sim::{self, Fault, Order, RateLimits, Scope, When};
 
 /// Breaks the connection of a bot at work with `fault`, says something meanwhile, and waits for its answer.
 async fn broken_by(fault: Fault) -> Stage {
@@ -164,19 +164,14 @@ async fn an_answer_is_said_once_whatever_becomes_of_the_first_try() {
     assert_eq!(stage.sessions(), (1, 0, 0));
 }
 
-#[tokio::test]
-async fn a_global_429_holds_the_other_channels_back() {
-    let stage = Stage::new().await;
-    let fault = Fault::Rest {
-        route: Some("POST /channels/".to_owned()),
-        status: 429,
-        retry_after: Some(1.0),
-        scope: Scope::Global,
-    };
-    stage.simulator.fault(fault.times(1));
+fn global_limit() -> Order {
+    let route = Some("POST /channels/".to_owned());
+    Fault::Rest { route, status: 429, retry_after: Some(1.0), scope: Scope::Global }.times(1)
+}
+
+async fn a_global_429_holds_all(stage: Stage) {
+    stage.simulator.fault(global_limit());
     stage.say(mention("first"));
-    stage.counted(|counters| counters.rate_limited == 1).await;
-    // What perch sends from now on waits; the one that met the limit may still be on its way back.
     while !stage.discord.last.load().as_ref().unwrap().rest.held() {
         tokio::task::yield_now().await;
     }
@@ -189,12 +184,49 @@ async fn a_global_429_holds_the_other_channels_back() {
 }
 
 #[tokio::test]
-async fn discords_own_limits_are_kept() {
-    let options = sim::Options { rate_limits: RateLimits::default(), ..simulator_options() };
-    let stage = Stage::with(options).await;
+async fn a_global_429_holds_the_other_channels_back() {
+    a_global_429_holds_all(Stage::new().await).await;
+}
+
+#[tokio::test]
+async fn a_global_429_of_discord_itself_holds_the_other_channels_back() {
+    a_global_429_holds_all(Stage::at_discord(simulator_options()).await).await;
+}
+
+/// More messages than a channel's bucket holds.
+async fn seven_answers(stage: &Stage) {
     let texts: Vec<_> = (0..7).map(|number| number.to_string()).collect();
     for text in &texts {
         stage.say(mention(text));
     }
     stage.hears("general", &texts.iter().map(String::as_str).collect::<Vec<_>>()).await;
+}
+
+#[tokio::test]
+async fn the_429s_of_a_proxy_are_obeyed() {
+    let options = sim::Options { rate_limits: RateLimits::default(), ..simulator_options() };
+    let stage = Stage::with(options).await;
+    seven_answers(&stage).await;
+    assert_eq!(stage.simulator.counters().rate_limited, 1);
+}
+
+#[tokio::test]
+async fn discords_limits_are_kept_without_a_429() {
+    let options = sim::Options { rate_limits: RateLimits::default(), ..simulator_options() };
+    let stage = Stage::at_discord(options).await;
+    seven_answers(&stage).await;
+    assert_eq!(stage.simulator.counters().rate_limited, 0);
+}
+
+#[tokio::test]
+async fn an_answer_that_discord_itself_was_late_with_is_said_once() {
+    let stage = Stage::at_discord(simulator_options()).await;
+    let route = || Some("POST /channels/".to_owned());
+    stage.simulator.fault(Fault::RestCut { route: route() }.times(1));
+    let fault = Fault::Rest { route: route(), status: 503, retry_after: None, scope: Scope::User };
+    stage.simulator.fault(fault.times(1));
+    stage.say(mention("hello"));
+    stage.hears("general", &["hello"]).await;
+    stage.shows("replies", 1).await;
+    assert_eq!(stage.said("general").len(), 1);
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use rustls_pki_types::PrivateKeyDer;
 use secrecy::SecretString;
 use serde_json::Value;
 use tokio::sync::{Semaphore, watch};
@@ -14,6 +15,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::chat::Responder;
 use crate::config::Config;
+use crate::discord::account::Account;
+use crate::discord::rest::Rest;
 use crate::discord::{Discord, NAME, Options, Patience};
 use crate::secrets::{Secret, SecretValues};
 use crate::service::{Board, ChangeId, Context, Health, Live, Next, Problem, Readiness, Reporter, Service, State};
@@ -50,13 +53,35 @@ impl Stage {
     /// The bot just started, with a simulator that `arrange` was done to.
     pub async fn starting(options: sim::Options, arrange: impl FnOnce(&Simulator)) -> Stage {
         let simulator = Simulator::start(options).await.unwrap();
-        let patience = Patience { hello: secs(1), ready: secs(1), close: Duration::from_millis(300) };
-        let discord = Arc::new(Discord::new(Options::default()).with_patience(patience));
-        let readiness = match prepare(&simulator, &discord, sim::DEFAULT_TOKEN, None, false).await {
-            Ok(part) => part,
-            Err(problems) => Readiness::Held { state: State::Parked, reason: problems[0].text.clone() },
-        };
+        let discord = discord();
+        let readiness = prepare(&simulator, &discord, sim::DEFAULT_TOKEN, None, false).await.unwrap();
         arrange(&simulator);
+        Stage::from(simulator, discord, readiness)
+    }
+
+    /// The bot at work with a simulator that it takes for discord.com, and with serenity's rate limiter.
+    pub async fn at_discord(options: sim::Options) -> Stage {
+        let certified = rcgen::generate_simple_self_signed(["discord.com".to_owned()]).unwrap();
+        let certificate = certified.cert.der().clone();
+        let key = PrivateKeyDer::try_from(certified.signing_key.serialize_der()).unwrap();
+        let discord = discord();
+        let server = rustls::ServerConfig::builder().with_no_client_auth();
+        let tls = Some(Arc::new(server.with_single_cert(vec![certificate.clone()], key).unwrap()));
+        let simulator = Simulator::start(sim::Options { tls, ..options }).await.unwrap();
+
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(certificate).unwrap();
+        let tls = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+        let token = SecretString::from(sim::DEFAULT_TOKEN);
+        let rest = Rest::trusting(tls, &token, None, Some(simulator.address())).unwrap();
+        let user = rest.me().await.unwrap();
+        let account = Account { token, api_url: None, user, rest };
+        let stage = Stage::from(simulator, discord, Readiness::Ready(Arc::new(account)));
+        stage.state(State::Running).await;
+        stage
+    }
+
+    fn from(simulator: Simulator, discord: Arc<Discord>, readiness: Readiness) -> Stage {
         let live = state(&simulator, sim::DEFAULT_TOKEN, readiness, Arc::new(Echo));
         let live = watch::Sender::new(Arc::new(live));
         let (board, stop) = (Arc::new(Board::default()), CancellationToken::new());
@@ -186,6 +211,11 @@ pub fn mention(text: &str) -> Say {
 
 pub fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
+}
+
+fn discord() -> Arc<Discord> {
+    let patience = Patience { hello: secs(1), ready: secs(1), close: Duration::from_millis(300) };
+    Arc::new(Discord::new(Options::default()).with_patience(patience))
 }
 
 fn run(
