@@ -52,14 +52,17 @@ pub fn client_config() -> Result<rustls::ClientConfig, TrustError> {
 /// # Errors
 /// [`TrustError`] when `SSL_CERT_FILE` is of no use.
 pub fn pem() -> Result<String, TrustError> {
-    let extra = extra(std::env::var_os(EXTRA))?;
+    Ok(text(&extra(std::env::var_os(EXTRA))?))
+}
+
+fn text(extra: &[CertificateDer<'_>]) -> String {
     let mut text = String::new();
-    for certificate in TLS_SERVER_ROOT_CERTS.iter().chain(&extra) {
+    for certificate in TLS_SERVER_ROOT_CERTS.iter().chain(extra) {
         text.push_str("-----BEGIN CERTIFICATE-----\n");
         text.push_str(&aws_smithy_types::base64::encode(certificate));
         text.push_str("\n-----END CERTIFICATE-----\n");
     }
-    Ok(text)
+    text
 }
 
 fn roots() -> Result<Arc<RootCertStore>, TrustError> {
@@ -74,20 +77,26 @@ fn roots() -> Result<Arc<RootCertStore>, TrustError> {
     Ok(Arc::clone(ROOTS.get_or_init(|| Arc::new(roots))))
 }
 
-/// The certificates in `SSL_CERT_FILE`, each of them usable.
+/// The certificates in `SSL_CERT_FILE`, each of them usable, without those that are compiled in: the variable often
+/// names a copy of the same public roots.
 fn extra(variable: Option<OsString>) -> Result<Vec<CertificateDer<'static>>, TrustError> {
     let Some(path) = variable.filter(|path| !path.is_empty()).map(PathBuf::from) else {
         return Ok(Vec::new());
     };
     let text = std::fs::read(&path).map_err(|source| TrustError::Unreadable { path: path.clone(), source })?;
     let mut certificates = Vec::new();
+    let mut empty = true;
     for (index, certificate) in CertificateDer::pem_slice_iter(&text).enumerate() {
         let number = index + 1;
         let certificate = certificate.map_err(|error| broken(&path, number, &error))?;
+        empty = false;
+        if TLS_SERVER_ROOT_CERTS.contains(&certificate) {
+            continue;
+        }
         RootCertStore::empty().add(certificate.clone()).map_err(|error| broken(&path, number, &error))?;
         certificates.push(certificate);
     }
-    if certificates.is_empty() { Err(TrustError::Empty { path }) } else { Ok(certificates) }
+    if empty { Err(TrustError::Empty { path }) } else { Ok(certificates) }
 }
 
 fn broken(path: &Path, number: usize, error: &dyn std::fmt::Display) -> TrustError {
@@ -120,14 +129,15 @@ mod tests {
 
     #[test]
     fn the_pem_text_holds_the_same_roots() {
-        let text = pem().unwrap();
+        let text = text(&[]);
         let read: Vec<_> = CertificateDer::pem_slice_iter(text.as_bytes()).map(Result::unwrap).collect();
         assert_eq!(read, TLS_SERVER_ROOT_CERTS);
     }
 
     #[test]
-    fn a_private_ca_is_added() {
+    fn a_private_ca_is_added_and_a_public_one_is_there_already() {
         assert_eq!(read(format!("# ours\n{}{}", certificate(), certificate()).as_bytes()), Ok(2));
+        assert_eq!(read(text(&[]).as_bytes()), Ok(0));
         assert_eq!(extra(None).unwrap().len(), 0);
         assert_eq!(extra(Some(OsString::new())).unwrap().len(), 0);
     }
