@@ -6,11 +6,15 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 use serde::{Deserialize, Serialize};
 
 use super::problem::Problem;
 use super::router::App;
+
+/// How much of a body that is too large is read and thrown away, in bytes: a client that is still sending would meet a
+/// reset connection in place of the answer.
+const DISCARDED: u64 = 16 << 20;
 
 #[derive(Deserialize)]
 struct Question {
@@ -58,16 +62,24 @@ fn require_json(headers: &HeaderMap) -> Result<(), Problem> {
     Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "send the message with `Content-Type: application/json`"))
 }
 
-async fn read(body: Body, limit: u64) -> Result<Question, Problem> {
-    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-    let bytes = match Limited::new(body, limit).collect().await {
-        Ok(collected) => collected.to_bytes(),
-        Err(error) if error.is::<LengthLimitError>() => {
-            let detail = format!("the request is larger than {limit} bytes");
-            return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail));
+/// Reads a body of at most `limit` bytes.
+async fn read(mut body: Body, limit: u64) -> Result<Question, Problem> {
+    let mut bytes = Vec::new();
+    let mut received: u64 = 0;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| Problem::new(StatusCode::BAD_REQUEST, "the request's body ended early"))?;
+        let Ok(data) = frame.into_data() else { continue };
+        received += data.len() as u64;
+        if received <= limit {
+            bytes.extend_from_slice(&data);
+        } else if received > limit + DISCARDED {
+            break;
         }
-        Err(_) => return Err(Problem::new(StatusCode::BAD_REQUEST, "the request's body ended early")),
-    };
+    }
+    if received > limit {
+        let detail = format!("the request is larger than {limit} bytes");
+        return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail));
+    }
     serde_json::from_slice(&bytes).map_err(|error| {
         let detail = format!("the body is not {{\"message\": \"…\", \"conversation\": \"…\"?}}: {error}");
         Problem::new(StatusCode::BAD_REQUEST, detail)

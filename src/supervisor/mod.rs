@@ -172,6 +172,8 @@ struct Supervisor {
     reloading: bool,
     ready: bool,
     exit: Option<End>,
+    /// What systemd was last told.
+    status_line: String,
     /// What was last said of a refusal, so that the same words are not said again at each try.
     said: String,
 }
@@ -230,6 +232,7 @@ impl Supervisor {
             reloading: false,
             ready: false,
             exit: None,
+            status_line: String::new(),
             said: String::new(),
         }
     }
@@ -638,13 +641,16 @@ impl Supervisor {
         let steps = self.steps_to(&live.version);
         let swap = Instant::now();
         let live = Arc::new(live);
-        let from = self.live.as_ref().map(|sender| sender.borrow().version.clone());
-        match &self.live {
-            Some(sender) => drop(sender.send_replace(Arc::clone(&live))),
-            None => self.live = Some(watch::Sender::new(Arc::clone(&live))),
-        }
+        let old = match &self.live {
+            Some(sender) => Some(sender.send_replace(Arc::clone(&live))),
+            None => {
+                self.live = Some(watch::Sender::new(Arc::clone(&live)));
+                None
+            }
+        };
         self.level.set(live.config.log.level);
         let swap_us = u64::try_from(swap.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let from = old.as_ref().map(|old| old.version.clone());
         self.configs.retain(|version, _| *version == live.version);
         self.secrets_failures = 0;
         self.said.clear();
@@ -666,6 +672,7 @@ impl Supervisor {
         }
         let what = match (&from, same, steps.is_empty()) {
             (None, ..) => "first configuration applied".to_owned(),
+            (Some(_), true, _) if cause == Cause::Version => "this version is the newest again".to_owned(),
             (Some(_), true, _) => "secrets looked at anew and applied".to_owned(),
             (Some(_), false, true) => "new version applied; it changes nothing but its text".to_owned(),
             (Some(_), false, false) => {
@@ -674,6 +681,7 @@ impl Supervisor {
             }
         };
         tracing::info!(service = "supervisor", change = %change, config_version = %live.version, "{what}");
+        tell_held(&live, old.as_deref());
         self.report.record(Change {
             id: change,
             at: SystemTime::now(),
@@ -825,7 +833,28 @@ impl Supervisor {
             self.report.ready(true);
             systemd::ready();
         }
-        systemd::status(&status_line(&config, &services, draining));
+        let line = status_line(&config, &services, draining);
+        if self.status_line != line {
+            systemd::status(&line);
+            self.status_line = line;
+        }
+    }
+}
+
+/// Says which services are held back, and why, unless that was so before.
+fn tell_held(live: &Live, old: Option<&Live>) {
+    for (name, part) in &live.parts {
+        let Readiness::Held { state, reason } = part else { continue };
+        let before = old.and_then(|old| old.parts.get(name));
+        if matches!(before, Some(Readiness::Held { reason: before, .. }) if before == reason) {
+            continue;
+        }
+        let (service, change, config_version) = (*name, live.change, &live.version);
+        if *state == State::Parked {
+            tracing::error!(service, change = %change, config_version = %config_version, "{name} is parked: {reason}");
+        } else {
+            tracing::warn!(service, change = %change, config_version = %config_version, "{name} is waiting: {reason}");
+        }
     }
 }
 
