@@ -2,4 +2,5 @@
 
 mod aws_boundary;
 mod daemon;
+mod pages;
 mod support;
