@@ -81,12 +81,14 @@ pub async fn events(State(shared): State<Arc<Shared>>) -> Sse<impl Stream<Item =
     let happenings = shared.state().listen();
     let stream = stream::unfold((shared, happenings), |(shared, mut happenings)| async move {
         let data = tokio::select! {
-            () = shared.shutdown.cancelled() => return None,
+            // What has happened is told before the stream ends.
+            biased;
             happening = happenings.recv() => match happening {
                 Ok(data) => data,
                 Err(RecvError::Lagged(_)) => "{\"type\":\"lagged\"}".into(),
                 Err(RecvError::Closed) => return None,
             },
+            () = shared.shutdown.cancelled() => return None,
         };
         Some((Ok(Event::default().data(&*data)), (shared, happenings)))
     });

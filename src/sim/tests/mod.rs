@@ -13,6 +13,10 @@ use tokio::sync::oneshot;
 use twilight_gateway::queue::Queue;
 use twilight_gateway::{CloseFrame, ConfigBuilder, Intents, Message as Frame, Session, ShardId};
 
+mod control;
+mod gateway;
+mod socket;
+
 use super::{DEFAULT_TOKEN, Fault, Options, Order, RateLimits, Say, Settings, Simulator, When};
 
 /// How long a test waits for what should come at once.
@@ -27,6 +31,10 @@ async fn simulator() -> Simulator {
         ..Options::default()
     };
     Simulator::start(options).await.unwrap()
+}
+
+fn order(value: Value) -> Order {
+    Order::parse(value).unwrap()
 }
 
 fn http(simulator: &Simulator) -> Http {
@@ -338,7 +346,6 @@ async fn limits_answer_429_with_the_documented_headers() {
 async fn rest_breaks_as_told() {
     let simulator = simulator().await;
     let http = http(&simulator);
-    let order = |value| Order::parse(value).unwrap();
     simulator.fault(order(json!({ "fault": "rest", "route": "GET /gateway/bot", "status": 502, "times": 1 })));
     assert!(http.get_bot_gateway().await.is_err());
     assert!(http.get_bot_gateway().await.is_ok());
