@@ -155,7 +155,7 @@ async fn the_gateway_breaks_as_told() {
     set(json!({ "fault": "invalid_session", "resumable": true, "when": "identify", "times": 1 }));
     assert_eq!(Socket::identified(&simulator).await.hear_op(9).await["d"], true);
 
-    set(json!({ "fault": "slow_ready", "ms": 30, "times": 1 }));
+    set(json!({ "fault": "slow_ready", "ms": 100, "times": 1 }));
     let mut slow = Socket::identified(&simulator).await;
     slow.say(json!({ "op": 1, "d": null })).await;
     assert!(matches!(slow.hear().await, Heard::Payload(ack) if ack["op"] == 11));

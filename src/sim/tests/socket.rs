@@ -23,6 +23,8 @@ impl Socket {
     /// Connects, without waiting for HELLO. `None` when the handshake is refused.
     pub async fn connect(simulator: &Simulator, path: &str) -> Option<Self> {
         let mut stream = TcpStream::connect(simulator.shared.plain).await.unwrap();
+        // Two small frames in a row must not wait for each other's acknowledgement.
+        stream.set_nodelay(true).unwrap();
         let request = format!(
             "GET {path} HTTP/1.1\r\nHost: simulator\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
