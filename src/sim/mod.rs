@@ -147,9 +147,6 @@ impl Simulator {
     }
 
     /// Sets a fault, or does it at once. Returns its number, if it stays.
-    ///
-    /// # Errors
-    /// What is wrong with it, for people.
     pub fn fault(&self, order: impl Into<Order>) -> Option<u64> {
         control::faults::set(&mut self.shared.state(), order.into())
     }

@@ -83,7 +83,7 @@ mod tests {
         assert_eq!(starts.take(now + Duration::from_secs(5)), Start::Allowed);
         assert_eq!(starts.object(now)["remaining"], 997);
         starts.set_remaining(0);
-        assert_eq!(starts.take(now + Duration::from_secs(60)), Start::Spent);
+        assert_eq!(starts.take(now + Duration::from_mins(1)), Start::Spent);
         assert_eq!(starts.take(now + PERIOD), Start::Allowed);
     }
 }

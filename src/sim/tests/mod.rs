@@ -6,6 +6,7 @@ use futures_util::StreamExt;
 use serde_json::{Value, json};
 use serenity::all::{Http, HttpBuilder};
 use serenity::builder::{CreateAllowedMentions, CreateMessage};
+use serenity::http::MessagePagination::{After, Around, Before};
 use serenity::model::channel::{Message, MessageReference};
 use serenity::model::guild::Guild;
 use serenity::model::id::{ChannelId, MessageId};
@@ -308,7 +309,6 @@ async fn history_is_paged_both_ways() {
         let page = http.get_messages(ChannelId::new(GENERAL), Some(pagination), Some(2)).await.unwrap();
         page.into_iter().map(|message| message.content).collect::<Vec<_>>()
     };
-    use serenity::http::MessagePagination::{After, Around, Before};
     assert_eq!(page(After(ids[1])).await, ["3", "2"]);
     assert_eq!(page(Before(ids[2])).await, ["1", "0"]);
     assert_eq!(page(Around(ids[2])).await, ["2", "1"]);
