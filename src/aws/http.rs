@@ -106,24 +106,21 @@ impl HttpConnector for Call {
             Err(error) => return HttpConnectorFuture::ready(Err(ConnectorError::user(error.into()))),
         };
         let answer = client.http_connector(&self.settings, &self.components).call(request);
-        HttpConnectorFuture::new(async move { answer.await.map_err(|error| name_host(error, host)) })
+        HttpConnectorFuture::new(async move { answer.await.map_err(|error| name_host(&error, host)) })
     }
 }
 
 /// Puts the host's name to an error that has none; whether the SDK tries again depends on the kind, which stays.
-fn name_host(error: ConnectorError, host: String) -> ConnectorError {
-    let reason = failure::root(&error);
-    let kind: fn(_) -> _ = match () {
-        () if error.is_timeout() => ConnectorError::timeout,
-        () if error.is_io() => ConnectorError::io,
-        () if error.is_user() => ConnectorError::user,
-        () => {
-            let kind = error.as_other();
-            return ConnectorError::other(Box::new(Unreachable { host, reason }), kind);
-        }
-    };
-    let reason = if error.is_timeout() { "no answer in time".to_owned() } else { reason };
-    kind(Box::new(Unreachable { host, reason }))
+fn name_host(error: &ConnectorError, host: String) -> ConnectorError {
+    let timed_out = error.is_timeout();
+    let reason = if timed_out { "no answer in time".to_owned() } else { failure::root(error) };
+    let named = Box::new(Unreachable { host, reason });
+    match error {
+        _ if timed_out => ConnectorError::timeout(named),
+        _ if error.is_io() => ConnectorError::io(named),
+        _ if error.is_user() => ConnectorError::user(named),
+        _ => ConnectorError::other(named, error.as_other()),
+    }
 }
 
 /// No answer came from `host`.

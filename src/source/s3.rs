@@ -86,7 +86,7 @@ impl S3Object {
         };
         let get = match request.send().await {
             Ok(get) => get,
-            Err(error) => return self.without_get(&s3, self.aws.failure(&error).await),
+            Err(error) => return self.without_get(&s3, &self.aws.failure(&error).await),
         };
         if Pin::of_get(&get).as_ref() != Some(&pin) {
             return Ok(Attempt::Replaced);
@@ -156,14 +156,14 @@ impl S3Object {
     }
 
     /// What a failed GET means after a HEAD that went well.
-    fn without_get(&self, s3: &Client, failure: Failure) -> Result<Attempt, SourceError> {
-        match &failure {
+    fn without_get(&self, s3: &Client, failure: &Failure) -> Result<Attempt, SourceError> {
+        match failure {
             Failure::Refused(Refusal { status: 404 | 412, .. }) => Ok(Attempt::Replaced),
             Failure::Refused(refusal) if refusal.status == 403 => Err(self.says(&format!(
                 "is there but may not be read: {refusal}; the role needs s3:GetObject and s3:GetObjectVersion on it, \
                  and kms:Decrypt where it is encrypted with a KMS key"
             ))),
-            _ => Err(self.refused(s3, &failure)),
+            _ => Err(self.refused(s3, failure)),
         }
     }
 

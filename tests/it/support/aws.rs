@@ -1,6 +1,7 @@
-//! AWS on this machine: moto for S3 and Secrets Manager, an IMDSv2 stand-in for credentials, and between them and
+//! AWS on this machine: moto for S3 and Secrets Manager, a metadata service for credentials, and between them and
 //! perch a proxy that goes wrong when it is told to.
 
+use std::borrow::Borrow;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -54,8 +55,8 @@ impl Cloud {
         arguments.extend(options);
         Cloud {
             moto,
-            proxy: Peer::start("fault_proxy.py", &arguments),
-            metadata: Peer::start("imds.py", &["--region", REGION]),
+            proxy: Peer::start(&support("fault_proxy.py"), &arguments),
+            metadata: Peer::start(&support("imds.py"), &["--region", REGION]),
         }
     }
 
@@ -116,14 +117,14 @@ impl Cloud {
         self.s3("PUT", &format!("{bucket}?versioning"), body.as_bytes());
     }
 
-    /// Uploads an object and returns the name of its version as perch says it: the VersionId, else the ETag.
+    /// Uploads an object and returns the name of its version as perch says it: its `VersionId`, else its `ETag`.
     pub fn put_object(&self, bucket: &str, key: &str, bytes: impl AsRef<[u8]>) -> String {
         let answer = self.s3("PUT", &format!("{bucket}/{key}"), bytes.as_ref());
         let version = answer.header("x-amz-version-id").filter(|id| *id != "null");
         version.or(answer.header("ETag")).expect("S3 names what it stored").trim_matches('"').to_owned()
     }
 
-    /// Deletes an object and returns the VersionId of the delete marker, where the bucket keeps versions.
+    /// Deletes an object and returns the `VersionId` of the delete marker, where the bucket keeps versions.
     pub fn delete_object(&self, bucket: &str, key: &str) -> Option<String> {
         self.s3("DELETE", &format!("{bucket}/{key}"), b"").header("x-amz-version-id").map(str::to_owned)
     }
@@ -153,7 +154,7 @@ impl Cloud {
         name
     }
 
-    /// Gives a secret a new value; returns its VersionId.
+    /// Gives a secret a new value; returns its `VersionId`.
     pub fn put_secret(&self, name: &str, value: &str) -> String {
         let answer = self.secrets_manager("PutSecretValue", &json!({"SecretId": name, "SecretString": value}));
         answer["VersionId"].as_str().unwrap().to_owned()
@@ -181,8 +182,8 @@ impl Cloud {
     }
 
     /// Adds a fault; see [`Fault`].
-    pub fn fault(&self, fault: Fault) {
-        self.control("POST", "faults", &fault.0);
+    pub fn fault(&self, fault: impl Borrow<Fault>) {
+        self.control("POST", "faults", &fault.borrow().0);
     }
 
     /// Ends every fault, and what hangs.
@@ -322,11 +323,9 @@ struct Peer {
 }
 
 impl Peer {
-    fn start(script: &str, arguments: &[&str]) -> Self {
-        let support = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support");
-        let script = if script.ends_with(".py") { support.join(script) } else { PathBuf::from(script) };
+    fn start(script: &Path, arguments: &[&str]) -> Self {
         let mut process = Command::new(python())
-            .arg(support.join("leashed.py"))
+            .arg(support("leashed.py"))
             .arg(script)
             .args(arguments)
             .env("PYTHONDONTWRITEBYTECODE", "1")
@@ -353,7 +352,11 @@ impl Drop for Peer {
 /// The one moto of this process. Its leash ends it: statics are not dropped.
 fn moto() -> &'static str {
     static MOTO: OnceLock<Peer> = OnceLock::new();
-    &MOTO.get_or_init(|| Peer::start("moto", &[])).urls[0]
+    &MOTO.get_or_init(|| Peer::start(Path::new("moto"), &[])).urls[0]
+}
+
+fn support(script: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support").join(script)
 }
 
 fn python() -> &'static Path {

@@ -28,11 +28,12 @@ impl Response {
 pub fn exchange(method: &str, url: &str, headers: &[(&str, &str)], body: &[u8]) -> Response {
     let rest = url.strip_prefix("http://").expect("the stand-ins speak plain HTTP");
     let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
-    let mut request = format!("{method} /{path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n");
-    for (name, value) in headers {
-        request.push_str(&format!("{name}: {value}\r\n"));
-    }
-    request.push_str(&format!("Content-Length: {}\r\n\r\n", body.len()));
+    let lines: Vec<_> = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let named = lines.concat();
+    let length = body.len();
+    let request = format!(
+        "{method} /{path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{named}Content-Length: {length}\r\n\r\n"
+    );
     let mut stream = TcpStream::connect(host).unwrap_or_else(|error| panic!("connecting to {host}: {error}"));
     stream.set_read_timeout(Some(TIME_OUT)).unwrap();
     stream.write_all(request.as_bytes()).unwrap();
