@@ -15,7 +15,7 @@ use super::{mention, split};
 use crate::service::Live;
 
 /// For the responder. A person does not wait longer for a chat bot.
-const RESPOND_TIMEOUT: Duration = Duration::from_secs(120);
+const RESPOND_TIMEOUT: Duration = Duration::from_mins(2);
 
 /// Said to who says nothing but the bot's name.
 const HINT: &str = "Say something after my name and I will repeat it.";

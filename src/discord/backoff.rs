@@ -5,9 +5,9 @@ use std::time::Duration;
 /// The first wait is anywhere below this.
 const BASE: Duration = Duration::from_secs(1);
 /// No wait is longer.
-const CAP: Duration = Duration::from_secs(60);
+const CAP: Duration = Duration::from_mins(1);
 /// What held this long was healthy, and its end is a first failure.
-const STABLE: Duration = Duration::from_secs(60);
+const STABLE: Duration = Duration::from_mins(1);
 
 /// Failures in a row.
 #[derive(Debug, Default)]

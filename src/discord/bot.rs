@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::{sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use twilight_model::gateway::CloseCode;
 
@@ -95,7 +95,17 @@ impl Bot<'_> {
                         Interrupt::Stop => break,
                         Interrupt::Replaced => continue,
                         Interrupt::Parked(reason) => {
-                            tracing::error!(service = NAME, reason, "Discord is parked until a person acts");
+                            let (change, config_version) = {
+                                let live = self.live.borrow();
+                                (live.change, live.version.clone())
+                            };
+                            tracing::error!(
+                                service = NAME,
+                                %change,
+                                %config_version,
+                                reason,
+                                "Discord is parked until a person acts"
+                            );
                             self.reporter.state(State::Parked, reason);
                         }
                     }
@@ -178,9 +188,10 @@ impl Bot<'_> {
                     break gateway.url;
                 }
                 Permit::Spent { remaining, resets } => {
-                    let wait = resets.saturating_duration_since(tokio::time::Instant::now());
+                    let wait = resets.saturating_duration_since(Instant::now());
                     let reason = format!(
-                        "only {remaining} of today's IDENTIFYs are left; perch keeps them and connects in {}",
+                        "only {remaining} of today's IDENTIFYs are left; perch keeps them and connects in {}, or on \
+                         `perch reload`",
                         words(wait)
                     );
                     if !told {
@@ -188,7 +199,7 @@ impl Bot<'_> {
                         tracing::warn!(service = NAME, reason, "Discord's session start limit is nearly spent");
                     }
                     self.reporter.state(State::Waiting, reason);
-                    self.attend(sleep_until(resets)).await?;
+                    self.person_or(resets).await?;
                 }
             }
         };
@@ -223,6 +234,26 @@ impl Bot<'_> {
                 output = &mut future => return Ok(output),
             }
         }
+    }
+
+    /// Waits until `when`, or until somebody publishes a state: then a person is at it, and one IDENTIFY of the reserve
+    /// is theirs.
+    async fn person_or(&mut self, when: Instant) -> Result<(), Interrupt> {
+        let mut live = self.live.clone();
+        let published = async move {
+            // A closed channel is for `attend` to notice.
+            if live.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        let gate = self.discord.gate.clone();
+        self.attend(async move {
+            tokio::select! {
+                () = sleep_until(when) => {}
+                () = published => gate.open_reserve(),
+            }
+        })
+        .await
     }
 
     /// Waits for a newer state; `false` when perch stops first.
@@ -269,10 +300,6 @@ impl Bot<'_> {
             tracing::info!(service = NAME, user_id, resumed, "connected to Discord");
         }
         self.outage_told = false;
-    }
-
-    pub(super) fn latency(&self, latency: Duration) {
-        self.tell(|facts| facts.latency = Some(latency));
     }
 
     /// The session can't be resumed.

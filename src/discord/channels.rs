@@ -12,6 +12,7 @@ use super::answer::{Outcome, answer};
 use super::event::{ChannelId, Incoming};
 use super::session::SessionStore;
 use crate::service::Live;
+use crate::telemetry::panics;
 
 /// How many messages may wait in one channel, and in all.
 const CHANNEL_LIMIT: usize = 1_000;
@@ -108,7 +109,7 @@ impl Channels {
 
     fn start(&mut self, job: Job) {
         let (live, store) = (self.live.clone(), Arc::clone(&self.store));
-        self.at_work.spawn(dealt_with(job, live, store));
+        self.at_work.spawn(panics::SERVICE.scope(super::NAME, dealt_with(job, live, store)));
     }
 }
 

@@ -38,7 +38,7 @@ pub struct Application {
     pub id: ApplicationId,
 }
 
-/// Of GUILD_CREATE, GUILD_DELETE and READY.
+/// Of `GUILD_CREATE`, `GUILD_DELETE` and READY.
 #[derive(Deserialize)]
 pub struct Guild {
     pub id: GuildId,
@@ -47,7 +47,7 @@ pub struct Guild {
     pub unavailable: Option<bool>,
 }
 
-/// Of MESSAGE_CREATE. Source: Message Resource, "Message Object".
+/// Of `MESSAGE_CREATE`. Source: Message Resource, "Message Object".
 #[derive(Deserialize)]
 pub struct Incoming {
     pub id: MessageId,

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use futures_util::Stream as _;
 use secrecy::ExposeSecret;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use twilight_gateway::error::ReceiveMessageErrorType;
 use twilight_gateway::{CloseFrame, ConfigBuilder, Intents, Message, Shard, ShardId, ShardState};
 use twilight_model::gateway::event::GatewayEventDeserializer;
@@ -93,6 +93,7 @@ struct Course {
     up_since: Option<Instant>,
     /// When patience ends, and with what words.
     deadline: Option<(Instant, &'static str)>,
+    latency: Option<Duration>,
     /// Set once perch closes it, with what is to follow.
     closing: Option<Lost>,
 }
@@ -103,7 +104,8 @@ impl Bot<'_> {
     pub(super) async fn connection(&mut self, url: Option<&str>, session: Option<&Session>) -> Result<End, Interrupt> {
         let mut shard = self.shard(url, session);
         let hello = (Instant::now() + self.discord.patience.hello, "the gateway did not say hello in time");
-        let mut course = Course { resuming: session.is_some(), up_since: None, deadline: Some(hello), closing: None };
+        let mut course =
+            Course { resuming: session.is_some(), up_since: None, deadline: Some(hello), latency: None, closing: None };
         loop {
             let awaited = next(&mut shard, course.closing.is_some(), course.deadline.map(|(at, _)| at));
             let item = match self.attend(awaited).await {
@@ -129,8 +131,10 @@ impl Bot<'_> {
                     return Ok(End::Lost(Lost { held: course.up_since.map(|up| up.elapsed()), ..lost }));
                 }
             }
-            if let Some(latency) = shard.latency().recent().first().copied() {
-                self.latency(latency);
+            let latency = shard.latency().recent().first().copied();
+            if latency != course.latency {
+                course.latency = latency;
+                self.tell(|facts| facts.latency = latency);
             }
         }
     }
@@ -153,7 +157,8 @@ impl Bot<'_> {
     }
 
     fn frame(&mut self, text: &str, course: &mut Course) {
-        let Some((operation, sequence, name)) = GatewayEventDeserializer::from_json(text).map(|head| head.into_parts())
+        let Some((operation, sequence, name)) =
+            GatewayEventDeserializer::from_json(text).map(GatewayEventDeserializer::into_parts)
         else {
             return;
         };
@@ -275,13 +280,11 @@ impl Bot<'_> {
         let deadline = Instant::now() + self.live.borrow().config.run.drain * 3 / 4;
         while !self.channels.idle() {
             let heartbeats = async {
-                match &mut shard {
-                    Some(shard) => next(shard, false, Some(deadline)).await,
-                    None => {
-                        tokio::time::sleep_until(deadline).await;
-                        Next::TimedOut
-                    }
+                if let Some(shard) = &mut shard {
+                    return next(shard, false, Some(deadline)).await;
                 }
+                sleep_until(deadline).await;
+                Next::TimedOut
             };
             tokio::select! {
                 done = self.channels.next() => {

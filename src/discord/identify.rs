@@ -14,7 +14,7 @@ const MARGIN: Duration = Duration::from_millis(200);
 const RESERVE: u32 = 20;
 
 /// How long a spent budget is waited for at least, whatever Discord says about its end.
-const LEAST_WAIT: Duration = Duration::from_secs(60);
+const LEAST_WAIT: Duration = Duration::from_mins(1);
 
 /// Lets an IDENTIFY through, or not. Clones are one gate.
 #[derive(Clone, Debug, Default)]
@@ -25,6 +25,8 @@ struct Budget {
     sent: u64,
     last: Option<Instant>,
     limit: Option<Limit>,
+    /// A person is at it, so that the next may come out of the reserve.
+    reserve_open: bool,
     /// Who asked while the gate was shut. They are never let through: their connection ends when READY does not come.
     shut_out: Option<oneshot::Sender<()>>,
 }
@@ -59,6 +61,11 @@ impl Gate {
         self.budget().limit = Some(Limit { remaining, reserve, resets });
     }
 
+    /// Lets one IDENTIFY come out of the reserve.
+    pub fn open_reserve(&self) {
+        self.budget().reserve_open = true;
+    }
+
     /// Whether an IDENTIFY may be sent now.
     pub fn permit(&self) -> Permit {
         self.budget().permit(Instant::now())
@@ -82,7 +89,7 @@ impl Gate {
 impl Budget {
     fn permit(&self, now: Instant) -> Permit {
         if let Some(Limit { remaining, reserve, resets }) = self.limit
-            && remaining <= reserve
+            && remaining <= if self.reserve_open { 0 } else { reserve }
             && now < resets
         {
             return Permit::Spent { remaining, resets };
@@ -99,6 +106,7 @@ impl Budget {
             self.shut_out = Some(pass);
         } else if pass.send(()).is_ok() {
             self.sent += 1;
+            self.reserve_open = false;
             self.last = Some(now);
             if let Some(limit) = &mut self.limit {
                 limit.remaining = limit.remaining.saturating_sub(1);
@@ -143,6 +151,10 @@ mod tests {
 
         assert!(matches!(budget.permit(after(12)), Permit::Spent { remaining: 50, .. }));
         assert_eq!(budget.permit(after(61)), Permit::Now);
+
+        budget.reserve_open = true;
+        assert!(budget.ask(after(12)).try_recv().is_ok());
+        assert!(matches!(budget.permit(after(18)), Permit::Spent { remaining: 49, .. }));
     }
 
     #[test]

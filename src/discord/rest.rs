@@ -24,7 +24,7 @@ use super::event::{ChannelId, User};
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// For a message from its first try to its last, waits for rate limits included: who wrote is still there.
-const MESSAGE_DEADLINE: Duration = Duration::from_secs(60);
+const MESSAGE_DEADLINE: Duration = Duration::from_mins(1);
 /// For trying a token, while somebody waits for a reload.
 const TRIAL_TIMEOUT: Duration = Duration::from_secs(5);
 /// For asking where the gateway is; the connection's own backoff comes behind it.

@@ -121,3 +121,16 @@ async fn a_slow_channel_holds_up_no_other_and_keeps_its_order() {
     assert!(stage.said("general").len() < 2);
     stage.hears("general", &texts).await;
 }
+
+#[tokio::test]
+async fn a_flood_in_one_channel_is_cut_off_and_reaches_no_other() {
+    let stage = Stage::new().await;
+    stage.respond(Arc::new(Slow(Semaphore::new(0))));
+    // One is at work, a thousand wait.
+    for number in 0..1_003 {
+        stage.say(mention(&number.to_string()));
+    }
+    stage.shows("lost", 2).await;
+    stage.say(mention("").in_channel("announcements"));
+    stage.shows("refused", 1).await;
+}

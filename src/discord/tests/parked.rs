@@ -72,4 +72,25 @@ async fn the_last_identifies_of_a_day_are_kept() {
     assert!(health.reason.starts_with("only 40 of today's IDENTIFYs are left; perch keeps them and connects in "));
     stage.shows("identify_remaining", 40).await;
     assert_eq!(stage.simulator.counters().connections, 0);
+
+    stage.reload(DEFAULT_TOKEN).await.unwrap();
+    stage.state(State::Running).await;
+    stage.shows("identify_remaining", 39).await;
+}
+
+#[tokio::test]
+async fn discord_in_trouble_refuses_a_new_token_and_not_a_proven_one() {
+    let stage = Stage::new().await;
+    let route = Some("GET /users/@me".to_owned());
+    stage.simulator.fault(Fault::Rest { route, status: 503, retry_after: None, scope: Scope::User });
+    let problems = stage.reload(OTHER_TOKEN).await.unwrap_err();
+    assert_eq!(problems[0].cause, Cause::Unavailable);
+    assert_eq!(
+        problems[0].text,
+        "can't try the token, as Discord can't be asked: Discord answered 503 Service Unavailable"
+    );
+    stage.reload(DEFAULT_TOKEN).await.unwrap();
+    stage.say(mention("hello"));
+    stage.hears("general", &["hello"]).await;
+    assert_eq!(stage.sessions(), (1, 0, 0));
 }
