@@ -19,7 +19,7 @@ use crate::source::{self, Look, SourceError, Uri};
 #[command(after_help = "Examples:\n  perch check perch.toml\n  perch check s3://my-bucket/perch.toml\n\n\
     Exit codes: 0 it is good, 78 it is not, 1 it can't be read.")]
 pub struct Check {
-    /// The configuration: s3://BUCKET/KEY or a file's path
+    /// The configuration: `s3://BUCKET/KEY` or a file's path
     #[arg(env = "PERCH_CONFIG", value_name = "CONFIG", value_parser = parse_uri)]
     config: Uri,
     /// Print for another program

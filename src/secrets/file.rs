@@ -22,21 +22,21 @@ impl Keeper for SecretFile<'_> {
 
 /// Reads a whole file as a secret.
 pub(super) async fn read(path: &Path) -> Result<Secret, Answer> {
-    let metadata = tokio::fs::metadata(path).await.map_err(answer)?;
+    let metadata = tokio::fs::metadata(path).await.map_err(|error| answer(&error))?;
     if !metadata.is_file() {
         // A FIFO or a device would keep the reader waiting.
         return Err(Answer::Missing("is not a regular file".to_owned()));
     }
-    let file = tokio::fs::File::open(path).await.map_err(answer)?;
+    let file = tokio::fs::File::open(path).await.map_err(|error| answer(&error))?;
     let mut bytes = Vec::new();
-    file.take(SIZE_LIMIT + 1).read_to_end(&mut bytes).await.map_err(answer)?;
+    file.take(SIZE_LIMIT + 1).read_to_end(&mut bytes).await.map_err(|error| answer(&error))?;
     if bytes.len() as u64 > SIZE_LIMIT {
         return Err(Answer::Missing(format!("is larger than {} KiB", SIZE_LIMIT / 1024)));
     }
     super::text(bytes)
 }
 
-fn answer(error: std::io::Error) -> Answer {
+fn answer(error: &std::io::Error) -> Answer {
     match error.kind() {
         ErrorKind::NotFound => Answer::Missing("does not exist".to_owned()),
         _ => Answer::Unavailable(error.to_string()),

@@ -20,6 +20,7 @@ pub struct Lines {
 }
 
 impl Lines {
+    #[must_use]
     pub fn new(format: Format) -> Self {
         Lines { format }
     }
