@@ -90,6 +90,9 @@ enum Next {
 /// How far a connection is.
 struct Course {
     resuming: bool,
+    greeted: bool,
+    /// A second HELLO came: the shard lost its connection and made another within one poll, with no wait between them.
+    strayed: bool,
     up_since: Option<Instant>,
     /// When patience ends, and with what words.
     deadline: Option<(Instant, &'static str)>,
@@ -104,8 +107,15 @@ impl Bot<'_> {
     pub(super) async fn connection(&mut self, url: Option<&str>, session: Option<&Session>) -> Result<End, Interrupt> {
         let mut shard = self.shard(url, session);
         let hello = (Instant::now() + self.discord.patience.hello, "the gateway did not say hello in time");
-        let mut course =
-            Course { resuming: session.is_some(), up_since: None, deadline: Some(hello), latency: None, closing: None };
+        let mut course = Course {
+            resuming: session.is_some(),
+            greeted: false,
+            strayed: false,
+            up_since: None,
+            deadline: Some(hello),
+            latency: None,
+            closing: None,
+        };
         loop {
             let awaited = next(&mut shard, course.closing.is_some(), course.deadline.map(|(at, _)| at));
             let item = match self.attend(awaited).await {
@@ -130,6 +140,9 @@ impl Bot<'_> {
                     let lost = course.closing.take().unwrap_or_else(|| Lost::because(reason));
                     return Ok(End::Lost(Lost { held: course.up_since.map(|up| up.elapsed()), ..lost }));
                 }
+            }
+            if course.strayed {
+                return Ok(self.closed(None, course));
             }
             let latency = shard.latency().recent().first().copied();
             if latency != course.latency {
@@ -165,6 +178,11 @@ impl Bot<'_> {
         let patience = self.discord.patience;
         match OpCode::from(operation) {
             Some(OpCode::Hello) => {
+                course.strayed = course.greeted;
+                course.greeted = true;
+                if course.strayed {
+                    return;
+                }
                 if course.resuming {
                     self.tell(|facts| facts.resumes += 1);
                 }
