@@ -73,8 +73,7 @@ async fn respond(live: &Live, text: &str, message_id: MessageId) -> String {
         service = super::NAME,
         config_version = %live.version,
         message_id = message_id.get(),
-        error,
-        "the responder did not answer a message"
+        "the responder did not answer message {message_id}: {error}"
     );
     APOLOGY.to_owned()
 }
@@ -102,11 +101,21 @@ fn failed(message: &Incoming, error: &RestError) -> Outcome {
     match error {
         RestError::Unauthorized(said) => Outcome::Unauthorized(said.clone()),
         RestError::Refused { .. } => {
-            tracing::info!(service = super::NAME, channel_id, message_id, %error, "Discord refused an answer");
+            tracing::info!(
+                service = super::NAME,
+                channel_id,
+                message_id,
+                "Discord refused the answer to message {message_id} in channel {channel_id}: {error}"
+            );
             Outcome::Refused
         }
         RestError::Unavailable(_) => {
-            tracing::warn!(service = super::NAME, channel_id, message_id, %error, "an answer was lost");
+            tracing::warn!(
+                service = super::NAME,
+                channel_id,
+                message_id,
+                "the answer to message {message_id} in channel {channel_id} was lost: {error}"
+            );
             Outcome::Lost
         }
     }

@@ -103,8 +103,7 @@ impl Bot<'_> {
                                 service = NAME,
                                 %change,
                                 %config_version,
-                                reason,
-                                "Discord is parked until a person acts"
+                                "parked until a person acts: {reason}"
                             );
                             self.reporter.state(State::Parked, reason);
                         }
@@ -146,13 +145,9 @@ impl Bot<'_> {
             self.reporter.state(State::Recovering, lost.reason.clone());
             if backoff.failures() > 1 && !self.outage_told {
                 self.outage_told = true;
-                tracing::warn!(
-                    service = NAME,
-                    reason = %lost.reason,
-                    "Discord is out of reach; perch goes on trying"
-                );
+                tracing::warn!(service = NAME, "Discord is out of reach, and perch goes on trying: {}", lost.reason);
             } else {
-                tracing::debug!(service = NAME, reason = %lost.reason, ?wait, "connecting again after a while");
+                tracing::debug!(service = NAME, ?wait, "connecting again after a while: {}", lost.reason);
             }
             if let Err(interrupt) = self.attend(sleep(wait)).await {
                 return interrupt;
@@ -196,7 +191,7 @@ impl Bot<'_> {
                     );
                     if !told {
                         told = true;
-                        tracing::warn!(service = NAME, reason, "Discord's session start limit is nearly spent");
+                        tracing::warn!(service = NAME, "Discord's session start limit is nearly spent: {reason}");
                     }
                     self.reporter.state(State::Waiting, reason);
                     self.person_or(resets).await?;
@@ -297,7 +292,9 @@ impl Bot<'_> {
         self.reporter.state(State::Running, "");
         if self.outage_told || !resumed {
             let user_id = self.account.user.id.get();
-            tracing::info!(service = NAME, user_id, resumed, "connected to Discord");
+            let how =
+                if resumed { "connected to Discord again, and the session goes on" } else { "connected to Discord" };
+            tracing::info!(service = NAME, user_id, resumed, "{how}");
         }
         self.outage_told = false;
     }

@@ -65,7 +65,7 @@ impl Channels {
                     tracing::warn!(
                         service = super::NAME,
                         channel_id = channel.get(),
-                        "messages come faster than Discord takes answers; some are left unanswered"
+                        "messages in channel {channel} come faster than Discord takes answers; some are left unanswered"
                     );
                 }
                 return false;

@@ -244,7 +244,12 @@ impl Bot<'_> {
         if let Err(error) = read {
             // The error's own words may repeat what somebody wrote.
             let (event, column) = (name, error.column());
-            tracing::warn!(service = NAME, event, column, "an event can't be read, and is left out");
+            tracing::warn!(
+                service = NAME,
+                event,
+                column,
+                "an event {event} can't be read (column {column}), and is left out"
+            );
         }
     }
 

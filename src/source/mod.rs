@@ -92,6 +92,9 @@ impl FromStr for Uri {
                 _ => Err(format!("`{text}` names no object; write s3://BUCKET/KEY")),
             };
         }
+        if text.starts_with("s3:") {
+            return Err(format!("`{text}` names no object; write s3://BUCKET/KEY"));
+        }
         if let Some((scheme, _)) = text.split_once("://") {
             return Err(format!(
                 "`{scheme}://` is not a place perch reads from; write s3://BUCKET/KEY or a file's path"

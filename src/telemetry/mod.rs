@@ -59,7 +59,9 @@ impl LevelHandle {
 /// never more, as some print whole frames, tokens included, below that.
 fn targets(level: Level) -> Targets {
     let libraries = if level >= Level::DEBUG { LevelFilter::INFO } else { LevelFilter::ERROR };
-    Targets::new().with_default(libraries).with_target("perch", level)
+    // serenity's spans hold whole requests at `info` already.
+    let serenity = libraries.min(LevelFilter::WARN);
+    Targets::new().with_default(libraries).with_target("serenity", serenity).with_target("perch", level)
 }
 
 /// Starts saying things. Call it once.
