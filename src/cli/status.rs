@@ -71,7 +71,7 @@ fn describe_into(text: &mut String, status: &Value, style: &Style) -> std::fmt::
         Some(version) => {
             writeln!(text, "  version   {version}, {}, applied {} ago", word(&config["state"]), age(&config["since"]))?;
         }
-        None => writeln!(text, "  {}   for {}", style.bad("waiting"), word(&config["waiting_for"]))?,
+        None => writeln!(text, "  {}   {}", style.bad("waiting"), word(&config["waiting_for"]))?,
     }
     if config["refused"].is_object() {
         let refused = &config["refused"];

@@ -285,7 +285,8 @@ async fn refusal(response: Response) -> RestError {
     let body = response.bytes().await.unwrap_or_default();
     let said: Said = serde_json::from_slice(&body).unwrap_or_default();
     if status == StatusCode::UNAUTHORIZED {
-        return RestError::Unauthorized(said.message);
+        let message = if said.message.is_empty() { status.to_string() } else { said.message };
+        return RestError::Unauthorized(message);
     }
     RestError::Refused { status: status.as_u16(), code: said.code, message: said.message }
 }

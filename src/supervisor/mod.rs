@@ -367,11 +367,12 @@ impl Supervisor {
         let seen = self.seen.clone();
         let sender = self.sender.clone();
         let stop = self.stop.clone();
+        let uri = self.uri.to_string();
         self.tasks.spawn(async move {
             let look = tokio::time::timeout(LOOK_TIMEOUT, source.look(seen.as_ref()));
             let result = tokio::select! {
                 result = look => result.unwrap_or_else(|_| {
-                    let text = format!("did not answer within {} s", LOOK_TIMEOUT.as_secs());
+                    let text = format!("{uri} did not answer within {} s", LOOK_TIMEOUT.as_secs());
                     Err(SourceError::Unavailable(text))
                 }),
                 () = stop.cancelled() => return,
@@ -436,7 +437,7 @@ impl Supervisor {
             let lasted = trouble.since.elapsed().unwrap_or_default().as_secs();
             tracing::info!(
                 service = "supervisor",
-                "{} answers again after {lasted} s and {} attempts in vain",
+                "{} can be read after {lasted} s (attempts in vain: {})",
                 self.uri,
                 trouble.attempts
             );
@@ -464,11 +465,11 @@ impl Supervisor {
                 tracing::error!(service = "supervisor", "no configuration: {text}");
                 self.exit = Some(End::Configuration);
             } else if first {
-                tracing::warn!(service = "supervisor", "waiting for {}: {text}", self.uri);
+                tracing::warn!(service = "supervisor", "waiting for a configuration: {text}");
             }
-            self.report.config(|config| config.waiting_for = format!("{}: {text}", config.source));
+            self.report.config(|config| config.waiting_for = text);
         } else if first {
-            tracing::warn!(service = "supervisor", "{} can't be read, and what runs goes on: {text}", self.uri);
+            tracing::warn!(service = "supervisor", "what runs goes on, without newer versions: {text}");
         }
         Sight::Nothing
     }
@@ -599,7 +600,7 @@ impl Supervisor {
         let waiting = live.is_none();
         self.report.config(|config| {
             if waiting {
-                config.waiting_for = format!("a usable version of {}; {version} was refused", config.source);
+                config.waiting_for = format!("version {version} of {} was refused; upload a good one", config.source);
             }
             config.refused = Some(refused);
         });
@@ -869,7 +870,7 @@ fn status_line(
     }
     let Some(version) = &config.version else {
         let what = if config.waiting_for.is_empty() { &config.source } else { &config.waiting_for };
-        return format!("waiting for {what}");
+        return format!("waiting for a configuration: {what}");
     };
     let services = services.iter().map(|(name, health)| match health.reason.as_str() {
         "" => format!("{name} {}", health.state),
