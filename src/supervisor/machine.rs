@@ -152,6 +152,7 @@ pub struct Machine {
     askers: Vec<Asker>,
     /// They came too late for it, and wait for the next look.
     late: Vec<Asker>,
+    look_due: bool,
     secrets_due: bool,
     changes: u64,
     runs: u64,
@@ -169,6 +170,7 @@ impl Machine {
             services: BTreeMap::new(),
             askers: Vec::new(),
             late: Vec::new(),
+            look_due: false,
             secrets_due: false,
             changes,
             runs: 0,
@@ -192,9 +194,8 @@ impl Machine {
             }
             _ if self.phase != Phase::Running => {}
             Event::LookDue => {
-                if self.busy == Busy::No {
-                    self.look(&mut actions);
-                }
+                self.look_due = self.busy != Busy::Looking;
+                self.next(&mut actions);
             }
             Event::SecretsDue => {
                 self.secrets_due = true;
@@ -231,6 +232,7 @@ impl Machine {
 
     fn look(&mut self, actions: &mut Vec<Action>) {
         self.busy = Busy::Looking;
+        self.look_due = false;
         actions.push(Action::Look);
     }
 
@@ -355,6 +357,8 @@ impl Machine {
         }
         if !self.late.is_empty() {
             self.askers = std::mem::take(&mut self.late);
+            self.look(actions);
+        } else if self.look_due {
             self.look(actions);
         } else if self.secrets_due {
             self.secrets_due = false;

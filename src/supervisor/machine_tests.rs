@@ -270,3 +270,16 @@ fn whoever_asks_during_a_look_gets_a_look_of_their_own() {
     let answer = Action::Answer { askers: vec![7], outcome: Outcome::Unavailable };
     assert_eq!(machine.on(Event::Looked(Sight::Nothing)), [answer, Action::Sleep]);
 }
+
+#[test]
+fn a_look_that_comes_due_during_a_try_follows_it() {
+    let mut machine = Machine::new(0);
+    machine.on(Event::LookDue);
+    machine.on(Event::Looked(Sight::New { version: Version("v1".to_owned()), valid: true }));
+    assert_eq!(machine.on(Event::LookDue), []);
+    let change = ChangeId(1);
+    let applied = machine.on(Event::Tried { change, verdict: Verdict::Ready { services: Vec::new() } });
+    assert_eq!(applied, [Action::Commit { change }, Action::Look]);
+    assert_eq!(machine.on(Event::LookDue), [], "it is being looked");
+    assert_eq!(machine.on(Event::Looked(Sight::Same)), [Action::Sleep]);
+}

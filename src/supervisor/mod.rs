@@ -781,7 +781,7 @@ impl Supervisor {
         let reload = live.as_ref().map(|live| live.config.reload.clone());
         let poll = reload.as_ref().map_or(FIRST_POLL, |reload| reload.poll);
         let pace = self.source.pace(poll);
-        self.next_look = Some(Instant::now() + poll_delay(pace, self.source_failures));
+        let look_due = Instant::now() + poll_delay(pace, self.source_failures);
         let held = live.as_ref().is_some_and(|live| {
             live.parts.values().any(|part| matches!(part, Readiness::Held { state: State::Waiting, .. }))
         });
@@ -792,9 +792,11 @@ impl Supervisor {
         } else {
             reload.map_or(poll, |reload| reload.secrets)
         };
-        let due = Instant::now() + secrets;
-        // A look at the source shall not push the look at the secrets away for ever.
-        self.next_secrets = Some(self.next_secrets.map_or(due, |next| next.min(due)));
+        let secrets_due = Instant::now() + secrets;
+        // Neither alarm was reset but by what it is for, so that the more frequent one does not push the other away
+        // for ever.
+        self.next_look = Some(self.next_look.map_or(look_due, |next| next.min(look_due)));
+        self.next_secrets = Some(self.next_secrets.map_or(secrets_due, |next| next.min(secrets_due)));
     }
 
     fn drain(&mut self) {
