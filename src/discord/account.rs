@@ -70,9 +70,7 @@ impl Account {
             (Err(RestError::Unavailable(what)), None) => {
                 Err(problem(Cause::Unavailable, format!("can't try the token, as Discord can't be asked: {what}")))
             }
-            (Err(RestError::Unauthorized(said)), _) => {
-                Err(problem(Cause::Refused, refused(&said, &config.token)))
-            }
+            (Err(RestError::Unauthorized(said)), _) => Err(problem(Cause::Refused, refused(&said, &config.token))),
             (Err(error @ RestError::Refused { .. }), _) => {
                 let text = format!("Discord would not say who the token belongs to: {error}");
                 Err(problem(Cause::Refused, text))

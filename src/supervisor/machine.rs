@@ -135,7 +135,7 @@ enum Phase {
 enum Busy {
     No,
     Looking,
-    Trying { change: ChangeId, version: Version },
+    Trying { change: ChangeId, version: Version, cause: Cause },
 }
 
 /// The state of all changes.
@@ -147,6 +147,8 @@ pub struct Machine {
     live: Option<Version>,
     /// The newest version that is not served, because it could not be prepared: worth another try.
     pending: Option<Version>,
+    /// The newest version is no valid configuration.
+    invalid: bool,
     services: BTreeMap<Name, Run>,
     /// They wait for the end of what is being done now.
     askers: Vec<Asker>,
@@ -154,6 +156,8 @@ pub struct Machine {
     late: Vec<Asker>,
     look_due: bool,
     secrets_due: bool,
+    /// The version that is served is to be tried with its secrets, as the pending one was, in vain.
+    live_due: Option<Cause>,
     changes: u64,
     runs: u64,
 }
@@ -172,6 +176,8 @@ impl Machine {
             late: Vec::new(),
             look_due: false,
             secrets_due: false,
+            live_due: None,
+            invalid: false,
             changes,
             runs: 0,
         }
@@ -239,7 +245,8 @@ impl Machine {
     fn attempt(&mut self, version: Version, cause: Cause, actions: &mut Vec<Action>) {
         self.changes += 1;
         let change = ChangeId(self.changes);
-        self.busy = Busy::Trying { change, version: version.clone() };
+        self.busy = Busy::Trying { change, version: version.clone(), cause };
+        self.live_due = None;
         self.secrets_due = false;
         actions.push(Action::Try { change, version, cause });
     }
@@ -248,10 +255,14 @@ impl Machine {
         self.busy = Busy::No;
         let asked = !self.askers.is_empty();
         match sight {
-            Sight::New { version, valid: true } => self.attempt(version, Cause::Version, actions),
+            Sight::New { version, valid: true } => {
+                self.invalid = false;
+                self.attempt(version, Cause::Version, actions);
+            }
             Sight::New { valid: false, .. } | Sight::Unusable { .. } => {
                 // It is newer than what could not be prepared before, so that one is history.
                 self.pending = None;
+                self.invalid = true;
                 self.rest(Outcome::Refused, actions);
             }
             // What is asked for by hand is tried in full, even when the text is the same: a secret or a token may be new.
@@ -265,7 +276,7 @@ impl Machine {
     }
 
     fn tried(&mut self, change: ChangeId, verdict: Verdict, actions: &mut Vec<Action>) {
-        let Busy::Trying { change: current, version } = self.busy.clone() else {
+        let Busy::Trying { change: current, version, cause } = self.busy.clone() else {
             actions.push(Action::Discard { change });
             return;
         };
@@ -276,8 +287,11 @@ impl Machine {
         self.busy = Busy::No;
         match verdict {
             Verdict::Ready { services } => {
+                // New secrets for the version that runs leave a newer one pending.
+                if self.live.as_ref() != Some(&version) || cause == Cause::Version {
+                    self.pending = None;
+                }
                 self.live = Some(version);
-                self.pending = None;
                 actions.push(Action::Commit { change });
                 self.converge(&services, actions);
                 self.rest(Outcome::Applied, actions);
@@ -290,6 +304,8 @@ impl Machine {
                 actions.push(Action::Discard { change });
                 if self.live.as_ref() != Some(&version) {
                     self.pending = Some(version);
+                    // A version that can't be prepared shall not keep new secrets from the one that runs.
+                    self.live_due = Some(cause).filter(|cause| *cause != Cause::Version);
                 }
                 self.rest(Outcome::Refused, actions);
             }
@@ -341,6 +357,8 @@ impl Machine {
 
     /// What was being done is over: whoever waited hears of it, and whoever came meanwhile is next.
     fn rest(&mut self, outcome: Outcome, actions: &mut Vec<Action>) {
+        // Nothing new, and the newest version still changes nothing: whoever asks shall not take that for success.
+        let outcome = if outcome == Outcome::Unchanged && self.invalid { Outcome::Refused } else { outcome };
         let askers = std::mem::take(&mut self.askers);
         if !askers.is_empty() {
             actions.push(Action::Answer { askers, outcome });
@@ -360,6 +378,8 @@ impl Machine {
             self.look(actions);
         } else if self.look_due {
             self.look(actions);
+        } else if let Some((cause, live)) = self.live_due.take().zip(self.live.clone()) {
+            self.attempt(live, cause, actions);
         } else if self.secrets_due {
             self.secrets_due = false;
             if let Some(version) = self.pending.clone().or_else(|| self.live.clone()) {

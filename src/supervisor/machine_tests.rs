@@ -283,3 +283,47 @@ fn a_look_that_comes_due_during_a_try_follows_it() {
     assert_eq!(machine.on(Event::LookDue), [], "it is being looked");
     assert_eq!(machine.on(Event::Looked(Sight::Same)), [Action::Sleep]);
 }
+
+/// A machine on which `v1` is live and `v2` could not be prepared.
+fn with_a_pending_version() -> Machine {
+    let mut machine = Machine::new(0);
+    let version = |name: &str| Version(name.to_owned());
+    machine.on(Event::LookDue);
+    machine.on(Event::Looked(Sight::New { version: version("v1"), valid: true }));
+    machine.on(Event::Tried { change: ChangeId(1), verdict: Verdict::Ready { services: Vec::new() } });
+    machine.on(Event::LookDue);
+    machine.on(Event::Looked(Sight::New { version: version("v2"), valid: true }));
+    let refused = machine.on(Event::Tried { change: ChangeId(2), verdict: Verdict::Refused });
+    assert_eq!(refused, [Action::Discard { change: ChangeId(2) }, Action::Sleep]);
+    machine
+}
+
+#[test]
+fn a_pending_version_does_not_keep_new_secrets_from_the_one_that_runs() {
+    let mut machine = with_a_pending_version();
+    let attempt = |change, version: &str| Action::Try {
+        change: ChangeId(change),
+        version: Version(version.to_owned()),
+        cause: Cause::Secrets,
+    };
+    assert_eq!(machine.on(Event::SecretsDue), [attempt(3, "v2")]);
+    let refused = machine.on(Event::Tried { change: ChangeId(3), verdict: Verdict::Refused });
+    assert_eq!(refused, [Action::Discard { change: ChangeId(3) }, attempt(4, "v1")]);
+    let applied = machine.on(Event::Tried { change: ChangeId(4), verdict: Verdict::Ready { services: Vec::new() } });
+    assert_eq!(applied, [Action::Commit { change: ChangeId(4) }, Action::Sleep]);
+    assert_eq!(machine.on(Event::SecretsDue), [attempt(5, "v2")], "it is still pending");
+}
+
+#[test]
+fn whoever_asks_after_a_refusal_hears_of_it() {
+    let mut machine = with_a_pending_version();
+    machine.on(Event::LookDue);
+    machine.on(Event::Looked(Sight::New { version: Version("v3".to_owned()), valid: false }));
+    machine.on(Event::Asked(7));
+    let cause = Cause::Asked;
+    let attempt = Action::Try { change: ChangeId(3), version: Version("v1".to_owned()), cause };
+    assert_eq!(machine.on(Event::Looked(Sight::Same)), [attempt]);
+    let same = machine.on(Event::Tried { change: ChangeId(3), verdict: Verdict::Same });
+    let answer = Action::Answer { askers: vec![7], outcome: Outcome::Refused };
+    assert_eq!(same, [Action::Discard { change: ChangeId(3) }, answer, Action::Sleep]);
+}

@@ -172,10 +172,8 @@ struct Supervisor {
     reloading: bool,
     ready: bool,
     exit: Option<End>,
-    /// What systemd was last told.
-    status_line: String,
-    /// What was last said of a refusal, so that the same words are not said again at each try.
-    said: String,
+    /// What was last said of each refused version, so that the same words are not said again at each try.
+    said: BTreeMap<Version, String>,
 }
 
 /// A version in preparation.
@@ -232,8 +230,7 @@ impl Supervisor {
             reloading: false,
             ready: false,
             exit: None,
-            status_line: String::new(),
-            said: String::new(),
+            said: BTreeMap::new(),
         }
     }
 
@@ -307,7 +304,7 @@ impl Supervisor {
                 self.on(Event::Looked(sight));
             }
             Message::Prepared { change, prepared, troubles } => {
-                self.note_secrets_trouble(&troubles);
+                self.note_secrets_trouble(change, &prepared, &troubles);
                 let verdict = self.verdict(change, *prepared);
                 self.on(Event::Tried { change, verdict });
             }
@@ -398,6 +395,7 @@ impl Supervisor {
                     return Sight::Same;
                 }
                 self.seen = Some(version.clone());
+                self.forget_pending();
                 let mistakes = vec![Mistake { place: crate::config::Place::default(), text }];
                 self.refuse(None, &version, Cause::Version, mistakes, Vec::new(), Duration::ZERO);
                 Sight::Unusable { version }
@@ -415,12 +413,12 @@ impl Supervisor {
                 if let (Some(simulator), Some(discord)) = (&self.simulator, &mut config.discord) {
                     discord.api_url = Some(simulator.api_url.clone());
                 }
-                let live = self.live.as_ref().map(|live| live.borrow().version.clone());
-                self.configs.retain(|known, _| Some(known) == live.as_ref());
+                self.forget_pending();
                 self.configs.insert(version.clone(), Arc::new(config));
                 Sight::New { version, valid: true }
             }
             Err(Mistakes(mistakes)) => {
+                self.forget_pending();
                 self.refuse(None, &version, Cause::Version, mistakes, Vec::new(), Duration::ZERO);
                 if self.live.is_none() && matches!(self.uri, Uri::File(_)) {
                     self.exit = Some(End::Configuration);
@@ -428,6 +426,12 @@ impl Supervisor {
                 Sight::New { version, valid: false }
             }
         }
+    }
+
+    /// A newer version has come, so none but the live one is tried any more.
+    fn forget_pending(&mut self) {
+        let live = self.live.as_ref().map(|live| live.borrow().version.clone());
+        self.configs.retain(|known, _| Some(known) == live.as_ref());
     }
 
     /// The source answers; if it did not before, that is over.
@@ -524,7 +528,13 @@ impl Supervisor {
     fn verdict(&mut self, change: ChangeId, prepared: Prepared) -> Verdict {
         let Some(trial) = self.trial.as_mut().filter(|trial| trial.change == change) else { return Verdict::Refused };
         match prepared {
-            Prepared::Same => Verdict::Same,
+            Prepared::Same => {
+                // With no other version to try, nothing that could not be asked is waited for any more.
+                if self.configs.len() == 1 {
+                    self.secrets_failures = 0;
+                }
+                Verdict::Same
+            }
             Prepared::Ready(live) => {
                 let services = live.parts.keys().copied().collect();
                 trial.prepared = Some(live);
@@ -570,7 +580,8 @@ impl Supervisor {
         // A secret that turned bad under a running version refuses the secret, not the version.
         let what = if live.as_ref() == Some(version) { "new secrets for version" } else { "version" };
         let text = format!("{what} {version} refused:{list}");
-        if self.said != text {
+        self.said.retain(|known, _| known == version || Some(known) == live.as_ref());
+        if self.said.get(version) != Some(&text) {
             let goes_on = match &live {
                 Some(live) => format!("version {live} stays in use"),
                 None => "there is no earlier version to run".to_owned(),
@@ -582,7 +593,7 @@ impl Supervisor {
                 config_version = %version,
                 "{what} {version} refused, {goes_on}:{list}"
             );
-            self.said = text;
+            self.said.insert(version.clone(), text);
             self.report.record(Change {
                 id: change.parse().map_or(ChangeId(0), ChangeId),
                 at: SystemTime::now(),
@@ -607,7 +618,14 @@ impl Supervisor {
         self.last = LastWord { refused: Some(version.clone()), mistakes, steps: Vec::new(), text: String::new() };
     }
 
-    fn note_secrets_trouble(&mut self, troubles: &[String]) {
+    fn note_secrets_trouble(&mut self, change: ChangeId, prepared: &Prepared, troubles: &[String]) {
+        let live = self.live.as_ref().map(|live| live.borrow().version.clone());
+        let of_live =
+            self.trial.as_ref().is_some_and(|trial| trial.change == change && Some(&trial.version) == live.as_ref());
+        // A version that is refused tells nothing of the secrets in use.
+        if !of_live && !matches!(prepared, Prepared::Ready(_)) {
+            return;
+        }
         let text = troubles.join("; ");
         let had = self.report.config(|config| {
             let had = config.secrets_trouble.clone();
@@ -651,12 +669,14 @@ impl Supervisor {
         };
         self.level.set(live.config.log.level);
         let swap_us = u64::try_from(swap.elapsed().as_micros()).unwrap_or(u64::MAX);
-        let from = old.as_ref().map(|old| old.version.clone());
-        self.configs.retain(|version, _| *version == live.version);
-        self.secrets_failures = 0;
-        self.said.clear();
         let took_ms = millis(started.elapsed());
         let same = from.as_ref() == Some(&live.version);
+        self.said.remove(&live.version);
+        if !same || self.seen.as_ref() == Some(&live.version) {
+            self.said.clear();
+            self.configs.retain(|version, _| *version == live.version);
+            self.secrets_failures = 0;
+        }
         self.report.config(|config| {
             config.version = Some(live.version.clone());
             config.waiting_for.clear();
@@ -756,6 +776,12 @@ impl Supervisor {
 
     fn answer(&mut self, askers: &[Asker], outcome: Outcome) {
         let version = self.live.as_ref().map(|live| live.borrow().version.clone());
+        if outcome == Outcome::Refused && self.last.refused.is_none() {
+            // It was refused when it came, and nothing was said of it since.
+            let refused = self.report.config(|config| config.refused.clone());
+            self.last.mistakes = refused.as_ref().map(|refused| refused.mistakes.clone()).unwrap_or_default();
+            self.last.refused = refused.map(|refused| refused.version);
+        }
         let answer = Answer {
             outcome,
             version,
