@@ -171,6 +171,8 @@ struct Supervisor {
     secrets_failures: u32,
     reloading: bool,
     ready: bool,
+    /// What systemd was told last.
+    status_line: String,
     exit: Option<End>,
     /// What was last said of each refused version, so that the same words are not said again at each try.
     said: BTreeMap<Version, String>,
@@ -229,6 +231,7 @@ impl Supervisor {
             secrets_failures: 0,
             reloading: false,
             ready: false,
+            status_line: String::new(),
             exit: None,
             said: BTreeMap::new(),
         }
@@ -667,6 +670,7 @@ impl Supervisor {
                 None
             }
         };
+        let from = old.as_ref().map(|old| old.version.clone());
         self.level.set(live.config.log.level);
         let swap_us = u64::try_from(swap.elapsed().as_micros()).unwrap_or(u64::MAX);
         let took_ms = millis(started.elapsed());
@@ -691,18 +695,13 @@ impl Supervisor {
         if !same {
             self.report.bake(live.config.reload.bake);
         }
-        let what = match (&from, same, steps.is_empty()) {
-            (None, ..) => "first configuration applied".to_owned(),
-            (Some(_), true, _) if cause == Cause::Version => "this version is the newest again".to_owned(),
-            (Some(_), true, _) => "secrets looked at anew and applied".to_owned(),
-            (Some(_), false, true) => "new version applied; it changes nothing but its text".to_owned(),
-            (Some(_), false, false) => {
-                let list = steps.iter().map(|step| format!("\n  {step}")).collect::<String>();
-                format!("new version applied:{list}")
-            }
-        };
+        if old.as_deref().is_some_and(|old| same && still_held(old, &live)) {
+            // Nothing came of it but another reason to wait.
+            return self.tell_held(change, old.as_deref(), &live);
+        }
+        let what = what_came(from.is_some(), same, cause, &steps);
         tracing::info!(service = "supervisor", change = %change, config_version = %live.version, "{what}");
-        tell_held(&live, old.as_deref());
+        self.tell_held(change, old.as_deref(), &live);
         self.report.record(Change {
             id: change,
             at: SystemTime::now(),
@@ -716,6 +715,23 @@ impl Supervisor {
             swap_us,
         });
         self.last = LastWord { steps, ..LastWord::default() };
+    }
+
+    /// Says which services the new state holds back, unless the old one did so for the same reason.
+    fn tell_held(&self, change: ChangeId, old: Option<&Live>, live: &Live) {
+        for (name, part) in &live.parts {
+            let Readiness::Held { state, reason } = part else { continue };
+            if old.and_then(|old| old.parts.get(name)).is_some_and(|old| old.is_held_like(part)) {
+                continue;
+            }
+            let version = &live.version;
+            if *state == State::Parked {
+                tracing::error!(service = name, change = %change, config_version = %version,
+                    "{name} is parked until a person acts: {reason}");
+            } else {
+                tracing::warn!(service = name, change = %change, config_version = %version, "{name} is waiting: {reason}");
+            }
+        }
     }
 
     // ---- services --------------------------------------------------------------------------------------------
@@ -847,7 +863,7 @@ impl Supervisor {
         });
     }
 
-    /// READY once it is true, and the line that `systemctl status` shows.
+    /// READY once it is true, and the line that `systemctl status` shows, when it is another one.
     fn tell_systemd(&mut self) {
         let services = self.board.services();
         let draining = self.stop.is_cancelled();
@@ -863,28 +879,32 @@ impl Supervisor {
             systemd::ready();
         }
         let line = status_line(&config, &services, draining);
-        if self.status_line != line {
+        if line != self.status_line {
             systemd::status(&line);
             self.status_line = line;
         }
     }
 }
 
-/// Says which services are held back, and why, unless that was so before.
-fn tell_held(live: &Live, old: Option<&Live>) {
-    for (name, part) in &live.parts {
-        let Readiness::Held { state, reason } = part else { continue };
-        let before = old.and_then(|old| old.parts.get(name));
-        if matches!(before, Some(Readiness::Held { reason: before, .. }) if before == reason) {
-            continue;
-        }
-        let (service, change, config_version) = (*name, live.change, &live.version);
-        if *state == State::Parked {
-            tracing::error!(service, change = %change, config_version = %config_version, "{name} is parked: {reason}");
-        } else {
-            tracing::warn!(service, change = %change, config_version = %config_version, "{name} is waiting: {reason}");
+/// What a commit came to, in words; `same` says that its version ran before.
+fn what_came(had_one: bool, same: bool, cause: Cause, steps: &[String]) -> String {
+    match (had_one, same) {
+        (false, _) => "first configuration applied".to_owned(),
+        // An object or a file that has its former text again.
+        (true, true) if cause == Cause::Version => "the version that runs is the newest again".to_owned(),
+        (true, true) => "secrets looked at anew and applied".to_owned(),
+        (true, false) if steps.is_empty() => "new version applied; it changes nothing but its text".to_owned(),
+        (true, false) => {
+            let list = steps.iter().map(|step| format!("\n  {step}")).collect::<String>();
+            format!("new version applied:{list}")
         }
     }
+}
+
+/// Whether `live` has the secrets of `old` and holds back the same services.
+fn still_held(old: &Live, live: &Live) -> bool {
+    let held = |live: &Live| live.parts.values().map(|part| matches!(part, Readiness::Held { .. })).collect::<Vec<_>>();
+    old.secrets == live.secrets && held(old).contains(&true) && held(old) == held(live)
 }
 
 /// One line for people.

@@ -194,7 +194,7 @@ impl Readiness {
         matches!(self, Readiness::Ready(_))
     }
 
-    fn is_held_like(&self, other: &Readiness) -> bool {
+    pub(super) fn is_held_like(&self, other: &Readiness) -> bool {
         match (self, other) {
             (Readiness::Ready(_), Readiness::Ready(_)) => true,
             (Readiness::Held { state, reason }, Readiness::Held { state: other_state, reason: other_reason }) => {
