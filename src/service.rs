@@ -177,6 +177,19 @@ pub struct Health {
     pub reason: String,
     /// How often it was started again after a panic or an error.
     pub restarts: u32,
+    /// The number of the start that may report.
+    #[serde(skip)]
+    run: u64,
+}
+
+impl Health {
+    fn turn(&mut self, state: State, reason: String) {
+        if self.state != state {
+            self.since = SystemTime::now();
+        }
+        self.state = state;
+        self.reason = reason;
+    }
 }
 
 /// Serializes a time as whole seconds since 1970.
@@ -197,9 +210,8 @@ pub struct Board {
 }
 
 impl Board {
-    /// Puts down a service's state; `since` moves only when the state does.
-    pub fn set(&self, name: &'static str, state: State, reason: impl Into<String>) {
-        let reason = reason.into();
+    /// A service starts for the `run`th time, and from now on no earlier start of it may report.
+    pub fn begin(&self, name: &'static str, run: u64) {
         {
             let mut services = self.services.lock().unwrap_or_else(PoisonError::into_inner);
             let health = services.entry(name).or_insert_with(|| Health {
@@ -207,14 +219,30 @@ impl Board {
                 since: SystemTime::now(),
                 reason: String::new(),
                 restarts: 0,
+                run,
             });
-            if health.state != state {
-                health.since = SystemTime::now();
-            }
-            health.state = state;
-            health.reason = reason;
+            health.run = run;
+            health.turn(State::Starting, String::new());
         }
         self.changed.notify_one();
+    }
+
+    /// Puts down a service's state; `since` moves only when the state does. What has been removed, or started again
+    /// since, is not there to be put down.
+    pub fn set(&self, name: &'static str, run: u64, state: State, reason: impl Into<String>) {
+        {
+            let mut services = self.services.lock().unwrap_or_else(PoisonError::into_inner);
+            let Some(health) = services.get_mut(name).filter(|health| health.run == run) else { return };
+            health.turn(state, reason.into());
+        }
+        self.changed.notify_one();
+    }
+
+    fn set_details(&self, name: &'static str, run: u64, value: serde_json::Value) {
+        let services = self.services.lock().unwrap_or_else(PoisonError::into_inner);
+        if services.get(name).is_some_and(|health| health.run == run) {
+            self.details.lock().unwrap_or_else(PoisonError::into_inner).insert(name, value);
+        }
     }
 
     /// Counts one more start after a panic or an error.
@@ -227,8 +255,10 @@ impl Board {
 
     /// Forgets a service that the configuration no longer asks for.
     pub fn remove(&self, name: &'static str) {
-        self.services.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+        let mut services = self.services.lock().unwrap_or_else(PoisonError::into_inner);
+        services.remove(name);
         self.details.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+        drop(services);
         self.changed.notify_one();
     }
 
@@ -250,26 +280,27 @@ impl Board {
     }
 }
 
-/// One service's pen for the [`Board`].
+/// The pen of one start of a service for the [`Board`]. Once the service is gone or started again it writes nothing.
 #[derive(Clone)]
 pub struct Reporter {
     name: &'static str,
+    run: u64,
     board: Arc<Board>,
 }
 
 impl Reporter {
     #[must_use]
-    pub fn new(name: &'static str, board: Arc<Board>) -> Self {
-        Reporter { name, board }
+    pub fn new(name: &'static str, run: u64, board: Arc<Board>) -> Self {
+        Reporter { name, run, board }
     }
 
     /// Says how the service is; `reason` is a sentence for people, empty while it runs.
     pub fn state(&self, state: State, reason: impl Into<String>) {
-        self.board.set(self.name, state, reason);
+        self.board.set(self.name, self.run, state, reason);
     }
 
     /// Shows `details` under the service's name in `status --json`.
     pub fn details(&self, details: serde_json::Value) {
-        self.board.details.lock().unwrap_or_else(PoisonError::into_inner).insert(self.name, details);
+        self.board.set_details(self.name, self.run, details);
     }
 }

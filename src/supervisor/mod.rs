@@ -313,7 +313,7 @@ impl Supervisor {
             }
             Message::Asked(reply) => self.ask(reply),
             Message::ServiceEnded { service, run, why } => {
-                self.board.set(service, State::Recovering, why);
+                self.board.set(service, run, State::Recovering, why);
                 self.on(Event::Ended { service, run });
             }
             Message::Steady { service, run } => self.on(Event::Steady { service, run }),
@@ -589,16 +589,15 @@ impl Supervisor {
                 Some(live) => format!("version {live} stays in use"),
                 None => "there is no earlier version to run".to_owned(),
             };
-            let change = change.map_or_else(String::new, |change| change.to_string());
             tracing::error!(
                 service = "supervisor",
-                change,
+                change = change.map(|change| change.0),
                 config_version = %version,
                 "{what} {version} refused, {goes_on}:{list}"
             );
             self.said.insert(version.clone(), text);
             self.report.record(Change {
-                id: change.parse().map_or(ChangeId(0), ChangeId),
+                id: change.unwrap_or(ChangeId(0)),
                 at: SystemTime::now(),
                 cause: status::cause_name(cause),
                 from: live.clone(),
@@ -741,11 +740,11 @@ impl Supervisor {
         let Some(live) = self.live.as_ref() else { return };
         let stop = CancellationToken::new();
         self.running.insert(service, stop.clone());
-        self.board.set(service, State::Starting, "");
+        self.board.begin(service, run);
         let context = Context {
             live: live.subscribe(),
             stop: stop.clone(),
-            reporter: Reporter::new(service, Arc::clone(&self.board)),
+            reporter: Reporter::new(service, run, Arc::clone(&self.board)),
         };
         let sender = self.sender.clone();
         self.tasks.spawn(panics::SERVICE.scope(service, async move {
@@ -778,7 +777,7 @@ impl Supervisor {
         let seconds = delay.as_secs_f32();
         tracing::error!(service, "{service} failed and is started again in {seconds:.1} s: {why}");
         self.board.restarted(service);
-        self.board.set(service, State::Recovering, format!("{why}; it is started again after {seconds:.1} s"));
+        self.board.set(service, run, State::Recovering, format!("{why}; it is started again after {seconds:.1} s"));
         let (sender, stop) = (self.sender.clone(), self.stop.clone());
         self.tasks.spawn(async move {
             tokio::select! {
