@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
@@ -44,8 +44,14 @@ pub fn start(admin: Admin, runtime_dir: &Path, stop: CancellationToken) -> anyho
     let advice =
         || format!("admin socket {} can't be opened; name a writable directory with --runtime-dir", path.display());
     std::fs::create_dir_all(runtime_dir).with_context(advice)?;
+    if std::os::unix::net::UnixStream::connect(&path).is_ok() {
+        bail!(
+            "another perch answers at admin socket {}; end it, or name another directory with --runtime-dir",
+            path.display()
+        );
+    }
     match std::fs::remove_file(&path) {
-        // The state directory's lock says that no other perch is behind it: it is left over.
+        // Nobody answers there: it is left over.
         Ok(()) => {}
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
         Err(error) => return Err(error).with_context(advice),
