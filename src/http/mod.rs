@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use serde_json::json;
@@ -30,8 +30,9 @@ pub const NAME: &str = "http";
 
 /// The HTTP service.
 pub struct Http {
-    /// What systemd opened for perch and no configuration has asked for yet.
-    inherited: Mutex<Vec<TcpListener>>,
+    /// What systemd opened for perch. It is kept even while no configuration asks for it: systemd keeps it bound, so
+    /// no other socket could take its place.
+    inherited: Vec<TcpListener>,
     requests: Arc<Requests>,
 }
 
@@ -44,7 +45,7 @@ impl Http {
     /// A service that uses the `inherited` sockets where their addresses are asked for, and counts into `requests`.
     #[must_use]
     pub fn new(inherited: Vec<TcpListener>, requests: Arc<Requests>) -> Self {
-        Http { inherited: Mutex::new(inherited), requests }
+        Http { inherited, requests }
     }
 
     /// The listener for `address`: the one in use, one from systemd, or a new one.
@@ -57,13 +58,11 @@ impl Http {
         if let Some(listener) = running.and_then(|running| running.bound.get(&address)) {
             return Ok(Arc::clone(listener));
         }
-        let inherited = {
-            let mut sockets = self.inherited.lock().unwrap_or_else(PoisonError::into_inner);
-            let index = sockets.iter().position(|socket| socket.local_addr().is_ok_and(|local| local == address));
-            index.map(|index| sockets.swap_remove(index))
-        };
+        let inherited = self.inherited.iter().find(|socket| socket.local_addr().is_ok_and(|local| local == address));
         let bound = match inherited {
-            Some(socket) => socket.set_nonblocking(true).map(|()| socket).map_err(|error| error.to_string()),
+            Some(socket) => {
+                socket.set_nonblocking(true).and_then(|()| socket.try_clone()).map_err(|error| error.to_string())
+            }
             None => bind::bind(address, running.into_iter().flat_map(|running| running.bound.keys().copied())),
         };
         bound.map(Arc::new).map_err(|text| Problem { place, text, cause: Cause::Broken })
@@ -129,5 +128,23 @@ impl Service for Http {
         connections.close();
         connections.wait().await;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_from_systemd_outlives_a_version_that_was_refused() {
+        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = socket.local_addr().unwrap();
+        // systemd keeps its own.
+        let _systemds = socket.try_clone().unwrap();
+        let http = Http::new(vec![socket], Arc::default());
+        for _ in 0..2 {
+            let listener = http.listener(address, Place::default(), None);
+            assert_eq!(listener.map(|listener| listener.local_addr().unwrap()), Ok(address));
+        }
     }
 }
