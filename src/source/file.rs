@@ -26,6 +26,8 @@ pub struct ConfigFile {
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Stamp {
     modified: Option<SystemTime>,
+    /// Seconds and nanoseconds; unlike the time of modification, nobody can set it back.
+    changed: (i64, i64),
     length: u64,
     inode: u64,
 }
@@ -33,7 +35,12 @@ struct Stamp {
 impl Stamp {
     fn of(metadata: &std::fs::Metadata) -> Self {
         use std::os::unix::fs::MetadataExt;
-        Stamp { modified: metadata.modified().ok(), length: metadata.len(), inode: metadata.ino() }
+        Stamp {
+            modified: metadata.modified().ok(),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+            length: metadata.len(),
+            inode: metadata.ino(),
+        }
     }
 }
 
@@ -89,7 +96,9 @@ impl Source for ConfigFile {
             let text = format!("{path} is larger than {} KiB, which no configuration needs", SIZE_LIMIT / 1024);
             return Err(SourceError::Unusable { version, text });
         }
-        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some((stamp, version.clone()));
+        // The file system's clock is coarse: what was written a moment ago may be written again and look the same.
+        let seen = (!fresh).then(|| (stamp, version.clone()));
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = seen;
         if known == Some(&version) {
             return Ok(Look::Unchanged);
         }
@@ -98,5 +107,28 @@ impl Source for ConfigFile {
 
     fn pace(&self, poll: Duration) -> Duration {
         poll.min(PACE)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_second_edit_within_a_tick_of_the_clock_is_seen() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("perch.toml");
+        let modified = SystemTime::now();
+        let write = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            std::fs::File::options().write(true).open(&path).unwrap().set_modified(modified).unwrap();
+        };
+        let source = ConfigFile::new(&path);
+        write("one");
+        let Ok(Look::Found(one)) = source.look(None).await else { panic!("it is there") };
+        write("two");
+        let Ok(Look::Found(two)) = source.look(Some(&one.version)).await else { panic!("it is another") };
+        assert_eq!((&*one.bytes, &*two.bytes), (&b"one"[..], &b"two"[..]));
+        assert!(matches!(source.look(Some(&two.version)).await, Ok(Look::Unchanged)));
     }
 }

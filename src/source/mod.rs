@@ -101,7 +101,7 @@ impl FromStr for Uri {
             ));
         }
         if text.is_empty() {
-            return Err("is empty; write s3://BUCKET/KEY or a file's path".to_owned());
+            return Err("it is empty; write s3://BUCKET/KEY or a file's path".to_owned());
         }
         Ok(Uri::File(PathBuf::from(text)))
     }
