@@ -113,10 +113,13 @@ impl<'a> Document<'a> {
         let notes = Notes { text: self.text, mistakes: RefCell::new(self.syntax) };
         let value = read(Table::new(&notes, String::new(), 0..0, self.table.get_ref()));
         let mut mistakes = notes.mistakes.into_inner();
-        // What a broken line swallowed is neither wrong nor missing; only what can still be read is worth a word.
+        // What a broken line swallowed is neither wrong nor missing; only what can still be read is worth a word. Below
+        // a broken table header, nobody knows whose keys these are.
         mistakes.retain(|mistake| {
             let Place { line, key } = &mistake.place;
-            broken.is_empty() || (*line > 0 && (key.is_empty() || !broken.contains(line)))
+            broken.is_empty()
+                || (*line > 0
+                    && (key.is_empty() || !broken.contains(line) && !broken.contains(&header_above(self.text, *line))))
         });
         if mistakes.is_empty() {
             return Ok(value);
@@ -137,6 +140,12 @@ struct Notes<'a> {
 fn line_at(text: &[u8], offset: usize) -> usize {
     let before = text.get(..offset.min(text.len())).unwrap_or_default();
     before.iter().filter(|byte| **byte == b'\n').count() + 1
+}
+
+/// The line of the table header that `line` stands under, counted from 1; 0 at the top.
+fn header_above(text: &str, line: usize) -> usize {
+    let lines = text.lines().enumerate().take(line);
+    lines.filter(|(_, line)| line.trim_start().starts_with('[')).last().map_or(0, |(index, _)| index + 1)
 }
 
 /// A part of the document's own text, short enough and harmless for a message.

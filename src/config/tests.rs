@@ -235,3 +235,12 @@ proptest! {
         judge(&bytes)?;
     }
 }
+
+#[test]
+fn keys_below_a_broken_header_are_nobodys() {
+    let mistakes = Config::load(b"[http\nlisten = \"127.0.0.1:80\"\n[log]\nlevel = 5\n").unwrap_err();
+    insta::assert_snapshot!(mistakes, @r#"
+    line 1: is not TOML: unclosed table, expected `]`
+    line 4, log.level: must be one of "error", "warn", "info", "debug", "trace", not an integer
+    "#);
+}
