@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a helper that fails fails its test, and clippy exempts only the tests proper")]
 
 mod aws_boundary;
+mod boot;
 mod daemon;
 mod pages;
+mod reload;
 mod support;

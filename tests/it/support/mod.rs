@@ -2,5 +2,8 @@
 
 pub mod authority;
 pub mod aws;
+pub mod chat;
+pub mod discord;
 pub mod exchange;
+pub mod host;
 pub mod perch;
