@@ -120,6 +120,7 @@ pub fn cause_name(cause: Cause) -> &'static str {
     }
 }
 
+#[expect(clippy::ref_option, reason = "serde calls it with a reference to the field")]
 fn option_unix_seconds<S: serde::Serializer>(time: &Option<SystemTime>, serializer: S) -> Result<S::Ok, S::Error> {
     match time {
         Some(time) => unix_seconds(time, serializer),

@@ -224,7 +224,8 @@ fn run(
     board: &Arc<Board>,
     stop: &CancellationToken,
 ) -> JoinHandle<anyhow::Result<()>> {
-    let reporter = Reporter::new(NAME, Arc::clone(board));
+    board.begin(NAME, 1);
+    let reporter = Reporter::new(NAME, 1, Arc::clone(board));
     let context = Context { live: live.subscribe(), stop: stop.clone(), reporter };
     let discord = Arc::clone(discord);
     tokio::spawn(async move { discord.run(context).await })
