@@ -210,8 +210,7 @@ pub struct Board {
 }
 
 impl Board {
-    /// A service starts for the `run`th time, and from now on no earlier start of it may report.
-    pub fn begin(&self, name: &'static str, run: u64) {
+    fn begin(&self, name: &'static str, run: u64) {
         {
             let mut services = self.services.lock().unwrap_or_else(PoisonError::into_inner);
             let health = services.entry(name).or_insert_with(|| Health {
@@ -289,8 +288,10 @@ pub struct Reporter {
 }
 
 impl Reporter {
+    /// The pen of the service's start number `run`. From now on no other start of it may write.
     #[must_use]
     pub fn new(name: &'static str, run: u64, board: Arc<Board>) -> Self {
+        board.begin(name, run);
         Reporter { name, run, board }
     }
 

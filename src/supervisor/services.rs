@@ -22,7 +22,6 @@ impl Supervisor {
         let Some(live) = self.live.as_ref() else { return };
         let stop = CancellationToken::new();
         self.running.insert(service, stop.clone());
-        self.board.begin(service, run);
         let context = Context {
             live: live.subscribe(),
             stop: stop.clone(),

@@ -6,7 +6,6 @@ use std::process::Output;
 use std::time::{Duration, Instant};
 
 use perch::sim::DEFAULT_TOKEN;
-use serde_json::Value;
 
 use super::support::aws::{Fault, unique};
 use super::support::chat;

@@ -311,8 +311,9 @@ fn versions_that_can_not_be_prepared_change_nothing() {
     let after = host.discord.counters();
     assert_eq!(after.invalid_requests - before.invalid_requests, 2, "one GET /users/@me, and one when asked to");
     assert_applied(&host, &perch, &good);
-    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-    let (address, port) = (taken.local_addr().unwrap(), taken.local_addr().unwrap().port());
+    let stranger = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = stranger.local_addr().unwrap();
+    let port = address.port();
     let own = format!("127.0.0.1:{}", host.port);
     assert_changes_nothing(
         &host,

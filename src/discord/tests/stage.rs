@@ -224,7 +224,6 @@ fn run(
     board: &Arc<Board>,
     stop: &CancellationToken,
 ) -> JoinHandle<anyhow::Result<()>> {
-    board.begin(NAME, 1);
     let reporter = Reporter::new(NAME, 1, Arc::clone(board));
     let context = Context { live: live.subscribe(), stop: stop.clone(), reporter };
     let discord = Arc::clone(discord);
