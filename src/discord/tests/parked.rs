@@ -20,7 +20,7 @@ async fn a_token_that_is_reset_parks_discord_until_a_new_one_comes() {
 
     let problems = stage.reload(DEFAULT_TOKEN).await.unwrap_err();
     assert_eq!(problems[0].cause, Cause::Refused);
-    assert_eq!(problems[0].text, format!("Discord refused the bot token (401 401: Unauthorized); {RESET_IT}"));
+    assert_eq!(problems[0].text, format!("Discord refused the bot token (401: Unauthorized); {RESET_IT}"));
     assert_eq!(stage.simulator.counters().connections, 1);
 
     stage.reload(OTHER_TOKEN).await.unwrap();
