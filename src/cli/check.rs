@@ -22,7 +22,7 @@ pub struct Check {
     /// The configuration: `s3://BUCKET/KEY` or a file's path
     #[arg(env = "PERCH_CONFIG", value_name = "CONFIG", value_parser = parse_uri)]
     config: Uri,
-    /// Print for another program
+    /// Print JSON, for another program
     #[arg(long)]
     json: bool,
 }

@@ -27,7 +27,7 @@ const SIMULATOR_PORT: u16 = 8081;
 /// What perch begins with when no configuration is named.
 const CONFIGURATION: &str = include_str!("dev.toml");
 
-/// Run it here, with no AWS and no Discord account
+/// Try perch on this machine, with no AWS and no Discord account
 ///
 /// Runs the daemon on this machine with a local file as its configuration and the Discord simulator in place of
 /// Discord, and prints where the chat page and the simulator's page are. Edit the file, and the change is applied.

@@ -1,5 +1,6 @@
 //! The command line: one file a verb.
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -99,22 +100,32 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// The manual page: perch itself, then a section a verb.
+/// The manual page: perch itself, then a section a verb, so that one file holds all.
 fn manual() -> Vec<u8> {
-    let command = Cli::command();
+    let mut command = Cli::command();
+    command.build();
     let mut page = Vec::new();
     let rendered = clap_mangen::Man::new(command.clone()).render(&mut page).and_then(|()| {
         command.get_subcommands().filter(|verb| !verb.is_hide_set()).try_for_each(|verb| {
-            let verb = verb.clone().display_name(format!("perch {}", verb.get_name()));
-            let man = clap_mangen::Man::new(verb);
-            man.render_synopsis_section(&mut page)?;
-            man.render_description_section(&mut page)?;
-            man.render_options_section(&mut page)?;
-            man.render_extra_section(&mut page)
+            let man = clap_mangen::Man::new(verb.clone());
+            let mut section = Vec::new();
+            man.render_description_section(&mut section)?;
+            man.render_synopsis_section(&mut section)?;
+            man.render_options_section(&mut section)?;
+            man.render_extra_section(&mut section)?;
+            let name = verb.get_bin_name().unwrap_or_else(|| verb.get_name());
+            let text = String::from_utf8_lossy(&section).replace(".SH DESCRIPTION\n", "").replace(".SH ", ".SS ");
+            writeln!(page, ".SH \"{}\"\n{text}", name.to_uppercase())
         })
     });
     debug_assert!(rendered.is_ok(), "writing to memory can't fail");
-    page
+    // The page names pages of the verbs' own, which there are not; and what follows the options is examples.
+    let page = String::from_utf8_lossy(&page).replace("perch\\-", "perch ").replace("EXTRA", "EXAMPLES AND EXIT CODES");
+    page.lines()
+        .map(|line| line.strip_suffix("(1)").unwrap_or(line))
+        .flat_map(|line| [line, "\n"])
+        .collect::<String>()
+        .into()
 }
 
 /// Runs one verb on a small runtime.
@@ -127,7 +138,6 @@ fn block_on(verb: impl Future<Output = ExitCode>) -> ExitCode {
 
 /// Prints for people or for another program; a reader that has gone away is no failure.
 fn print_bytes(bytes: &[u8]) -> ExitCode {
-    use std::io::Write;
     let mut out = std::io::stdout().lock();
     match out.write_all(bytes).and_then(|()| out.flush()) {
         Ok(()) => ExitCode::SUCCESS,

@@ -14,11 +14,12 @@ use crate::admin::client::{self, AskError};
 /// Makes the running daemon look at its configuration and secrets at once, waits, and prints what came of it. What
 /// could not be prepared before is tried again, and so is a service that is parked.
 #[derive(Args)]
-#[command(after_help = "Exit codes: 0 applied or nothing new, 1 refused or not to be had, 3 no daemon running.")]
+#[command(after_help = "Examples:\n  perch reload\n  perch reload --json | jq -r .outcome\n\n\
+    Exit codes: 0 applied or nothing new, 1 refused or not to be had, 3 no daemon running.")]
 pub struct Reload {
     #[command(flatten)]
     runtime: RuntimeDirectory,
-    /// Print for another program
+    /// Print JSON, for another program
     #[arg(long)]
     json: bool,
 }

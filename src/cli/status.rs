@@ -21,11 +21,11 @@ const CHANGES: usize = 5;
 /// changes and what was refused and why.
 #[derive(Args)]
 #[command(after_help = "Examples:\n  perch status\n  perch status --json | jq .services.discord.state\n\n\
-    Exit codes: 0, 1 the daemon gave no answer, 3 no daemon running.")]
+    Exit codes: 0 it runs, 1 the daemon gave no answer, 3 no daemon running.")]
 pub struct Status {
     #[command(flatten)]
     runtime: RuntimeDirectory,
-    /// Print for another program
+    /// Print JSON, for another program
     #[arg(long)]
     json: bool,
 }
@@ -92,19 +92,21 @@ fn describe_into(text: &mut String, status: &Value, style: &Style) -> std::fmt::
             )?;
         }
     }
-    writeln!(text, "\n{}", style.bold("services"))?;
+    if status["services"].as_object().is_some_and(|services| !services.is_empty()) {
+        writeln!(text, "\n{}", style.bold("services"))?;
+    }
     for (name, health) in status["services"].as_object().into_iter().flatten() {
         let state = word(&health["state"]);
         let state = if state == "running" { style.good(&state) } else { style.bad(&state) };
         write!(text, "  {name:<9} {state} for {}", age(&health["since"]))?;
         if health["restarts"].as_u64().unwrap_or(0) > 0 {
-            write!(text, ", started again {} times", health["restarts"])?;
+            write!(text, ", started again {}", times(health["restarts"].as_u64().unwrap_or(0)))?;
         }
         if let Some(reason) = health["reason"].as_str() {
             write!(text, "\n            {reason}")?;
         }
-        for (key, value) in status[name].as_object().into_iter().flatten() {
-            write!(text, "\n            {} {}", style.dim(key), plain(value))?;
+        for line in details(name, &status[name]) {
+            write!(text, "\n            {line}")?;
         }
         text.push('\n');
     }
@@ -121,7 +123,7 @@ fn describe_into(text: &mut String, status: &Value, style: &Style) -> std::fmt::
             "  {}Z  {outcome}  {}  ({}, {} ms)",
             moment(at),
             word(&change["to"]),
-            word(&change["cause"]),
+            cause(&change["cause"]),
             change["took_ms"]
         )?;
         for step in change["steps"].as_array().into_iter().flatten() {
@@ -132,6 +134,56 @@ fn describe_into(text: &mut String, status: &Value, style: &Style) -> std::fmt::
         }
     }
     Ok(())
+}
+
+/// What a service tells about itself, in lines.
+fn details(service: &str, details: &Value) -> Vec<String> {
+    let number = |key: &str| details[key].as_u64().map_or_else(|| "-".to_owned(), |number| number.to_string());
+    match service {
+        _ if !details.is_object() => Vec::new(),
+        "http" => vec![format!("listens on {}", plain(&details["listeners"]))],
+        "discord" => {
+            let session = if details["session"] == true { "session" } else { "no session" };
+            let latency = details["latency_ms"]
+                .as_u64()
+                .map_or_else(|| "latency not known yet".to_owned(), |latency| format!("latency {latency} ms"));
+            let guilds = match details["guilds"].as_u64() {
+                Some(1) => "1 guild".to_owned(),
+                _ => format!("{} guilds", number("guilds")),
+            };
+            let user = details["user"]["name"].as_str().map_or_else(String::new, |name| format!("as {name}, "));
+            let mut lines = vec![
+                format!("{session}, {user}shard {}, {latency}, in {guilds}", plain(&details["shard"])),
+                format!(
+                    "IDENTIFYs {} ({} left today), RESUMEs {}",
+                    number("identifies"),
+                    number("identify_remaining"),
+                    number("resumes")
+                ),
+                format!("answered {}, refused {}, lost {}", number("replies"), number("refused"), number("lost")),
+            ];
+            lines.extend(details["invite"].as_str().map(|invite| format!("invite it with {invite}")));
+            lines
+        }
+        _ => details.as_object().into_iter().flatten().map(|(key, value)| format!("{key} {}", plain(value))).collect(),
+    }
+}
+
+/// Why a change was tried, for people.
+fn cause(cause: &Value) -> &str {
+    match cause.as_str() {
+        Some("version") => "new version",
+        Some("secrets") => "new secrets",
+        Some("asked") => "asked for",
+        other => other.unwrap_or("-"),
+    }
+}
+
+fn times(count: u64) -> String {
+    match count {
+        1 => "once".to_owned(),
+        count => format!("{count} times"),
+    }
 }
 
 /// A mistake as the daemon's JSON has it, for people.

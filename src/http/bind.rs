@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
 
 /// How many connections may wait to be accepted; the kernel caps it at net.core.somaxconn.
-const BACKLOG: i32 = 4096;
+pub const BACKLOG: i32 = 4096;
 
 /// Binds `address`, without SO_REUSEPORT so that an address in use is noticed. `own` is what perch listens on now.
 pub fn bind(address: SocketAddr, own: impl Iterator<Item = SocketAddr>) -> Result<TcpListener, String> {

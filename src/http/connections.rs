@@ -1,25 +1,49 @@
 //! One listener's connections: accepted, served, and let finish when the listener is left.
 
 use std::convert::Infallible;
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::body::Body;
+use axum::http::{HeaderValue, header};
+use futures_util::FutureExt;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
-use tower::Service;
+use tower::{Service, ServiceExt};
+
+use crate::telemetry::panics;
 
 /// How long a client may take to send a request's head, and an idle connection is kept.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long to wait when the process has no descriptor left for another connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long a connection without a request is kept once its listener is left: one may be on its way, and closing
+/// before it comes would lose it. Its answer then says that the connection is over.
+const LAST_REQUEST: Duration = Duration::from_millis(500);
+/// How long the rest of a request's head may take to come after that.
+const LAST_HEAD: Duration = Duration::from_secs(1);
 
-/// Serves `app` on `listener` until `leave` is cancelled, then ends when every request in flight has its answer.
-pub async fn serve<S>(listener: TcpListener, app: S, leave: CancellationToken)
+/// A listener to serve.
+pub struct Door {
+    pub socket: Arc<TcpListener>,
+    /// It is open elsewhere as well (systemd holds it): who waits in it is served by whoever accepts next.
+    pub shared: bool,
+}
+
+/// Serves `app` on `door` until `leave` is cancelled, then ends when every request in flight has its answer.
+///
+/// # Errors
+/// When the runtime can't watch the listener.
+pub async fn serve<S>(door: Door, app: S, leave: CancellationToken) -> std::io::Result<()>
 where
     S: Service<hyper::Request<Incoming>, Response = axum::http::Response<Body>, Error = Infallible>
         + Clone
@@ -27,25 +51,19 @@ where
         + 'static,
     S::Future: Send + 'static,
 {
+    let listener = tokio::net::TcpListener::from_std(door.socket.try_clone()?)?;
     // A task that dies with this one: the service's end, even by a panic, leaves no connection behind.
-    let mut connections = tokio::task::JoinSet::new();
-    let graceful = GracefulShutdown::new();
-    let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
-    let mut exhausted = false;
-    let start = |stream: TcpStream, connections: &mut tokio::task::JoinSet<()>| {
+    let mut connections = JoinSet::new();
+    let start = |stream: TcpStream, connections: &mut JoinSet<()>| {
         // Answers are small and shall leave at once; a socket that refuses this is served all the same.
         drop(stream.set_nodelay(true));
-        let connection = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(app.clone()));
-        let connection = graceful.watch(connection);
-        connections.spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(service = super::NAME, "a connection ended early: {error}");
-            }
-        });
+        connections.spawn(panics::SERVICE.scope(super::NAME, connection(stream, app.clone(), leave.clone())));
     };
+    let mut exhausted = false;
     loop {
         tokio::select! {
+            biased;
+            () = leave.cancelled() => break,
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
                     exhausted = false;
@@ -56,18 +74,107 @@ where
                         exhausted = true;
                         tracing::warn!(service = super::NAME, "no connection can be accepted: {error}");
                     }
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    sleep(ACCEPT_PAUSE).await;
                 }
             },
             Some(_) = connections.join_next() => {}
-            () = leave.cancelled() => break,
         }
     }
-    // Those who connected before the listener closes are served; the kernel would reset them.
-    while let Some(Ok((stream, _))) = futures_util::FutureExt::now_or_never(listener.accept()) {
-        start(stream, &mut connections);
+    if !door.shared {
+        // Those who connected before the listener closes are served; the kernel would reset them. No more of them
+        // than can have waited, as others go on coming.
+        for _ in 0..super::bind::BACKLOG {
+            let Some(Ok((stream, _))) = listener.accept().now_or_never() else { break };
+            start(stream, &mut connections);
+        }
     }
     drop(listener);
-    graceful.shutdown().await;
+    if !door.shared {
+        // Closed for good, also where an older state still holds it. It fails only for one that is closed already.
+        let _closed = rustix::net::shutdown(&door.socket, rustix::net::Shutdown::Both);
+    }
     while connections.join_next().await.is_some() {}
+    Ok(())
+}
+
+/// One connection, from its first byte to its last.
+async fn connection<S>(stream: TcpStream, app: S, leave: CancellationToken)
+where
+    S: Service<hyper::Request<Incoming>, Response = axum::http::Response<Body>, Error = Infallible>
+        + Clone
+        + Send
+        + 'static,
+    S::Future: Send + 'static,
+{
+    let busy = Arc::new(Busy::default());
+    let service = {
+        let (busy, leave) = (Arc::clone(&busy), leave.clone());
+        tower::service_fn(move |request| {
+            busy.begin();
+            let (app, busy, leave) = (app.clone(), Arc::clone(&busy), leave.clone());
+            async move {
+                let answer = app.oneshot(request).await;
+                busy.end();
+                answer.map(|mut answer| {
+                    // hyper ends the connection after it, and the client knows.
+                    if leave.is_cancelled() {
+                        answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+                    }
+                    answer
+                })
+            }
+        })
+    };
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
+    tokio::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = leave.cancelled() => tokio::select! {
+            ended = connection.as_mut() => ended,
+            // It ends with its answer, or with the drain's deadline.
+            () = busy.one() => connection.await,
+            () = sleep(LAST_REQUEST) => {
+                connection.as_mut().graceful_shutdown();
+                tokio::select! {
+                    ended = connection.as_mut() => ended,
+                    () = busy.one() => connection.await,
+                    () = sleep(LAST_HEAD) => return,
+                }
+            }
+        },
+    };
+    if let Err(error) = ended {
+        tracing::debug!(service = super::NAME, "a connection ended early: {error}");
+    }
+}
+
+/// Whether a connection has a request in flight. HTTP/1 has one at a time.
+#[derive(Default)]
+struct Busy {
+    now: AtomicBool,
+    begun: Notify,
+}
+
+impl Busy {
+    fn begin(&self) {
+        self.now.store(true, Ordering::Release);
+        self.begun.notify_waiters();
+    }
+
+    fn end(&self) {
+        self.now.store(false, Ordering::Release);
+    }
+
+    /// Completes while there is one.
+    async fn one(&self) {
+        let begun = self.begun.notified();
+        tokio::pin!(begun);
+        begun.as_mut().enable();
+        if !self.now.load(Ordering::Acquire) {
+            begun.await;
+        }
+    }
 }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use serde_json::json;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, Place};
 use crate::service::{Cause, Context, Live, Next, Part, Problem, Service, State};
@@ -30,9 +30,9 @@ pub const NAME: &str = "http";
 
 /// The HTTP service.
 pub struct Http {
-    /// What systemd opened for perch. It is kept even while no configuration asks for it: systemd keeps it bound, so
-    /// no other socket could take its place.
-    inherited: Vec<TcpListener>,
+    /// What systemd opened for perch. It stays open there, so it is never given up here, whatever the configuration
+    /// asks for: it could not be bound anew.
+    inherited: BTreeMap<SocketAddr, Arc<TcpListener>>,
     requests: Arc<Requests>,
 }
 
@@ -45,7 +45,8 @@ impl Http {
     /// A service that uses the `inherited` sockets where their addresses are asked for, and counts into `requests`.
     #[must_use]
     pub fn new(inherited: Vec<TcpListener>, requests: Arc<Requests>) -> Self {
-        Http { inherited, requests }
+        let named = |socket: TcpListener| Some((socket.local_addr().ok()?, Arc::new(socket)));
+        Http { inherited: inherited.into_iter().filter_map(named).collect(), requests }
     }
 
     /// The listener for `address`: the one in use, one from systemd, or a new one.
@@ -58,15 +59,30 @@ impl Http {
         if let Some(listener) = running.and_then(|running| running.bound.get(&address)) {
             return Ok(Arc::clone(listener));
         }
-        let inherited = self.inherited.iter().find(|socket| socket.local_addr().is_ok_and(|local| local == address));
-        let bound = match inherited {
-            Some(socket) => {
-                socket.set_nonblocking(true).and_then(|()| socket.try_clone()).map_err(|error| error.to_string())
-            }
-            None => bind::bind(address, running.into_iter().flat_map(|running| running.bound.keys().copied())),
-        };
+        if let Some(socket) = self.inherited.get(&address) {
+            return match socket.set_nonblocking(true) {
+                Ok(()) => Ok(Arc::clone(socket)),
+                Err(error) => Err(Problem { place, text: error.to_string(), cause: Cause::Broken }),
+            };
+        }
+        let bound = bind::bind(address, running.into_iter().flat_map(|running| running.bound.keys().copied()));
         bound.map(Arc::new).map_err(|text| Problem { place, text, cause: Cause::Broken })
     }
+
+    fn door(&self, address: SocketAddr, socket: &Arc<TcpListener>) -> connections::Door {
+        connections::Door { socket: Arc::clone(socket), shared: self.inherited.contains_key(&address) }
+    }
+}
+
+/// Leaves the listeners that do not stay.
+fn leave(open: &mut BTreeMap<SocketAddr, CancellationToken>, stays: impl Fn(&SocketAddr) -> bool) {
+    open.retain(|address, leave| {
+        let stays = stays(address);
+        if !stays {
+            leave.cancel();
+        }
+        stays
+    });
 }
 
 #[async_trait]
@@ -89,29 +105,39 @@ impl Service for Http {
 
     async fn run(&self, mut context: Context) -> anyhow::Result<()> {
         let app = router::app(context.live.clone(), context.stop.clone(), Arc::clone(&self.requests));
-        let connections = TaskTracker::new();
+        let closed = router::closed(context.live.clone(), context.stop.clone(), Arc::clone(&self.requests));
+        // With this task ends all that it started, even when it panics.
+        let mut connections = JoinSet::new();
         let mut open: BTreeMap<SocketAddr, CancellationToken> = BTreeMap::new();
+        let mut unasked: BTreeMap<SocketAddr, CancellationToken> = BTreeMap::new();
         loop {
             let live = Arc::clone(&context.live.borrow_and_update());
             let listeners = live.part::<Listeners>(NAME);
             let bound = listeners.as_deref().map(|listeners| &listeners.bound);
+            let stays = |address: &SocketAddr| bound.is_some_and(|bound| bound.contains_key(address));
+            leave(&mut unasked, |address| !stays(address));
             // The new address is bound and served before the old one is left.
-            for (address, listener) in bound.into_iter().flatten() {
-                if !open.contains_key(address) {
-                    let listener = tokio::net::TcpListener::from_std(listener.try_clone()?)?;
-                    // Not a child of `context.stop`: after a panic here, connections must end with this task.
-                    let leave = CancellationToken::new();
-                    connections.spawn(connections::serve(listener, app.clone(), leave.clone()));
-                    open.insert(*address, leave);
-                }
+            for (address, socket) in bound.into_iter().flatten() {
+                open.entry(*address).or_insert_with(|| {
+                    let token = CancellationToken::new();
+                    connections.spawn(connections::serve(self.door(*address, socket), app.clone(), token.clone()));
+                    token
+                });
             }
-            open.retain(|address, leave| {
-                let stays = bound.is_some_and(|bound| bound.contains_key(address));
-                if !stays {
-                    leave.cancel();
-                }
-                stays
-            });
+            leave(&mut open, stays);
+            for (address, socket) in self.inherited.iter().filter(|(address, _)| !stays(address)) {
+                unasked.entry(*address).or_insert_with(|| {
+                    tracing::warn!(
+                        service = NAME,
+                        config_version = %live.version,
+                        "systemd opened {address}, which the configuration does not listen on: whoever connects there is \
+                         answered with 503"
+                    );
+                    let token = CancellationToken::new();
+                    connections.spawn(connections::serve(self.door(*address, socket), closed.clone(), token.clone()));
+                    token
+                });
+            }
             let addresses: Vec<String> = open.keys().map(ToString::to_string).collect();
             context.reporter.details(json!({ "listeners": addresses }));
             context.reporter.state(State::Running, String::new());
@@ -119,32 +145,15 @@ impl Service for Http {
             tokio::select! {
                 () = context.stop.cancelled() => break,
                 changed = context.live.changed() => if changed.is_err() { break },
+                Some(left) = connections.join_next() => left??,
             }
         }
         context.reporter.state(State::Draining, "finishing what is in flight");
-        for leave in open.values() {
-            leave.cancel();
+        leave(&mut open, |_| false);
+        leave(&mut unasked, |_| false);
+        while let Some(left) = connections.join_next().await {
+            left??;
         }
-        connections.close();
-        connections.wait().await;
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_socket_from_systemd_outlives_a_version_that_was_refused() {
-        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = socket.local_addr().unwrap();
-        // systemd keeps its own.
-        let _systemds = socket.try_clone().unwrap();
-        let http = Http::new(vec![socket], Arc::default());
-        for _ in 0..2 {
-            let listener = http.listener(address, Place::default(), None);
-            assert_eq!(listener.map(|listener| listener.local_addr().unwrap()), Ok(address));
-        }
     }
 }

@@ -82,3 +82,7 @@ pub async fn not_found(uri: Uri) -> Problem {
 pub async fn method_not_allowed(method: Method, uri: Uri) -> Problem {
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, format!("{} does not take {method}", uri.path()))
 }
+
+pub async fn not_here() -> Problem {
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "perch is not configured to serve this address")
+}

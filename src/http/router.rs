@@ -47,7 +47,7 @@ pub fn app(
 + Send
 + 'static {
     let app = App { live, stop, conversations: Arc::new(Conversations::new()) };
-    let router = Router::new()
+    let routes = Router::new()
         .route("/", get(page::index))
         .route("/assets/{name}", get(page::asset))
         .route("/api/chat", post(chat::chat))
@@ -56,6 +56,38 @@ pub fn app(
         .fallback(problem::not_found)
         .method_not_allowed_fallback(problem::method_not_allowed)
         .with_state(app.clone());
+    layered(routes, app, requests)
+}
+
+/// What answers where nothing is to be had: on a socket that the configuration does not listen on.
+pub fn closed(
+    live: watch::Receiver<Arc<Live>>,
+    stop: CancellationToken,
+    requests: Arc<Requests>,
+) -> impl Service<
+    hyper::Request<Incoming>,
+    Response = Response<Body>,
+    Error = Infallible,
+    Future = impl Future<Output = Result<Response<Body>, Infallible>> + Send + 'static,
+> + Clone
++ Send
++ 'static {
+    let app = App { live, stop, conversations: Arc::new(Conversations::new()) };
+    layered(Router::new().fallback(problem::not_here), app, requests)
+}
+
+fn layered(
+    router: Router,
+    app: App,
+    requests: Arc<Requests>,
+) -> impl Service<
+    hyper::Request<Incoming>,
+    Response = Response<Body>,
+    Error = Infallible,
+    Future = impl Future<Output = Result<Response<Body>, Infallible>> + Send + 'static,
+> + Clone
++ Send
++ 'static {
     ServiceBuilder::new()
         .layer(RequestIdLayer::new(app, requests))
         .layer(CatchPanicLayer::custom(|_: Box<dyn std::any::Any + Send>| {

@@ -1,6 +1,6 @@
 //! What the simulator has seen, for tests and for the page.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use serde::Serialize;
 
@@ -27,6 +27,8 @@ pub struct Counters {
     /// Events sent again after a RESUME.
     pub replayed: u64,
     pub heartbeats: u64,
+    /// Close frames that the client sent first, by code: 1000 and 1001 give the session up, others keep it.
+    pub closed_by_client: BTreeMap<u16, u64>,
     /// Messages the bot created over REST.
     pub messages_created: u64,
     /// Requests answered with the first message of the same nonce.

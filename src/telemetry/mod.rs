@@ -28,10 +28,13 @@ const JOURNAL_SOCKET: &str = "/run/systemd/journal/socket";
 /// Where the entries go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Output {
-    /// The journal if standard error is connected to it, text on a terminal, JSON elsewhere.
+    /// The journal if standard error is connected to it, text on a terminal, JSON elsewhere
     Auto,
+    /// The journal's own socket, with fields
     Journal,
+    /// Lines for people on standard error
     Text,
+    /// Lines of JSON on standard error
     Json,
 }
 

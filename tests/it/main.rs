@@ -4,7 +4,12 @@
 
 mod aws_boundary;
 mod boot;
+mod cli;
 mod daemon;
+mod journal;
 mod pages;
 mod reload;
+mod static_binary;
+mod supervision;
 mod support;
+mod systemd;

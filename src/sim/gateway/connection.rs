@@ -110,6 +110,9 @@ impl Task {
 
     fn leave(&self, end: &End) {
         let mut state = self.shared.state();
+        if let End::Left(Some(code)) = end {
+            *state.counters.closed_by_client.entry(*code).or_default() += 1;
+        }
         let session = state.connections.remove(&self.id).and_then(|connection| connection.session);
         if let Some(session) = session {
             // 1000 and 1001 from the client invalidate the session. Source: Gateway, "Initiating a Disconnect".

@@ -3,7 +3,9 @@
 pub mod authority;
 pub mod aws;
 pub mod chat;
+pub mod child;
 pub mod discord;
 pub mod exchange;
 pub mod host;
+pub mod namespace;
 pub mod perch;

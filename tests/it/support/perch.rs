@@ -46,7 +46,10 @@ pub struct Perch {
 
 /// How to start one.
 pub struct Start {
+    /// What is run, and what comes before perch's own arguments.
+    program: Vec<String>,
     arguments: Vec<String>,
+    input: Stdio,
     environment: Vec<(String, String)>,
     directory: TempDir,
 }
@@ -55,7 +58,9 @@ impl Start {
     /// `perch run --config CONFIG`, where CONFIG is `s3://…` or a path.
     pub fn new(config: &str) -> Self {
         Start {
+            program: vec![binary().to_str().unwrap().to_owned()],
             arguments: ["run", "--config", config].map(str::to_owned).to_vec(),
+            input: Stdio::null(),
             environment: Vec::new(),
             directory: tempfile::tempdir().unwrap(),
         }
@@ -69,6 +74,42 @@ impl Start {
         let mut start = Start::new(path.to_str().unwrap());
         start.directory = directory;
         start
+    }
+
+    /// A daemon made of the library by the test named `test`, which is run as a process of its own; see
+    /// [`child`](super::child).
+    pub fn child(test: &str, config: &str) -> Self {
+        let mut start = Start::with_text(config);
+        start.program = vec![std::env::current_exe().unwrap().to_str().unwrap().to_owned()];
+        start.arguments = super::child::arguments(test).map(str::to_owned).to_vec();
+        let directory = start.directory.path().to_str().unwrap().to_owned();
+        start.env([(super::child::DIRECTORY.to_owned(), directory)])
+    }
+
+    /// Runs this copy of the binary.
+    pub fn binary(mut self, path: &Path) -> Self {
+        self.program = vec![path.to_str().unwrap().to_owned()];
+        self
+    }
+
+    /// Runs it by way of another program, which becomes perch in the end.
+    pub fn through<S: AsRef<str>>(mut self, program: impl IntoIterator<Item = S>) -> Self {
+        let before: Vec<String> = program.into_iter().map(|word| word.as_ref().to_owned()).collect();
+        self.program.splice(0..0, before);
+        self
+    }
+
+    /// Gives it a listening socket as systemd does.
+    pub fn socket(mut self, listener: &TcpListener) -> Self {
+        // A shell moves it to where sd_listen_fds(3) looks, and says for whom it is.
+        self.input = Stdio::from(std::os::fd::OwnedFd::from(listener.try_clone().unwrap()));
+        let script = "exec 3<&0 0</dev/null; LISTEN_FDS=1 LISTEN_PID=$$ exec \"$@\"";
+        self.through(["sh", "-c", script, "sh"])
+    }
+
+    /// Where its files are going to be.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
     }
 
     pub fn env(mut self, variables: impl IntoIterator<Item = (String, String)>) -> Self {
@@ -95,15 +136,16 @@ impl Start {
                 heard.lock().unwrap().push(text);
             }
         });
-        let mut command = clean_command();
+        let mut command = clean(Command::new(&self.program[0]));
         let child = command
+            .args(&self.program[1..])
             .args(&self.arguments)
-            .envs(self.environment)
             .env("NOTIFY_SOCKET", &socket_path)
             .env("PERCH_LOG", "json")
             .env("STATE_DIRECTORY", self.directory.path().join("state"))
             .env("RUNTIME_DIRECTORY", self.directory.path().join("run"))
-            .stdin(Stdio::null())
+            .envs(self.environment)
+            .stdin(self.input)
             .stdout(File::create(self.directory.path().join("stdout")).unwrap())
             .stderr(File::create(self.directory.path().join("stderr")).unwrap())
             .spawn()
@@ -122,7 +164,10 @@ impl Start {
 
 /// The binary with nothing of AWS, systemd or perch in its environment.
 pub fn clean_command() -> Command {
-    let mut command = Command::new(binary());
+    clean(Command::new(binary()))
+}
+
+fn clean(mut command: Command) -> Command {
     for (name, _) in std::env::vars_os() {
         let shown = name.to_string_lossy();
         let ours = ["AWS_", "PERCH_", "LISTEN_", "SSL_CERT_"].iter().any(|prefix| shown.starts_with(prefix));
