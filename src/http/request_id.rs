@@ -12,7 +12,6 @@ use axum::body::Body;
 use axum::http::{HeaderName, HeaderValue, Request, Response, header};
 use tower::{Layer, Service};
 
-use super::metrics::Requests;
 use super::problem::Problem;
 use super::router::App;
 
@@ -42,12 +41,11 @@ impl Ids {
 pub struct RequestIdLayer {
     app: App,
     ids: Arc<Ids>,
-    requests: Arc<Requests>,
 }
 
 impl RequestIdLayer {
-    pub fn new(app: App, requests: Arc<Requests>) -> Self {
-        RequestIdLayer { app, ids: Arc::new(Ids(AtomicU64::new(fastrand::u64(..)))), requests }
+    pub fn new(app: App) -> Self {
+        RequestIdLayer { app, ids: Arc::new(Ids(AtomicU64::new(fastrand::u64(..)))) }
     }
 }
 
@@ -83,8 +81,7 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let id = self.layer.ids.next();
         let answer = self.inner.call(request);
-        let app = self.layer.app.clone();
-        let requests = Arc::clone(&self.layer.requests);
+        let app = Arc::clone(&self.layer.app);
         let started = Instant::now();
         Box::pin(async move {
             let Ok(mut response) = answer.await;
@@ -103,7 +100,7 @@ where
                 headers.insert(HEADER, value);
             }
             headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-            requests.count(status, started.elapsed());
+            app.requests.count(status, started.elapsed());
             Ok(response)
         })
     }

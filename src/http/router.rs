@@ -25,12 +25,21 @@ use crate::service::Live;
 /// How long an answer may take, the request's body included.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What handlers share.
-#[derive(Clone)]
-pub struct App {
+/// What handlers share. It is handed on with every request, so handing it on is one count.
+pub type App = Arc<Shared>;
+
+/// What is behind an [`App`].
+pub struct Shared {
     pub live: watch::Receiver<Arc<Live>>,
     pub stop: CancellationToken,
-    pub conversations: Arc<Conversations>,
+    pub conversations: Conversations,
+    pub requests: Arc<Requests>,
+}
+
+impl Shared {
+    fn new(live: watch::Receiver<Arc<Live>>, stop: CancellationToken, requests: Arc<Requests>) -> App {
+        Arc::new(Shared { live, stop, conversations: Conversations::new(), requests })
+    }
 }
 
 /// The whole HTTP application.
@@ -46,7 +55,7 @@ pub fn app(
 > + Clone
 + Send
 + 'static {
-    let app = App { live, stop, conversations: Arc::new(Conversations::new()) };
+    let app = Shared::new(live, stop, requests);
     let routes = Router::new()
         .route("/", get(page::index))
         .route("/assets/{name}", get(page::asset))
@@ -55,8 +64,8 @@ pub fn app(
         .route("/ready", get(health::ready))
         .fallback(problem::not_found)
         .method_not_allowed_fallback(problem::method_not_allowed)
-        .with_state(app.clone());
-    layered(routes, app, requests)
+        .with_state(Arc::clone(&app));
+    layered(routes, app)
 }
 
 /// What answers where nothing is to be had: on a socket that the configuration does not listen on.
@@ -72,14 +81,13 @@ pub fn closed(
 > + Clone
 + Send
 + 'static {
-    let app = App { live, stop, conversations: Arc::new(Conversations::new()) };
-    layered(Router::new().fallback(problem::not_here), app, requests)
+    let app = Shared::new(live, stop, requests);
+    layered(Router::new().fallback(problem::not_here), app)
 }
 
 fn layered(
     router: Router,
     app: App,
-    requests: Arc<Requests>,
 ) -> impl Service<
     hyper::Request<Incoming>,
     Response = Response<Body>,
@@ -89,7 +97,7 @@ fn layered(
 + Send
 + 'static {
     ServiceBuilder::new()
-        .layer(RequestIdLayer::new(app, requests))
+        .layer(RequestIdLayer::new(app))
         .layer(CatchPanicLayer::custom(|_: Box<dyn std::any::Any + Send>| {
             // The panic itself is already in the log, with its place.
             axum::response::IntoResponse::into_response(Problem::internal(anyhow::anyhow!("the handler panicked")))

@@ -85,7 +85,7 @@ fn times(text: &str) -> String {
                     words[at - 1] = words[at - 1].replace(number, "N");
                 }
                 if words[at].ends_with('Z') && words[at - 1].split('-').count() == 3 {
-                    words[at - 1] = "MOMENT".to_owned();
+                    "MOMENT".clone_into(&mut words[at - 1]);
                     words[at] = String::new();
                 }
             }
@@ -307,6 +307,7 @@ fn check_reads_s3_and_secrets_with_the_operators_own_credentials() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "it is the text itself")]
 fn every_verbs_help_is_worth_reading() {
     let help = |arguments: &[&str]| {
         let output = clean_command().args(arguments).env("COLUMNS", "100").output().unwrap();

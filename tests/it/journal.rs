@@ -242,17 +242,14 @@ fn on_a_terminal_it_is_text_and_elsewhere_json() {
         assert!(Command::new("kill").arg(pid.trim()).status().unwrap().success());
         assert!(script.wait().unwrap().success());
         let line = said.lines().find(|line| line.contains("applied")).unwrap();
-        match how {
-            "text" => {
-                let (_, rest) = line.split_once("\u{1b}[0m ").unwrap();
-                insta::assert_snapshot!(rest.trim_end().replace('\u{1b}', "ESC"), @"ESC[32minfo ESC[0m ESC[1msupervisorESC[0m  first configuration applied");
-            }
-            _ => {
-                let mut entry: serde_json::Value = serde_json::from_str(line).unwrap();
-                entry["time"] = "TIME".into();
-                entry["PERCH_CONFIG_VERSION"] = "VERSION".into();
-                insta::assert_snapshot!(entry.to_string(), @r#"{"PERCH_CHANGE":"1","PERCH_CONFIG_VERSION":"VERSION","PERCH_SERVICE":"supervisor","level":"INFO","message":"first configuration applied","time":"TIME"}"#);
-            }
+        if how == "text" {
+            let (_, rest) = line.split_once("\u{1b}[0m ").unwrap();
+            insta::assert_snapshot!(rest.trim_end().replace('\u{1b}', "ESC"), @"ESC[32minfo ESC[0m ESC[1msupervisorESC[0m  first configuration applied");
+        } else {
+            let mut entry: serde_json::Value = serde_json::from_str(line).unwrap();
+            entry["time"] = "TIME".into();
+            entry["PERCH_CONFIG_VERSION"] = "VERSION".into();
+            insta::assert_snapshot!(entry.to_string(), @r#"{"PERCH_CHANGE":"1","PERCH_CONFIG_VERSION":"VERSION","PERCH_SERVICE":"supervisor","level":"INFO","message":"first configuration applied","time":"TIME"}"#);
         }
     }
 }
