@@ -13,6 +13,7 @@ use perch::aws::{Aws, Settings};
 use serde_json::{Value, json};
 
 use super::exchange::{Response, exchange};
+use super::perch::keep_secret;
 
 pub const REGION: &str = "eu-central-1";
 /// Long enough for any answer from this machine, so short that a test can wait for it to pass.
@@ -138,12 +139,14 @@ impl Cloud {
     /// Makes a secret with a name of its own that begins with `prefix`; returns its name and its ARN.
     pub fn create_secret(&self, prefix: &str, value: &str) -> (String, String) {
         let name = unique(prefix);
+        keep_secret(value);
         let answer = self.secrets_manager("CreateSecret", &json!({"Name": name, "SecretString": value}));
         (name, answer["ARN"].as_str().unwrap().to_owned())
     }
 
     /// Makes a secret called `name`.
     pub fn create_secret_named(&self, name: &str, value: &str) {
+        keep_secret(value);
         self.secrets_manager("CreateSecret", &json!({"Name": name, "SecretString": value}));
     }
 
@@ -156,6 +159,7 @@ impl Cloud {
 
     /// Gives a secret a new value; returns its `VersionId`.
     pub fn put_secret(&self, name: &str, value: &str) -> String {
+        keep_secret(value);
         let answer = self.secrets_manager("PutSecretValue", &json!({"SecretId": name, "SecretString": value}));
         answer["VersionId"].as_str().unwrap().to_owned()
     }

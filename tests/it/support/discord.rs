@@ -4,7 +4,7 @@ use perch::sim::{Counters, Options, Say, Settings, Simulator};
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
-use super::perch::PATIENCE;
+use super::perch::{PATIENCE, keep_secret};
 
 /// A simulator that serves until it is dropped.
 pub struct Discord {
@@ -14,6 +14,7 @@ pub struct Discord {
 
 impl Discord {
     pub fn start() -> Self {
+        keep_secret(perch::sim::DEFAULT_TOKEN);
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("threads");
         let simulator = runtime.block_on(Simulator::start(Options::default())).expect("a free port");
@@ -31,6 +32,7 @@ impl Discord {
 
     /// The tokens taken from now on.
     pub fn take_tokens(&self, tokens: &[&str]) {
+        tokens.iter().copied().for_each(keep_secret);
         let tokens = tokens.iter().map(|token| (*token).to_owned()).collect();
         self.simulator.change(Settings { tokens: Some(tokens), ..Settings::default() }).unwrap();
     }

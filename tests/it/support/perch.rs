@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -296,10 +296,29 @@ impl Perch {
     }
 }
 
+/// Every secret that any test of this process has made known to the stand-ins.
+static SECRETS: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// From now on `value`, and every string in it if it is a JSON object, may be in no daemon's output.
+pub fn keep_secret(value: &str) {
+    let parsed: Value = serde_json::from_str(value).unwrap_or_default();
+    let parts = parsed.as_object().into_iter().flat_map(|object| object.values()).filter_map(Value::as_str);
+    // Shorter ones occur by chance.
+    let secrets = parts.chain([value]).filter(|secret| secret.len() >= 12).map(str::to_owned);
+    SECRETS.lock().unwrap_or_else(PoisonError::into_inner).extend(secrets);
+}
+
 impl Drop for Perch {
     fn drop(&mut self) {
         // Already gone where the test ended it.
         drop(self.child.kill());
         drop(self.child.wait());
+        if std::thread::panicking() {
+            return;
+        }
+        let said = self.log_text() + &std::fs::read_to_string(self.directory().join("stdout")).unwrap_or_default();
+        for secret in SECRETS.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            assert!(!said.contains(secret.as_str()), "a secret is in what perch wrote");
+        }
     }
 }
