@@ -106,7 +106,7 @@ fn manual() -> Vec<u8> {
     command.build();
     let mut page = Vec::new();
     let rendered = clap_mangen::Man::new(command.clone()).render(&mut page).and_then(|()| {
-        command.get_subcommands().filter(|verb| !verb.is_hide_set()).try_for_each(|verb| {
+        command.get_subcommands().filter(|verb| !verb.is_hide_set() && verb.get_name() != "help").try_for_each(|verb| {
             let man = clap_mangen::Man::new(verb.clone());
             let mut section = Vec::new();
             man.render_description_section(&mut section)?;
