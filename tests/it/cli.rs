@@ -306,14 +306,14 @@ fn check_reads_s3_and_secrets_with_the_operators_own_credentials() {
     "##);
 }
 
+fn help(arguments: &[&str]) -> String {
+    let output = clean_command().args(arguments).env("COLUMNS", "100").output().unwrap();
+    // Between paragraphs of an option there are lines of spaces.
+    session(&output).lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
+}
+
 #[test]
-#[expect(clippy::too_many_lines, reason = "it is the text itself")]
-fn every_verbs_help_is_worth_reading() {
-    let help = |arguments: &[&str]| {
-        let output = clean_command().args(arguments).env("COLUMNS", "100").output().unwrap();
-        // Between paragraphs of an option there are lines of spaces.
-        session(&output).lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
-    };
+fn help_shows_the_verbs_and_how_to_begin() {
     insta::assert_snapshot!(help(&["--help"]), @r##"
     One binary that turns a bare EC2 instance into a running Discord bot and chat service, keeps it
     running, and changes it while it runs
@@ -344,6 +344,10 @@ fn every_verbs_help_is_worth_reading() {
     signal.
     exit 0
     "##);
+}
+
+#[test]
+fn help_of_the_daemons_verbs_is_worth_reading() {
     insta::assert_snapshot!(help(&["run", "--help"]), @r##"
     Run the daemon
 
@@ -428,6 +432,10 @@ fn every_verbs_help_is_worth_reading() {
     needed.
     exit 0
     "##);
+}
+
+#[test]
+fn help_of_the_other_verbs_is_worth_reading() {
     insta::assert_snapshot!(help(&["check", "--help"]), @r##"
     Check a configuration without running it
 
@@ -545,6 +553,10 @@ fn every_verbs_help_is_worth_reading() {
               Print help (see a summary with '-h')
     exit 0
     "##);
+}
+
+#[test]
+fn a_command_line_that_is_wrong_says_what_would_be_right() {
     insta::assert_snapshot!(help(&["stats"]), @r##"
     error: unrecognized subcommand 'stats'
 
