@@ -320,7 +320,9 @@ fn a_token_is_nowhere_to_be_seen_at_trace_level() {
         ("command line", proc("cmdline")),
     ];
     for (what, bytes) in &outputs {
-        assert!(!bytes.is_empty() || *what == "standard output", "{what} is empty");
+        // Nobody but root may look into the environment of a process that may not be dumped.
+        let hidden = *what == "environment" && !rustix::process::geteuid().is_root();
+        assert!(!bytes.is_empty() || hidden || *what == "standard output", "{what} is empty");
         assert!(!bytes.windows(TOKEN.len()).any(|window| window == TOKEN.as_bytes()), "the token is in the {what}");
     }
     assert!(
