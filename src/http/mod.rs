@@ -59,7 +59,7 @@ impl Http {
         if let Some(listener) = running.and_then(|running| running.bound.get(&address)) {
             return Ok(Arc::clone(listener));
         }
-        if let Some(socket) = self.inherited.get(&address) {
+        if let Some(socket) = self.passed(address) {
             return match socket.set_nonblocking(true) {
                 Ok(()) => Ok(Arc::clone(socket)),
                 Err(error) => Err(Problem { place, text: error.to_string(), cause: Cause::Broken }),
@@ -69,9 +69,21 @@ impl Http {
         bound.map(Arc::new).map_err(|text| Problem { place, text, cause: Cause::Broken })
     }
 
-    fn door(&self, address: SocketAddr, socket: &Arc<TcpListener>) -> connections::Door {
-        connections::Door { socket: Arc::clone(socket), shared: self.inherited.contains_key(&address) }
+    /// What systemd opened for `address`.
+    fn passed(&self, address: SocketAddr) -> Option<&Arc<TcpListener>> {
+        self.inherited.iter().find(|(opened, _)| takes(**opened, address)).map(|(_, socket)| socket)
     }
+
+    fn door(&self, address: SocketAddr, socket: &Arc<TcpListener>) -> connections::Door {
+        connections::Door { socket: Arc::clone(socket), shared: self.passed(address).is_some() }
+    }
+}
+
+/// Whether a socket that is open at `opened` is what `address` asks for: the same address, or every address of the
+/// port. `ListenStream=8080` opens `[::]:8080`, which takes IPv4 as well (systemd.socket(5), `BindIPv6Only=`).
+fn takes(opened: SocketAddr, address: SocketAddr) -> bool {
+    opened == address
+        || (opened.port() == address.port() && opened.ip().is_unspecified() && address.ip().is_unspecified())
 }
 
 /// Leaves the listeners that do not stay.
@@ -115,7 +127,8 @@ impl Service for Http {
             let listeners = live.part::<Listeners>(NAME);
             let bound = listeners.as_deref().map(|listeners| &listeners.bound);
             let stays = |address: &SocketAddr| bound.is_some_and(|bound| bound.contains_key(address));
-            leave(&mut unasked, |address| !stays(address));
+            let asked = |opened: SocketAddr| bound.into_iter().flatten().any(|(address, _)| takes(opened, *address));
+            leave(&mut unasked, |opened| !asked(*opened));
             // The new address is bound and served before the old one is left.
             for (address, socket) in bound.into_iter().flatten() {
                 open.entry(*address).or_insert_with(|| {
@@ -125,7 +138,7 @@ impl Service for Http {
                 });
             }
             leave(&mut open, stays);
-            for (address, socket) in self.inherited.iter().filter(|(address, _)| !stays(address)) {
+            for (address, socket) in self.inherited.iter().filter(|(opened, _)| !asked(**opened)) {
                 unasked.entry(*address).or_insert_with(|| {
                     tracing::warn!(
                         service = NAME,
@@ -155,5 +168,20 @@ impl Service for Http {
             left??;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_for_the_whole_port_is_taken_for_every_address_of_it() {
+        let takes = |opened: &str, address: &str| takes(opened.parse().unwrap(), address.parse().unwrap());
+        assert!(takes("[::]:8080", "0.0.0.0:8080"));
+        assert!(takes("127.0.0.1:8080", "127.0.0.1:8080"));
+        assert!(!takes("[::]:8081", "0.0.0.0:8080"));
+        assert!(!takes("[::]:8080", "127.0.0.1:8080"));
+        assert!(!takes("127.0.0.1:8080", "0.0.0.0:8080"));
     }
 }
