@@ -35,6 +35,16 @@ pub fn forbid_core_dumps() {
     }
 }
 
+/// Raises the limit of open files to what the process may have, and returns it. Every connection is one.
+#[must_use]
+pub fn raise_file_limit() -> u64 {
+    let Rlimit { current, maximum } = rustix::process::getrlimit(Resource::Nofile);
+    if rustix::process::setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).is_ok() {
+        return maximum.unwrap_or(u64::MAX);
+    }
+    current.unwrap_or(u64::MAX)
+}
+
 /// Takes over a descriptor that systemd passed, if it is a listening TCP socket; another one is closed with a warning.
 pub fn adopt_listener(descriptor: RawFd) -> Option<TcpListener> {
     // SAFETY: sd_listen_fds(3) gives the descriptors from 3 on to this process alone, and each is adopted once.

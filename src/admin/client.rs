@@ -1,6 +1,7 @@
 //! The other end of the admin socket: what `status` and `reload` speak through.
 
 use std::path::Path;
+use std::time::Duration;
 
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Bytes;
@@ -20,14 +21,22 @@ pub enum AskError {
     Failed(String),
 }
 
-/// Asks the daemon behind `runtime_dir` and returns the body of its answer.
+/// Asks the daemon behind `runtime_dir` and returns the body of its answer, if it comes within `patience`.
 ///
 /// # Errors
 /// When there is no daemon, or its answer is no success.
-pub async fn ask(runtime_dir: &Path, method: Method, route: &str) -> Result<Bytes, AskError> {
+pub async fn ask(runtime_dir: &Path, method: Method, route: &str, patience: Duration) -> Result<Bytes, AskError> {
     let path = super::socket_path(runtime_dir);
+    let answer = tokio::time::timeout(patience, exchange(&path, method, route)).await;
+    answer.unwrap_or_else(|_| {
+        let (path, seconds) = (path.display(), patience.as_secs());
+        Err(AskError::Failed(format!("perch is there, but {path} gave no answer within {seconds} s")))
+    })
+}
+
+async fn exchange(path: &Path, method: Method, route: &str) -> Result<Bytes, AskError> {
     let shown = path.display();
-    let stream = UnixStream::connect(&path).await.map_err(|error| match error.kind() {
+    let stream = UnixStream::connect(path).await.map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused => {
             AskError::NotRunning(format!("nothing listens on {shown}; name another directory with --runtime-dir"))
         }

@@ -34,6 +34,7 @@ impl Daemon {
             Err(error) => return fail(&format!("the journal can't be reached: {error}")),
         };
         os::forbid_core_dumps();
+        let files = os::raise_file_limit();
         crate::tls::install_default_provider();
         let requests = Arc::new(Requests::default());
         let metrics = Arc::clone(&requests);
@@ -43,7 +44,7 @@ impl Daemon {
             state_dir: self.state_dir,
             runtime_dir: self.runtime_dir,
             services: vec![
-                Arc::new(Http::new(self.sockets, requests)),
+                Arc::new(Http::new(self.sockets, requests, files)),
                 Arc::new(Discord::new(discord::Options { resolve: self.discord_address })),
             ],
             level,

@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::secrets::Secret;
 use crate::sim;
 use crate::source::Uri;
-use crate::supervisor::Simulated;
+use crate::supervisor::{Simulated, StateDir};
 use crate::telemetry::Output;
 
 /// The ports that are tried first; others are taken when these are in use.
@@ -68,9 +68,12 @@ impl Dev {
             Some(uri) => uri,
             None => Uri::File(built_in(&state_dir)?),
         };
+        // Another `perch dev` may run: that is said before any address is.
+        drop(StateDir::open(&state_dir)?);
         let simulator = start_simulator().await?;
         let runtime_dir = self.runtime_dir.unwrap_or_else(|| state_dir.clone());
-        print(&welcome(&uri, &simulator.url(), &runtime_dir));
+        let elsewhere = elsewhere();
+        print(&welcome(&uri, elsewhere, &simulator.url(), &runtime_dir));
         let code = Daemon {
             uri,
             state_dir,
@@ -80,6 +83,7 @@ impl Dev {
             discord_address: None,
             simulator: Some(Simulated {
                 api_url: simulator.url(),
+                elsewhere,
                 token: Secret { value: SecretString::from(sim::DEFAULT_TOKEN), version: None },
             }),
         }
@@ -91,10 +95,9 @@ impl Dev {
 }
 
 fn default_state_dir() -> anyhow::Result<PathBuf> {
-    let base = std::env::var_os("XDG_STATE_HOME")
-        .map(PathBuf::from)
-        .filter(|path| path.is_absolute())
-        .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/state")))
+    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let base = absolute("XDG_STATE_HOME")
+        .or_else(|| absolute("HOME").map(|home| home.join(".local/state")))
         .context("neither XDG_STATE_HOME nor HOME is set; name a directory with --state-dir")?;
     Ok(base.join("perch-dev"))
 }
@@ -104,9 +107,7 @@ fn built_in(state_dir: &Path) -> anyhow::Result<PathBuf> {
     let path = state_dir.join("perch.toml");
     match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
         Ok(mut file) => {
-            let port = free_port(CHAT_PORT);
-            let text = CONFIGURATION.replace("8080", &port.to_string());
-            file.write_all(text.as_bytes()).with_context(|| format!("{} can't be written", path.display()))?;
+            file.write_all(CONFIGURATION.as_bytes()).with_context(|| format!("{} can't be written", path.display()))?;
         }
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
         Err(error) => return Err(error).with_context(|| format!("{} can't be written", path.display())),
@@ -114,13 +115,14 @@ fn built_in(state_dir: &Path) -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
-/// `wanted` if nobody listens there, else a port that is free now.
-fn free_port(wanted: u16) -> u16 {
-    [wanted, 0]
-        .into_iter()
-        .find_map(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok())
-        .and_then(|listener| listener.local_addr().ok())
-        .map_or(wanted, |address| address.port())
+/// Where the chat page goes when somebody else listens at the built-in configuration's address.
+fn elsewhere() -> Option<(SocketAddr, SocketAddr)> {
+    let usual = SocketAddr::from((Ipv4Addr::LOCALHOST, CHAT_PORT));
+    if TcpListener::bind(usual).is_ok() {
+        return None;
+    }
+    let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr()).ok()?;
+    Some((usual, free))
 }
 
 async fn start_simulator() -> anyhow::Result<sim::Simulator> {
@@ -134,14 +136,20 @@ async fn start_simulator() -> anyhow::Result<sim::Simulator> {
     }
 }
 
-fn welcome(uri: &Uri, simulator: &str, runtime_dir: &Path) -> String {
+fn welcome(uri: &Uri, elsewhere: Option<(SocketAddr, SocketAddr)>, simulator: &str, runtime_dir: &Path) -> String {
     let style = Style::detect();
     let chat = match uri {
         Uri::File(path) => std::fs::read(path).ok().and_then(|bytes| Config::load(&bytes).ok()),
         Uri::S3 { .. } => None,
     }
     .and_then(|config| config.http)
-    .map_or_else(|| "off, as there is no [http] table".to_owned(), |http| format!("http://{}", http.listen));
+    .map_or_else(
+        || "off, as there is no [http] table".to_owned(),
+        |http| {
+            let listen = elsewhere.filter(|(usual, _)| *usual == http.listen).map_or(http.listen, |(_, free)| free);
+            format!("http://{listen}")
+        },
+    );
     format!(
         "\n  {}\n\n  chat page       {}\n  simulator page  {}   write `@perch hello` there\n  configuration   {uri}   edit \
          it, and it is applied\n  status          {}\n\n  {}\n\n",

@@ -67,7 +67,7 @@ struct Completions {
 #[derive(Args)]
 struct Directories {
     /// Where perch keeps what outlives it
-    #[arg(long, env = "STATE_DIRECTORY", default_value = "/var/lib/perch", value_name = "DIR")]
+    #[arg(long, env = "STATE_DIRECTORY", default_value = "/var/lib/perch", value_name = "DIR", value_parser = first_directory)]
     state_dir: PathBuf,
     #[command(flatten)]
     runtime: RuntimeDirectory,
@@ -76,7 +76,7 @@ struct Directories {
 #[derive(Args)]
 struct RuntimeDirectory {
     /// Where the running daemon's admin socket is
-    #[arg(long, env = "RUNTIME_DIRECTORY", default_value = "/run/perch", value_name = "DIR")]
+    #[arg(long, env = "RUNTIME_DIRECTORY", default_value = "/run/perch", value_name = "DIR", value_parser = first_directory)]
     runtime_dir: PathBuf,
 }
 
@@ -159,6 +159,12 @@ fn complain(text: &str) {
 fn fail(text: &str) -> ExitCode {
     complain(text);
     ExitCode::from(FAILED)
+}
+
+/// A directory; of several, as systemd passes a unit's `StateDirectory=a b`, the first (systemd.exec(5)).
+#[expect(clippy::unnecessary_wraps, reason = "clap's parsers can fail")]
+fn first_directory(text: &str) -> Result<PathBuf, String> {
+    Ok(PathBuf::from(text.split_once(':').map_or(text, |(first, _)| first)))
 }
 
 /// The configuration's address as an argument.

@@ -1,6 +1,7 @@
 //! `perch reload`: look now.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Args;
 use hyper::Method;
@@ -8,6 +9,9 @@ use serde_json::Value;
 
 use super::{FAILED, NOT_RUNNING, RuntimeDirectory, Style, complain, print};
 use crate::admin::client::{self, AskError};
+
+/// A look and a try, and those under way before them, have time-outs of their own; together they are shorter.
+const PATIENCE: Duration = Duration::from_mins(3);
 
 /// Look for a new configuration and new secrets now
 ///
@@ -26,7 +30,7 @@ pub struct Reload {
 
 impl Reload {
     pub async fn run(self) -> ExitCode {
-        let bytes = match client::ask(&self.runtime.runtime_dir, Method::POST, "/reload").await {
+        let bytes = match client::ask(&self.runtime.runtime_dir, Method::POST, "/reload", PATIENCE).await {
             Ok(bytes) => bytes,
             Err(error) => {
                 complain(&error.to_string());

@@ -12,6 +12,8 @@ use super::{FAILED, NOT_RUNNING, RuntimeDirectory, Style, complain, print};
 use crate::admin::client::{self, AskError};
 use crate::telemetry::lines::moment;
 
+/// A daemon that lives answers at once.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// How many changes are shown to people.
 const CHANGES: usize = 5;
 
@@ -32,7 +34,7 @@ pub struct Status {
 
 impl Status {
     pub async fn run(self) -> ExitCode {
-        match client::ask(&self.runtime.runtime_dir, Method::GET, "/status").await {
+        match client::ask(&self.runtime.runtime_dir, Method::GET, "/status", PATIENCE).await {
             Ok(bytes) => {
                 let status: Value = serde_json::from_slice(&bytes).unwrap_or_default();
                 if self.json { print(&format!("{status}\n")) } else { print(&describe(&status, &Style::detect())) }

@@ -70,7 +70,7 @@ const QUOTE_LIMIT: usize = 60;
 
 /// A document that is TOML.
 pub struct Document<'a> {
-    text: &'a str,
+    lines: Lines,
     table: Spanned<DeTable<'a>>,
     syntax: Vec<Mistake>,
 }
@@ -82,26 +82,27 @@ impl<'a> Document<'a> {
     /// When the bytes are empty or not text at all.
     pub fn parse(bytes: &'a [u8]) -> Result<Document<'a>, Mistakes> {
         let text = std::str::from_utf8(bytes).map_err(|error| {
-            let before = bytes.get(..error.valid_up_to()).unwrap_or_default();
+            let line = Lines::of(bytes).at(error.valid_up_to());
             Mistakes(vec![Mistake {
-                place: Place { line: line_at(before, before.len()), key: String::new() },
+                place: Place { line, key: String::new() },
                 text: format!("byte {} is not UTF-8; save the document as UTF-8", error.valid_up_to() + 1),
             }])
         })?;
         if text.trim().is_empty() {
             return Err(Mistakes(vec![Mistake { place: Place::default(), text: "is empty".to_owned() }]));
         }
+        let lines = Lines::of(bytes);
         let (table, errors) = DeTable::parse_recoverable(text);
         let syntax = errors
             .iter()
             .take(MISTAKE_LIMIT)
             .map(|error| {
                 let at = error.span().map_or(0, |span| span.start);
-                let place = Place { line: line_at(text.as_bytes(), at), key: String::new() };
+                let place = Place { line: lines.at(at), key: String::new() };
                 Mistake { place, text: format!("is not TOML: {}", error.message()) }
             })
             .collect();
-        Ok(Document { text, table, syntax })
+        Ok(Document { lines, table, syntax })
     }
 
     /// Reads it with `read`, which notes mistakes in the tables it is given.
@@ -110,16 +111,16 @@ impl<'a> Document<'a> {
     /// Every mistake, of syntax and of meaning, in the order of lines.
     pub fn read<T>(self, read: impl FnOnce(Table<'_>) -> T) -> Result<T, Mistakes> {
         let broken: BTreeSet<usize> = self.syntax.iter().map(|mistake| mistake.place.line).collect();
-        let notes = Notes { text: self.text, mistakes: RefCell::new(self.syntax) };
+        let notes = Notes { lines: self.lines, mistakes: RefCell::new(self.syntax) };
         let value = read(Table::new(&notes, String::new(), 0..0, self.table.get_ref()));
-        let mut mistakes = notes.mistakes.into_inner();
+        let mut mistakes = notes.mistakes.take();
         // What a broken line swallowed is neither wrong nor missing; only what can still be read is worth a word. Below
         // a broken table header, nobody knows whose keys these are.
         mistakes.retain(|mistake| {
             let Place { line, key } = &mistake.place;
             broken.is_empty()
                 || (*line > 0
-                    && (key.is_empty() || !broken.contains(line) && !broken.contains(&header_above(self.text, *line))))
+                    && (key.is_empty() || !broken.contains(line) && !broken.contains(&notes.lines.header_above(*line))))
         });
         if mistakes.is_empty() {
             return Ok(value);
@@ -131,21 +132,40 @@ impl<'a> Document<'a> {
     }
 }
 
-struct Notes<'a> {
-    text: &'a str,
+struct Notes {
+    lines: Lines,
     mistakes: RefCell<Vec<Mistake>>,
 }
 
-/// The line of the byte at `offset`, counted from 1.
-fn line_at(text: &[u8], offset: usize) -> usize {
-    let before = text.get(..offset.min(text.len())).unwrap_or_default();
-    before.iter().filter(|byte| **byte == b'\n').count() + 1
+/// Where lines and table headers begin.
+struct Lines {
+    /// The offset of each line's first byte.
+    starts: Vec<usize>,
+    /// The numbers of the lines that look like a table's header, counted from 1.
+    headers: Vec<usize>,
 }
 
-/// The line of the table header that `line` stands under, counted from 1; 0 at the top.
-fn header_above(text: &str, line: usize) -> usize {
-    let lines = text.lines().enumerate().take(line);
-    lines.filter(|(_, line)| line.trim_start().starts_with('[')).last().map_or(0, |(index, _)| index + 1)
+impl Lines {
+    fn of(text: &[u8]) -> Lines {
+        let ends = text.iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(offset, _)| offset + 1);
+        let starts: Vec<usize> = std::iter::once(0).chain(ends).collect();
+        let first = |start: usize| text.get(start..)?.iter().find(|byte| !matches!(byte, b' ' | b'\t'));
+        let header = |start: &usize| first(*start) == Some(&b'[');
+        let headers =
+            starts.iter().enumerate().filter(|(_, start)| header(start)).map(|(index, _)| index + 1).collect();
+        Lines { starts, headers }
+    }
+
+    /// The line of the byte at `offset`, counted from 1.
+    fn at(&self, offset: usize) -> usize {
+        self.starts.partition_point(|start| *start <= offset)
+    }
+
+    /// The line of the table header that `line` stands under; 0 at the top.
+    fn header_above(&self, line: usize) -> usize {
+        let above = self.headers.partition_point(|header| *header <= line);
+        above.checked_sub(1).and_then(|index| self.headers.get(index)).copied().unwrap_or(0)
+    }
 }
 
 /// A part of the document's own text, short enough and harmless for a message.
@@ -160,7 +180,7 @@ pub(super) fn quote(text: &str) -> String {
 /// Reads one table: each getter takes one key, notes a mistake if its value will not do, and returns what is good.
 /// [`Table::finish`] notes the keys that nobody asked for.
 pub struct Table<'a> {
-    notes: &'a Notes<'a>,
+    notes: &'a Notes,
     path: String,
     span: Range<usize>,
     entries: &'a DeTable<'a>,
@@ -169,7 +189,7 @@ pub struct Table<'a> {
 
 /// One value and where it stands.
 pub(super) struct Entry<'a> {
-    notes: &'a Notes<'a>,
+    notes: &'a Notes,
     pub path: String,
     span: Range<usize>,
     pub value: &'a DeValue<'a>,
@@ -177,7 +197,7 @@ pub(super) struct Entry<'a> {
 
 impl<'a> Entry<'a> {
     pub fn place(&self) -> Place {
-        Place { line: line_at(self.notes.text.as_bytes(), self.span.start), key: self.path.clone() }
+        Place { line: self.notes.lines.at(self.span.start), key: self.path.clone() }
     }
 
     pub fn mistake(&self, text: impl Into<String>) {
@@ -226,7 +246,7 @@ impl<'a> Entry<'a> {
     }
 }
 
-fn note(notes: &Notes<'_>, place: Place, text: impl Into<String>) {
+fn note(notes: &Notes, place: Place, text: impl Into<String>) {
     notes.mistakes.borrow_mut().push(Mistake { place, text: text.into() });
 }
 
@@ -243,7 +263,7 @@ fn kind(value: &DeValue<'_>) -> &'static str {
 }
 
 impl<'a> Table<'a> {
-    fn new(notes: &'a Notes<'a>, path: String, span: Range<usize>, entries: &'a DeTable<'a>) -> Self {
+    fn new(notes: &'a Notes, path: String, span: Range<usize>, entries: &'a DeTable<'a>) -> Self {
         Table { notes, path, span, entries, asked: BTreeSet::new() }
     }
 
@@ -257,7 +277,7 @@ impl<'a> Table<'a> {
     }
 
     pub(super) fn place(&self) -> Place {
-        let line = if self.path.is_empty() { 0 } else { line_at(self.notes.text.as_bytes(), self.span.start) };
+        let line = if self.path.is_empty() { 0 } else { self.notes.lines.at(self.span.start) };
         Place { line, key: self.path.clone() }
     }
 
@@ -315,8 +335,7 @@ impl<'a> Table<'a> {
             if self.asked.contains(key) {
                 continue;
             }
-            let place =
-                Place { line: line_at(self.notes.text.as_bytes(), name.span().start), key: self.path_of(&short(key)) };
+            let place = Place { line: self.notes.lines.at(name.span().start), key: self.path_of(&short(key)) };
             let near = self.asked.iter().map(|known| (distance(known, key), *known)).min();
             let text = match near {
                 Some((steps, known)) if steps <= 2 => format!("is an unknown key; did you mean `{known}`?"),

@@ -14,9 +14,9 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpStream;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tower::{Service, ServiceExt};
 
@@ -26,6 +26,8 @@ use crate::telemetry::panics;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long to wait when the process has no descriptor left for another connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How often the journal hears that nobody can be let in.
+const COMPLAINT_PAUSE: Duration = Duration::from_mins(1);
 /// How long a connection without a request is kept once its listener is left: one may be on its way, and closing
 /// before it comes would lose it. Its answer then says that the connection is over.
 const LAST_REQUEST: Duration = Duration::from_millis(500);
@@ -37,6 +39,8 @@ pub struct Door {
     pub socket: Arc<TcpListener>,
     /// It is open elsewhere as well (systemd holds it): who waits in it is served by whoever accepts next.
     pub shared: bool,
+    /// For so many connections at once, whatever listener they come by.
+    pub room: Arc<Semaphore>,
 }
 
 /// Serves `app` on `door` until `leave` is cancelled, then ends when every request in flight has its answer.
@@ -54,26 +58,33 @@ where
     let listener = tokio::net::TcpListener::from_std(door.socket.try_clone()?)?;
     // A task that dies with this one: the service's end, even by a panic, leaves no connection behind.
     let mut connections = JoinSet::new();
-    let start = |stream: TcpStream, connections: &mut JoinSet<()>| {
+    let start = |stream: TcpStream, permit: Option<OwnedSemaphorePermit>, connections: &mut JoinSet<()>| {
         // Answers are small and shall leave at once; a socket that refuses this is served all the same.
         drop(stream.set_nodelay(true));
-        connections.spawn(panics::SERVICE.scope(super::NAME, connection(stream, app.clone(), leave.clone())));
+        let (app, leave) = (app.clone(), leave.clone());
+        connections.spawn(panics::SERVICE.scope(super::NAME, async move {
+            connection(stream, app, leave).await;
+            drop(permit);
+        }));
     };
-    let mut exhausted = false;
+    let mut complaint = Complaint(None);
     loop {
+        let accepted = async {
+            let permit = if let Ok(permit) = Arc::clone(&door.room).try_acquire_owned() {
+                Some(permit)
+            } else {
+                complaint.say("as many connections are open as the limit of open files allows; others wait");
+                Arc::clone(&door.room).acquire_owned().await.ok()
+            };
+            listener.accept().await.map(|(stream, _)| (stream, permit))
+        };
         tokio::select! {
             biased;
             () = leave.cancelled() => break,
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => {
-                    exhausted = false;
-                    start(stream, &mut connections);
-                }
+            accepted = accepted => match accepted {
+                Ok((stream, permit)) => start(stream, permit, &mut connections),
                 Err(error) => {
-                    if !exhausted {
-                        exhausted = true;
-                        tracing::warn!(service = super::NAME, "no connection can be accepted: {error}");
-                    }
+                    complaint.say(&format!("no connection can be accepted: {error}"));
                     sleep(ACCEPT_PAUSE).await;
                 }
             },
@@ -85,7 +96,7 @@ where
         // than can have waited, as others go on coming.
         for _ in 0..super::bind::BACKLOG {
             let Some(Ok((stream, _))) = listener.accept().now_or_never() else { break };
-            start(stream, &mut connections);
+            start(stream, None, &mut connections);
         }
     }
     drop(listener);
@@ -95,6 +106,18 @@ where
     }
     while connections.join_next().await.is_some() {}
     Ok(())
+}
+
+/// A warning that is not said again for a while.
+struct Complaint(Option<Instant>);
+
+impl Complaint {
+    fn say(&mut self, text: &str) {
+        if self.0.is_none_or(|last| last.elapsed() > COMPLAINT_PAUSE) {
+            self.0 = Some(Instant::now());
+            tracing::warn!(service = super::NAME, "{text}");
+        }
+    }
 }
 
 /// One connection, from its first byte to its last.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use serde_json::json;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -34,7 +35,13 @@ pub struct Http {
     /// asks for: it could not be bound anew.
     inherited: BTreeMap<SocketAddr, Arc<TcpListener>>,
     requests: Arc<Requests>,
+    room: Arc<Semaphore>,
 }
+
+/// Of the files that the process may open, so many are not for connections: S3, Discord, the admin socket, the state.
+const RESERVED_FILES: u64 = 64;
+/// More connections than this are not taken at once, whatever the process may open.
+const MOST_CONNECTIONS: u64 = 50_000;
 
 /// What `prepare` makes: sockets that are bound and listening.
 struct Listeners {
@@ -42,11 +49,15 @@ struct Listeners {
 }
 
 impl Http {
-    /// A service that uses the `inherited` sockets where their addresses are asked for, and counts into `requests`.
+    /// A service that uses the `inherited` sockets where their addresses are asked for, counts into `requests`, and
+    /// takes so many connections at once as leave some of the process' open `files` for other things.
     #[must_use]
-    pub fn new(inherited: Vec<TcpListener>, requests: Arc<Requests>) -> Self {
+    pub fn new(inherited: Vec<TcpListener>, requests: Arc<Requests>, files: u64) -> Self {
+        // With few files, half of them.
+        let room = files.saturating_sub(RESERVED_FILES).max(files / 2).min(MOST_CONNECTIONS);
+        let room = Arc::new(Semaphore::new(usize::try_from(room).unwrap_or(Semaphore::MAX_PERMITS)));
         let named = |socket: TcpListener| Some((socket.local_addr().ok()?, Arc::new(socket)));
-        Http { inherited: inherited.into_iter().filter_map(named).collect(), requests }
+        Http { inherited: inherited.into_iter().filter_map(named).collect(), requests, room }
     }
 
     /// The listener for `address`: the one in use, one from systemd, or a new one.
@@ -75,7 +86,8 @@ impl Http {
     }
 
     fn door(&self, address: SocketAddr, socket: &Arc<TcpListener>) -> connections::Door {
-        connections::Door { socket: Arc::clone(socket), shared: self.passed(address).is_some() }
+        let shared = self.passed(address).is_some();
+        connections::Door { socket: Arc::clone(socket), shared, room: Arc::clone(&self.room) }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use axum::Router;
@@ -34,11 +35,13 @@ pub struct Shared {
     pub stop: CancellationToken,
     pub conversations: Conversations,
     pub requests: Arc<Requests>,
+    /// How many bytes of requests that are still coming are held, in all.
+    pub bodies: AtomicUsize,
 }
 
 impl Shared {
     fn new(live: watch::Receiver<Arc<Live>>, stop: CancellationToken, requests: Arc<Requests>) -> App {
-        Arc::new(Shared { live, stop, conversations: Conversations::new(), requests })
+        Arc::new(Shared { live, stop, conversations: Conversations::new(), requests, bodies: AtomicUsize::new(0) })
     }
 }
 

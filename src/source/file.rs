@@ -13,7 +13,7 @@ use super::{Found, Look, SIZE_LIMIT, Source, SourceError, Version};
 
 /// A file costs nothing to look at, and an edit shall be seen within a second.
 const PACE: Duration = Duration::from_millis(400);
-/// A file that was written this shortly ago may still be being written: an empty one is looked at again.
+/// A file that was written this shortly ago may still be being written: it is looked at again.
 const SETTLE: Duration = Duration::from_millis(300);
 
 /// A file's path, and what it looked like when it was last read.
@@ -86,8 +86,8 @@ impl Source for ConfigFile {
         let mut bytes = Vec::new();
         file.take(SIZE_LIMIT + 1).read_to_end(&mut bytes).await.map_err(|error| self.failed(&error))?;
         let fresh = stamp.modified.and_then(|at| at.elapsed().ok()).is_some_and(|age| age < SETTLE);
-        if bytes.is_empty() && fresh && known.is_some() {
-            // An editor that truncates before it writes: the next look sees the whole.
+        if fresh && known.is_some() {
+            // Whoever writes it may not be done: the next look sees the whole.
             return Ok(Look::Unchanged);
         }
         let digest = Sha256::digest(&bytes);

@@ -66,8 +66,8 @@ impl Supervisor {
         let version = found.version.clone();
         match Config::load(&found.bytes) {
             Ok(mut config) => {
-                if let (Some(simulator), Some(discord)) = (&self.simulator, &mut config.discord) {
-                    discord.api_url = Some(simulator.api_url.clone());
+                if let Some(simulator) = &self.simulator {
+                    simulator.stand_in(&mut config);
                 }
                 self.forget_pending();
                 self.configs.insert(version.clone(), Arc::new(config));

@@ -2,6 +2,7 @@
 //! what the [`machine`] answers.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -63,10 +64,25 @@ pub struct Options {
     pub simulator: Option<Simulated>,
 }
 
-/// Where the simulator is and the token it takes.
+/// What `perch dev` puts in place of what the configuration says: where the simulator is and the token it takes.
 pub struct Simulated {
     pub api_url: String,
+    /// An address that somebody else listens at, and the one to take for it.
+    pub elsewhere: Option<(SocketAddr, SocketAddr)>,
     pub token: Secret,
+}
+
+impl Simulated {
+    fn stand_in(&self, config: &mut Config) {
+        if let Some(discord) = &mut config.discord {
+            discord.api_url = Some(self.api_url.clone());
+        }
+        if let (Some(http), Some((usual, free))) = (&mut config.http, self.elsewhere)
+            && http.listen == usual
+        {
+            http.listen = free;
+        }
+    }
 }
 
 /// How the daemon ended.

@@ -14,8 +14,11 @@ use crate::secrets::{self, NotFound, Secret, SecretValues};
 use crate::service::{Cause, ChangeId, Live, Next, Problem, Readiness, Service, State};
 use crate::source::Version;
 
-/// How long all secrets together may take to fetch, and each service to prepare.
+/// How long all secrets together may take to fetch.
 const SECRETS_TIMEOUT: Duration = Duration::from_secs(20);
+/// The same while nothing runs yet: what needs no secret shall serve soon, and the others are tried again.
+const FIRST_SECRETS_TIMEOUT: Duration = Duration::from_secs(4);
+/// How long each service may take to prepare.
 const SERVICE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// What a preparation needs; it is moved into a task of its own.
@@ -97,7 +100,8 @@ impl Preparation {
     async fn secrets(&self, troubles: &mut Vec<String>) -> (SecretValues, Vec<(SecretRef, NotFound)>) {
         let mut values = BTreeMap::new();
         let mut missing = Vec::new();
-        let deadline = tokio::time::Instant::now() + SECRETS_TIMEOUT;
+        let limit = if self.running.is_none() { FIRST_SECRETS_TIMEOUT } else { SECRETS_TIMEOUT };
+        let deadline = tokio::time::Instant::now() + limit;
         for wanted in self.config.secrets() {
             let path = &wanted.place.key;
             if let Some(secret) = &self.simulated {
@@ -106,7 +110,7 @@ impl Preparation {
             }
             let fetched = match tokio::time::timeout_at(deadline, secrets::fetch(wanted, &self.aws)).await {
                 Ok(fetched) => fetched,
-                Err(_) => Err(NotFound::timed_out(wanted, SECRETS_TIMEOUT)),
+                Err(_) => Err(NotFound::timed_out(wanted, limit)),
             };
             match fetched {
                 Ok(secret) => {

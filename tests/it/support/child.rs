@@ -39,7 +39,7 @@ pub fn run(responder: impl Responder + 'static, others: impl FnOnce() -> Vec<Arc
     let level = telemetry::start(output, tracing::Level::INFO).unwrap();
     let responder: Arc<dyn Responder> = Arc::new(responder);
     let mut services: Vec<Arc<dyn Service>> = others();
-    services.push(Arc::new(Http::new(Vec::new(), Arc::new(Requests::default()))));
+    services.push(Arc::new(Http::new(Vec::new(), Arc::new(Requests::default()), 1_024)));
     let services = services
         .into_iter()
         .map(|inner| Arc::new(Answering { inner, responder: Arc::clone(&responder) }) as Arc<dyn Service>)
