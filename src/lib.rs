@@ -7,8 +7,8 @@
 //!                     ▼         ▼
 //!  S3 object ──► source ──► supervisor ──► services: discord, http
 //!  secrets ────► secrets ──┘   │  ▲            └─ both answer through one chat responder
-//!                              ▼  └─ reports
-//!                          status board
+//!                              ▼  └─ reports      │
+//!                          status board            └─ what outlives them: store
 //! ```
 //!
 //! One change goes one way, and every step is a function to point at: `look` ([`source`]) → `Document` → `Config`
@@ -28,6 +28,7 @@ pub mod secrets;
 pub mod service;
 pub mod sim;
 pub mod source;
+pub mod store;
 pub mod supervisor;
 pub mod systemd;
 pub mod telemetry;

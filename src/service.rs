@@ -244,6 +244,28 @@ impl Board {
         }
     }
 
+    /// Shows something that is no service: its `details`, and while there is `trouble` with it, that among the services.
+    pub fn remark(&self, name: &'static str, trouble: Option<String>, details: serde_json::Value) {
+        {
+            let mut services = self.services.lock().unwrap_or_else(PoisonError::into_inner);
+            self.details.lock().unwrap_or_else(PoisonError::into_inner).insert(name, details);
+            match trouble {
+                Some(reason) => {
+                    let health = services.entry(name).or_insert_with(|| Health {
+                        state: State::Recovering,
+                        since: SystemTime::now(),
+                        reason: String::new(),
+                        restarts: 0,
+                        run: 0,
+                    });
+                    health.turn(State::Recovering, reason);
+                }
+                None => drop(services.remove(name)),
+            }
+        }
+        self.changed.notify_one();
+    }
+
     /// Counts one more start after a panic or an error.
     pub fn restarted(&self, name: &'static str) {
         let mut services = self.services.lock().unwrap_or_else(PoisonError::into_inner);

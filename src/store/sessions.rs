@@ -1,0 +1,95 @@
+//! The gateway session of each bot, as far as its events were dealt with.
+
+use std::sync::{Arc, Mutex};
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::{Order, Store, lock, signed, unsigned};
+
+/// The gateway sessions to resume.
+#[derive(Clone)]
+pub struct Sessions(pub(super) Store);
+
+/// Whom a session belongs to: it can be resumed by nobody else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// The bot's user id.
+    pub bot: u64,
+    pub intents: u64,
+    pub shard: u32,
+    pub shards: u32,
+    /// A hash that tells one token, and where it is used, from another.
+    pub token_mark: u64,
+}
+
+/// What RESUME needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Saved {
+    pub id: String,
+    pub sequence: u64,
+    pub resume_url: String,
+}
+
+/// The newest state of the session in use, until it is written.
+#[derive(Clone, Default)]
+pub(super) struct Slot(Arc<Mutex<Option<(Owner, Option<Saved>)>>>);
+
+impl Slot {
+    pub fn take(&self) -> Option<(Owner, Option<Saved>)> {
+        lock(&self.0).take()
+    }
+}
+
+impl Sessions {
+    /// The session of `owner`, if it left one.
+    pub async fn find(&self, owner: Owner) -> Option<Saved> {
+        self.0.ask(false, move |db| find(db, owner)).await.flatten()
+    }
+
+    /// Saves where the session is, or that there is none any more. It is written in a moment, and only the newest state
+    /// of it: what a crash loses of it, Discord sends again.
+    pub fn save(&self, owner: Owner, session: Option<Saved>) {
+        let empty = lock(&self.0.0.session.0).replace((owner, session)).is_none();
+        if empty {
+            // Closed: then it was saved for the last time.
+            drop(self.0.0.orders.send(Order::Session));
+        }
+    }
+}
+
+fn find(db: &Connection, owner: Owner) -> rusqlite::Result<Option<Saved>> {
+    let sql = "SELECT id, sequence, resume_url FROM session
+               WHERE user = ?1 AND intents = ?2 AND shard = ?3 AND shards = ?4 AND token_mark = ?5";
+    let owner = params![signed(owner.bot), signed(owner.intents), owner.shard, owner.shards, signed(owner.token_mark)];
+    db.query_row(sql, owner, |row| {
+        Ok(Saved { id: row.get(0)?, sequence: unsigned(row.get(1)?), resume_url: row.get(2)? })
+    })
+    .optional()
+}
+
+pub(super) fn write(db: &Connection, owner: &Owner, session: Option<&Saved>) -> rusqlite::Result<()> {
+    let user = signed(owner.bot);
+    let Some(session) = session else {
+        db.execute("DELETE FROM session WHERE user = ?1", [user])?;
+        return Ok(());
+    };
+    let sql = "INSERT OR REPLACE INTO session
+               (user, intents, shard, shards, token_mark, id, sequence, resume_url)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+    let row = params![
+        user,
+        signed(owner.intents),
+        owner.shard,
+        owner.shards,
+        signed(owner.token_mark),
+        session.id,
+        signed(session.sequence),
+        session.resume_url
+    ];
+    db.execute(sql, row)?;
+    Ok(())
+}
+
+pub(super) fn carry(db: &Connection, from: &str, to: &str) -> rusqlite::Result<()> {
+    db.execute_batch(&format!("INSERT OR REPLACE INTO {to}.session SELECT * FROM {from}.session"))
+}
