@@ -10,6 +10,7 @@ use crate::aws::Aws;
 use crate::discord::Discord;
 use crate::http::{Http, Requests};
 use crate::source::Uri;
+use crate::store::Store;
 use crate::supervisor::{self, End, Options, Simulated};
 use crate::telemetry::{self, Output};
 use crate::{discord, os};
@@ -36,6 +37,7 @@ impl Daemon {
         os::forbid_core_dumps();
         let files = os::raise_file_limit();
         crate::tls::install_default_provider();
+        let store = Store::new();
         let requests = Arc::new(Requests::default());
         let metrics = Arc::clone(&requests);
         let options = Options {
@@ -45,8 +47,9 @@ impl Daemon {
             runtime_dir: self.runtime_dir,
             services: vec![
                 Arc::new(Http::new(self.sockets, requests, files)),
-                Arc::new(Discord::new(discord::Options { resolve: self.discord_address })),
+                Arc::new(Discord::new(discord::Options { resolve: self.discord_address }, store.clone())),
             ],
+            store,
             level,
             metrics: Arc::new(move || metrics.prometheus()),
             simulator: self.simulator,

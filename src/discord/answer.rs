@@ -1,18 +1,22 @@
-//! Answering one message.
+//! Answering one message, once.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use serenity::builder::{CreateAllowedMentions, CreateMessage};
 use serenity::model::channel::{MessageReference, Nonce};
+use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::account::Account;
-use super::event::{Incoming, MessageId};
+use super::channels::{Asked, Job};
+use super::event::{ChannelId, Incoming, MessageId};
+use super::lookup::{self, Found};
 use super::rest::RestError;
 use super::{mention, split};
 use crate::service::Live;
+use crate::store::{Attempt, Key, Ledger, Standing, Verdict};
 
 /// For the responder. A person does not wait longer for a chat bot.
 const RESPOND_TIMEOUT: Duration = Duration::from_mins(2);
@@ -31,6 +35,8 @@ const NO_REPLY_WITHOUT_HISTORY: u64 = 160_002;
 #[derive(Debug, PartialEq, Eq)]
 pub enum Outcome {
     Answered,
+    /// It was dealt with before.
+    Known,
     /// Discord will not have an answer there: it is deleted, or the bot may not write.
     Refused,
     /// Discord was in trouble for too long.
@@ -39,19 +45,112 @@ pub enum Outcome {
     Unauthorized(String),
 }
 
-/// Answers `message`, with the responder and the account of the newest state.
-pub async fn answer(message: &Incoming, account: &Arc<Account>, live: &watch::Receiver<Arc<Live>>) -> Outcome {
+/// Answers the message of `job`, with the responder and the account of the newest state, unless it is answered already.
+pub async fn answer(job: &Job, live: &watch::Receiver<Arc<Live>>, ledger: &Ledger) -> Outcome {
     let now = Arc::clone(&live.borrow());
     // A new token of the same bot takes over at once.
     let account = match now.part::<Account>(super::NAME) {
-        Some(newest) if newest.user.id == account.user.id => newest,
-        _ => Arc::clone(account),
+        Some(newest) if newest.user.id == job.account.user.id => newest,
+        _ => Arc::clone(&job.account),
     };
+    let key = job.key();
+    let Some(attempt) = (match ledger.find(key).await {
+        None => None,
+        Some(Standing::Sending(attempt)) => Some(attempt),
+        Some(Standing::Settled) => return Outcome::Known,
+    }) else {
+        // One that an earlier process left is in the ledger, or was settled by now.
+        let Asked::Heard { message, .. } = &job.asked else { return Outcome::Known };
+        let outcome = fresh(message, &now, &account, ledger).await;
+        settle(ledger, key, &outcome);
+        return outcome;
+    };
+    let (channel_id, message_id) = (ChannelId::new(attempt.channel), MessageId::new(key.message));
+    let parts = usize::try_from(attempt.parts).unwrap_or(usize::MAX);
+    let outcome = match lookup::look(&account.rest, channel_id, message_id, account.user.id, parts).await {
+        Ok(found) => rest_of(found, attempt, &now, &account, ledger, job).await,
+        // It stays in the ledger as it is, for the next start to look again.
+        Err(error @ RestError::Unavailable(_)) => return failed(channel_id, message_id, &error),
+        Err(error) => failed(channel_id, message_id, &error),
+    };
+    settle(ledger, key, &outcome);
+    outcome
+}
+
+fn settle(ledger: &Ledger, key: Key, outcome: &Outcome) {
+    ledger.settle(
+        key,
+        match outcome {
+            Outcome::Answered | Outcome::Known => Verdict::Done,
+            Outcome::Refused => Verdict::Refused,
+            Outcome::Lost | Outcome::Unauthorized(_) => Verdict::Lost,
+        },
+    );
+}
+
+/// Answers a message of which nothing was answered yet.
+async fn fresh(message: &Incoming, live: &Live, account: &Account, ledger: &Ledger) -> Outcome {
+    let reply = compose(message, live, account).await;
+    let pieces = split::split(&reply);
+    let attempt = Attempt {
+        channel: message.channel_id.get(),
+        parts: u32::try_from(pieces.len()).unwrap_or(u32::MAX),
+        reply: mark(&reply),
+    };
+    let key = Key { bot: account.user.id.get(), message: message.id.get() };
+    ledger.begin(key, attempt).await;
+    send(message, &pieces, 0, account).await
+}
+
+/// Sends what is missing of an answer that an earlier process began.
+async fn rest_of(
+    found: Found,
+    attempt: Attempt,
+    live: &Live,
+    account: &Account,
+    ledger: &Ledger,
+    job: &Job,
+) -> Outcome {
+    let parts = usize::try_from(attempt.parts).unwrap_or(usize::MAX);
+    if found.said >= parts {
+        return Outcome::Known;
+    }
+    let (channel_id, message_id) = (attempt.channel, job.key().message);
+    let Some(question) = &found.question else {
+        tracing::warn!(
+            service = super::NAME,
+            channel_id,
+            message_id,
+            "message {message_id} may have been answered before perch stopped; it can't be found any more, and is left"
+        );
+        return Outcome::Lost;
+    };
+    if found.said == 0 {
+        return fresh(question, live, account, ledger).await;
+    }
+    let reply = compose(question, live, account).await;
+    if mark(&reply) != attempt.reply {
+        tracing::warn!(
+            service = super::NAME,
+            channel_id,
+            message_id,
+            "the answer to message {message_id} was cut short when perch stopped, and can't be given again word by word"
+        );
+        return Outcome::Lost;
+    }
+    send(question, &split::split(&reply), found.said, account).await
+}
+
+async fn compose(message: &Incoming, live: &Live, account: &Account) -> String {
     let text = mention::without(&message.content, account.user.id);
-    let reply = if text.trim().is_empty() { HINT.to_owned() } else { respond(&now, &text, message.id).await };
-    for (part, content) in split::split(&reply).into_iter().enumerate() {
-        if let Err(error) = say(message, part, content, &account).await {
-            return failed(message, &error);
+    if text.trim().is_empty() { HINT.to_owned() } else { respond(live, &text, message.id).await }
+}
+
+/// Says the pieces from the one numbered `first`.
+async fn send(message: &Incoming, pieces: &[&str], first: usize, account: &Account) -> Outcome {
+    for (part, content) in pieces.iter().enumerate().skip(first) {
+        if let Err(error) = say(message, part, content, account).await {
+            return failed(message.channel_id, message.id, &error);
         }
     }
     tracing::debug!(
@@ -61,6 +160,12 @@ pub async fn answer(message: &Incoming, account: &Arc<Account>, live: &watch::Re
         "answered a message"
     );
     Outcome::Answered
+}
+
+/// By which an answer is known again.
+fn mark(reply: &str) -> u64 {
+    let hash = Sha256::digest(reply);
+    u64::from_le_bytes(hash[..8].try_into().expect("a SHA-256 has 32 bytes"))
 }
 
 async fn respond(live: &Live, text: &str, message_id: MessageId) -> String {
@@ -96,8 +201,8 @@ async fn say(message: &Incoming, part: usize, content: &str, account: &Account) 
     }
 }
 
-fn failed(message: &Incoming, error: &RestError) -> Outcome {
-    let (channel_id, message_id) = (message.channel_id.get(), message.id.get());
+fn failed(channel_id: ChannelId, message_id: MessageId, error: &RestError) -> Outcome {
+    let (channel_id, message_id) = (channel_id.get(), message_id.get());
     match error {
         RestError::Unauthorized(said) => Outcome::Unauthorized(said.clone()),
         RestError::Refused { .. } => {

@@ -2,8 +2,10 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use secrecy::ExposeSecret;
+use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -12,13 +14,20 @@ use twilight_model::gateway::CloseCode;
 use super::account::{self, Account, PORTAL};
 use super::answer::Outcome;
 use super::backoff::Backoff;
-use super::channels::{Channels, Job};
-use super::gateway::{End, Lost};
+use super::channels::{Asked, Channels, Job};
+use super::event::{ChannelId, MessageId};
+use super::gateway::{End, INTENTS, Lost, SHARD};
 use super::identify::Permit;
 use super::rest::RestError;
 use super::status::Facts;
-use super::{Discord, NAME, mention};
+use super::{Discord, NAME};
 use crate::service::{Context, Live, Readiness, Reporter, State};
+use crate::store::{Attempt, Key, SessionOwner, Verdict};
+
+/// A wait for the next IDENTIFY that is nobody's concern: Discord itself asks for 5 s between two.
+const UNREMARKED_WAIT: Duration = Duration::from_secs(10);
+/// An answer that was begun longer ago than this is not gone on with: who asked has found another way.
+const PICK_UP: Duration = Duration::from_hours(24);
 
 /// The bot while the service runs.
 pub struct Bot<'a> {
@@ -48,7 +57,7 @@ pub async fn run(discord: &Discord, context: Context) {
     let Context { mut live, stop, reporter } = context;
     discord.store.rewind();
     let Some(account) = first_account(&mut live, &stop, &reporter).await else { return };
-    let channels = Channels::new(live.clone(), Arc::clone(&discord.store));
+    let channels = Channels::new(live.clone(), Arc::clone(&discord.store), discord.memory.ledger());
     let mut bot = Bot { discord, account, live, reporter, channels, stop, outage_told: false };
     bot.converge().await;
     bot.reporter.state(State::Stopped, "");
@@ -88,7 +97,7 @@ impl Bot<'_> {
             let newest = published(&self.live.borrow_and_update());
             match newest {
                 Ok(account) => {
-                    self.adopt(account);
+                    self.adopt(account).await;
                     let interrupt = self.stay_connected().await;
                     self.tell(|facts| facts.session = false);
                     match interrupt {
@@ -118,15 +127,51 @@ impl Bot<'_> {
         self.drain(None).await;
     }
 
-    /// Makes `account` the bot's. A session belongs to one token.
-    fn adopt(&mut self, account: Arc<Account>) {
+    /// Makes `account` the bot's, with what it left behind. A session belongs to one token, the rest to the bot.
+    async fn adopt(&mut self, account: Arc<Account>) {
         let before = self.discord.last.swap(Some(Arc::clone(&account)));
-        if !before.is_some_and(|before| before.same(&account)) {
-            self.discord.store.forget();
-            self.tell(|facts| facts.user = Some(account.user.clone()));
-        }
         self.account = account;
+        let bot = self.account.user.id.get();
+        if !before.as_ref().is_some_and(|before| before.same(&self.account)) {
+            self.discord.store.adopt(self.session_owner()).await;
+            if before.is_none_or(|before| before.user.id != self.account.user.id) {
+                self.discord.gate.adopt(bot).await;
+            }
+            let user = self.account.user.clone();
+            self.tell(|facts| facts.user = Some(user));
+        }
         self.reporter.state(State::Starting, "connecting to Discord");
+        for (message, attempt) in self.discord.memory.ledger().unsettled(bot).await {
+            self.pick_up(message, attempt);
+        }
+    }
+
+    /// Looks after an answer that an earlier process began.
+    fn pick_up(&mut self, message: u64, attempt: Attempt) {
+        if message == 0 || attempt.channel == 0 {
+            return;
+        }
+        let (channel_id, message_id) = (ChannelId::new(attempt.channel), MessageId::new(message));
+        let said_at =
+            SystemTime::UNIX_EPOCH + Duration::from_secs(message_id.created_at().unix_timestamp().unsigned_abs());
+        if said_at.elapsed().is_ok_and(|age| age > PICK_UP) {
+            let key = Key { bot: self.account.user.id.get(), message };
+            self.discord.memory.ledger().settle(key, Verdict::Lost);
+            self.tell(|facts| facts.lost += 1);
+            return;
+        }
+        self.take(Job { asked: Asked::Left { channel_id, message_id }, account: Arc::clone(&self.account) });
+    }
+
+    fn session_owner(&self) -> SessionOwner {
+        let hash = Sha256::digest(self.account.token.expose_secret());
+        SessionOwner {
+            bot: self.account.user.id.get(),
+            intents: INTENTS.bits(),
+            shard: SHARD.number(),
+            shards: SHARD.total(),
+            token_mark: u64::from_le_bytes(hash[..8].try_into().expect("a SHA-256 has 32 bytes")),
+        }
     }
 
     async fn stay_connected(&mut self) -> Interrupt {
@@ -176,27 +221,35 @@ impl Bot<'_> {
             if session.is_some() {
                 break gateway.url;
             }
-            match self.discord.gate.permit() {
+            let (reason, until) = match self.discord.gate.permit() {
                 Permit::Now => break gateway.url,
-                Permit::At(when) => {
+                Permit::At(when) if when.saturating_duration_since(Instant::now()) <= UNREMARKED_WAIT => {
                     self.attend(sleep_until(when)).await?;
                     break gateway.url;
                 }
-                Permit::Spent { remaining, resets } => {
-                    let wait = resets.saturating_duration_since(Instant::now());
+                Permit::At(when) => {
+                    let wait = words(when.saturating_duration_since(Instant::now()));
                     let reason = format!(
-                        "only {remaining} of today's IDENTIFYs are left; perch keeps them and connects in {}, or on \
-                         `perch reload`",
-                        words(wait)
+                        "sessions that don't last have cost many IDENTIFYs of late; perch spaces them and connects in \
+                         {wait}, or on `perch reload`"
                     );
-                    if !told {
-                        told = true;
-                        tracing::warn!(service = NAME, "Discord's session start limit is nearly spent: {reason}");
-                    }
-                    self.reporter.state(State::Waiting, reason);
-                    self.person_or(resets).await?;
+                    (reason, when)
                 }
+                Permit::Spent { remaining, resets } => {
+                    let wait = words(resets.saturating_duration_since(Instant::now()));
+                    let reason = format!(
+                        "only {remaining} of today's IDENTIFYs are left; perch keeps them and connects in {wait}, or on \
+                         `perch reload`"
+                    );
+                    (reason, resets)
+                }
+            };
+            if !told {
+                told = true;
+                tracing::warn!(service = NAME, "Discord's session start limit is in danger: {reason}");
             }
+            self.reporter.state(State::Waiting, reason);
+            self.person_or(until).await?;
         };
         let url = url.trim_end_matches('/').to_owned();
         if !is_gateway(&url) {
@@ -265,9 +318,9 @@ impl Bot<'_> {
         }
     }
 
-    /// Takes a message on if it is for the bot.
+    /// Takes a message on that is for the bot.
     pub(super) fn take(&mut self, job: Job) {
-        if mention::is_for(&job.message, self.account.user.id) && !self.channels.take(job) {
+        if !self.channels.take(job) {
             self.tell(|facts| facts.lost += 1);
         }
     }
@@ -277,6 +330,7 @@ impl Bot<'_> {
         let (account, outcome) = done?;
         self.tell(|facts| match outcome {
             Outcome::Answered => facts.replies += 1,
+            Outcome::Known => {}
             Outcome::Refused => facts.refused += 1,
             Outcome::Lost | Outcome::Unauthorized(_) => facts.lost += 1,
         });

@@ -9,9 +9,10 @@ use tokio::task::JoinSet;
 
 use super::account::Account;
 use super::answer::{Outcome, answer};
-use super::event::{ChannelId, Incoming};
+use super::event::{ChannelId, Incoming, MessageId};
 use super::session::SessionStore;
 use crate::service::Live;
+use crate::store::{Key, Ledger, Verdict};
 use crate::telemetry::panics;
 
 /// How many messages may wait in one channel, and in all.
@@ -20,9 +21,50 @@ const LIMIT: usize = 10_000;
 
 /// A message to be answered.
 pub struct Job {
-    pub message: Incoming,
-    pub sequence: u64,
+    pub asked: Asked,
     pub account: Arc<Account>,
+}
+
+/// How perch knows of a message.
+pub enum Asked {
+    /// The gateway brought it, with this sequence number.
+    Heard { message: Incoming, sequence: u64 },
+    /// An earlier process began to answer it.
+    Left { channel_id: ChannelId, message_id: MessageId },
+}
+
+impl Job {
+    pub fn key(&self) -> Key {
+        Key { bot: self.account.user.id.get(), message: self.asked.message_id().get() }
+    }
+}
+
+impl Asked {
+    fn message_id(&self) -> MessageId {
+        match self {
+            Asked::Heard { message, .. } => message.id,
+            Asked::Left { message_id, .. } => *message_id,
+        }
+    }
+
+    fn channel_id(&self) -> ChannelId {
+        match self {
+            Asked::Heard { message, .. } => message.channel_id,
+            Asked::Left { channel_id, .. } => *channel_id,
+        }
+    }
+
+    fn begun(&self, store: &SessionStore) {
+        if let Asked::Heard { sequence, .. } = self {
+            store.begun(*sequence);
+        }
+    }
+
+    fn finished(&self, store: &SessionStore) {
+        if let Asked::Heard { message, sequence } = self {
+            store.finished(*sequence, message.id);
+        }
+    }
 }
 
 /// The messages at work and those that wait. A channel is here while it has a message at work.
@@ -33,33 +75,33 @@ pub struct Channels {
     dropping: bool,
     live: watch::Receiver<Arc<Live>>,
     store: Arc<SessionStore>,
+    ledger: Ledger,
 }
 
 impl Channels {
-    pub fn new(live: watch::Receiver<Arc<Live>>, store: Arc<SessionStore>) -> Channels {
-        Channels { waiting: HashMap::new(), count: 0, at_work: JoinSet::new(), dropping: false, live, store }
+    pub fn new(live: watch::Receiver<Arc<Live>>, store: Arc<SessionStore>, ledger: Ledger) -> Channels {
+        Channels { waiting: HashMap::new(), count: 0, at_work: JoinSet::new(), dropping: false, live, store, ledger }
     }
 
     /// Takes a message on. Returns whether there was room for it.
     pub fn take(&mut self, job: Job) -> bool {
-        if self.store.answered(job.message.id) {
+        if self.store.answered(job.asked.message_id()) {
             return true;
         }
-        let channel = job.message.channel_id;
-        let (sequence, message_id) = (job.sequence, job.message.id);
+        let channel = job.asked.channel_id();
         match self.waiting.get_mut(&channel) {
             None => {
                 self.waiting.insert(channel, VecDeque::new());
-                self.store.begun(sequence);
+                job.asked.begun(&self.store);
                 self.start(job);
             }
             Some(queue) if queue.len() < CHANNEL_LIMIT && self.count < LIMIT => {
-                self.store.begun(sequence);
+                job.asked.begun(&self.store);
                 queue.push_back(job);
                 self.count += 1;
             }
             Some(_) => {
-                self.store.finished(sequence, message_id);
+                job.asked.finished(&self.store);
                 if !self.dropping {
                     self.dropping = true;
                     tracing::warn!(
@@ -108,8 +150,8 @@ impl Channels {
     }
 
     fn start(&mut self, job: Job) {
-        let (live, store) = (self.live.clone(), Arc::clone(&self.store));
-        self.at_work.spawn(panics::SERVICE.scope(super::NAME, dealt_with(job, live, store)));
+        let (live, store, ledger) = (self.live.clone(), Arc::clone(&self.store), self.ledger.clone());
+        self.at_work.spawn(panics::SERVICE.scope(super::NAME, dealt_with(job, live, store, ledger)));
     }
 }
 
@@ -117,23 +159,26 @@ async fn dealt_with(
     job: Job,
     live: watch::Receiver<Arc<Live>>,
     store: Arc<SessionStore>,
+    ledger: Ledger,
 ) -> (ChannelId, Arc<Account>, Outcome) {
-    let Receipt { job, store } = &Receipt { job, store };
-    let outcome = answer(&job.message, &job.account, &live).await;
-    store.finished(job.sequence, job.message.id);
-    (job.message.channel_id, Arc::clone(&job.account), outcome)
+    let Receipt { job, store, ledger } = &Receipt { job, store, ledger };
+    let outcome = answer(job, &live, ledger).await;
+    job.asked.finished(store);
+    (job.asked.channel_id(), Arc::clone(&job.account), outcome)
 }
 
 /// A message that makes perch panic is not tried again: it counts as dealt with.
 struct Receipt {
     job: Job,
     store: Arc<SessionStore>,
+    ledger: Ledger,
 }
 
 impl Drop for Receipt {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.store.finished(self.job.sequence, self.job.message.id);
+            self.ledger.settle(self.job.key(), Verdict::Lost);
+            self.job.asked.finished(&self.store);
         }
     }
 }

@@ -20,17 +20,20 @@ use twilight_model::gateway::event::GatewayEventDeserializer;
 use twilight_model::gateway::payload::outgoing::identify::IdentifyProperties;
 use twilight_model::gateway::{CloseCode, OpCode};
 
-use super::NAME;
 use super::bot::{Bot, Interrupt};
-use super::channels::Job;
+use super::channels::{Asked, Job};
 use super::event::{self, Guild, Incoming, Ready};
 use super::identify::Gate;
 use super::session::Session;
+use super::{NAME, mention};
 use crate::service::State;
 
 /// What perch asks to be told. A bot is given the content of messages that mention it and of direct messages without
 /// the privileged intent. Source: Gateway, "Message Content Intent".
 pub const INTENTS: Intents = Intents::GUILDS.union(Intents::GUILD_MESSAGES).union(Intents::DIRECT_MESSAGES);
+
+/// One connection for all guilds.
+pub const SHARD: ShardId = ShardId::ONE;
 
 /// Source: Gateway, "Invalid Session": IDENTIFY again after 1 to 5 seconds.
 const INVALID_SESSION_WAIT: (f64, f64) = (1.0, 5.0);
@@ -166,7 +169,7 @@ impl Bot<'_> {
                 config = config.resume_url(session.resume_url.clone());
             }
         }
-        Shard::with_config(ShardId::ONE, config.build())
+        Shard::with_config(SHARD, config.build())
     }
 
     fn frame(&mut self, text: &str, course: &mut Course) {
@@ -237,7 +240,9 @@ impl Bot<'_> {
             "GUILD_DELETE" => event::read::<Guild>(text).map(|guild| self.tell(|facts| facts.guild(&guild, true))),
             "MESSAGE_CREATE" => event::read::<Incoming>(text).map(|message| {
                 let account = Arc::clone(&self.account);
-                self.take(Job { message, sequence, account });
+                if mention::is_for(&message, account.user.id) {
+                    self.take(Job { asked: Asked::Heard { message, sequence }, account });
+                }
             }),
             _ => Ok(()),
         };

@@ -1,12 +1,14 @@
 //! The gate before every IDENTIFY. Discord allows 1,000 a day and resets the token of a bot that asks for more.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serenity::model::gateway::SessionStartLimit;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use twilight_gateway_queue::{IDENTIFY_DELAY, Queue};
+
+use crate::store::{Identifies, Spending};
 
 /// Two IDENTIFYs may come closer together on their way to Discord than they were sent.
 const MARGIN: Duration = Duration::from_millis(200);
@@ -16,13 +18,28 @@ const RESERVE: u32 = 20;
 /// How long a spent budget is waited for at least, whatever Discord says about its end.
 const LEAST_WAIT: Duration = Duration::from_mins(1);
 
+/// So many IDENTIFYs may come as fast as Discord takes them: somebody at work restarts now and then.
+const QUICK: f64 = 10.0;
+/// The wait before the next one after those; it doubles with each that follows.
+const FIRST_SPACING: Duration = Duration::from_mins(1);
+/// The longest wait, and how long it takes until one IDENTIFY is forgotten. One in 50 minutes makes 29 a day, and with
+/// the quick ones and those in between fewer than 50.
+const RECOVERY: Duration = Duration::from_mins(50);
+
 /// Lets an IDENTIFY through, or not. Clones are one gate.
-#[derive(Clone, Debug, Default)]
-pub struct Gate(Arc<Mutex<Budget>>);
+#[derive(Clone, Debug)]
+pub struct Gate {
+    budget: Arc<Mutex<Budget>>,
+    identifies: Identifies,
+}
 
 #[derive(Debug, Default)]
 struct Budget {
+    /// The bot's user id.
+    bot: u64,
     sent: u64,
+    /// How many were sent of late, as of the last one.
+    spent: f64,
     last: Option<Instant>,
     limit: Option<Limit>,
     /// A person is at it, so that the next may come out of the reserve.
@@ -43,7 +60,7 @@ struct Limit {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Permit {
     Now,
-    /// Too soon after the last one.
+    /// Too soon after the last one, or too many came before it.
     At(Instant),
     /// The day's budget is spent but for the reserve.
     Spent {
@@ -53,6 +70,25 @@ pub enum Permit {
 }
 
 impl Gate {
+    /// A gate that counts in `identifies`, too.
+    pub fn new(identifies: Identifies) -> Gate {
+        Gate { budget: Arc::default(), identifies }
+    }
+
+    /// Goes over to the budget of another bot, as earlier processes left it.
+    pub async fn adopt(&self, bot: u64) {
+        let last = self.identifies.last(bot).await;
+        let mut budget = self.budget();
+        let sent = budget.sent;
+        *budget = Budget { bot, sent, ..Budget::default() };
+        if let Some(Spending { spent, ago }) = last {
+            let now = Instant::now();
+            budget.spent = spent;
+            // Further back than the clock goes: as good as never.
+            budget.last = now.checked_sub(ago);
+        }
+    }
+
     /// Takes down what `GET /gateway/bot` said.
     pub fn learn(&self, limit: &SessionStartLimit) {
         let remaining = u32::try_from(limit.remaining).unwrap_or(u32::MAX);
@@ -81,8 +117,19 @@ impl Gate {
         self.budget().limit.map(|limit| limit.remaining)
     }
 
+    /// When the next may be sent, in seconds since 1970; `None` when it may be now.
+    pub fn next(&self) -> Option<u64> {
+        let now = Instant::now();
+        let wait = match self.budget().permit(now) {
+            Permit::Now => return None,
+            Permit::At(when) | Permit::Spent { resets: when, .. } => when.saturating_duration_since(now),
+        };
+        let at = SystemTime::now() + wait;
+        at.duration_since(SystemTime::UNIX_EPOCH).ok().map(|since| since.as_secs())
+    }
+
     fn budget(&self) -> MutexGuard<'_, Budget> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.budget.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -94,40 +141,66 @@ impl Budget {
         {
             return Permit::Spent { remaining, resets };
         }
-        match self.last.map(|last| last + IDENTIFY_DELAY + MARGIN) {
+        let spacing = if self.reserve_open { Duration::ZERO } else { spacing(self.spent) };
+        match self.last.map(|last| last + spacing.max(IDENTIFY_DELAY + MARGIN)) {
             Some(next) if next > now => Permit::At(next),
             _ => Permit::Now,
         }
     }
 
-    fn ask(&mut self, now: Instant) -> oneshot::Receiver<()> {
-        let (pass, wait) = oneshot::channel();
+    /// Whether one may be sent now, which it then is.
+    fn ask(&mut self, now: Instant) -> bool {
         if self.permit(now) != Permit::Now {
-            self.shut_out = Some(pass);
-        } else if pass.send(()).is_ok() {
-            self.sent += 1;
-            self.reserve_open = false;
-            self.last = Some(now);
-            if let Some(limit) = &mut self.limit {
-                limit.remaining = limit.remaining.saturating_sub(1);
-            }
+            return false;
         }
-        wait
+        let forgotten = self.last.map_or(f64::INFINITY, |last| (now - last).div_duration_f64(RECOVERY));
+        self.spent = (self.spent - forgotten).max(0.0) + 1.0;
+        self.sent += 1;
+        self.reserve_open = false;
+        self.last = Some(now);
+        if let Some(limit) = &mut self.limit {
+            limit.remaining = limit.remaining.saturating_sub(1);
+        }
+        true
     }
+}
+
+/// How long to wait after an IDENTIFY that made `spent` of them.
+fn spacing(spent: f64) -> Duration {
+    if spent <= QUICK {
+        return Duration::ZERO;
+    }
+    Duration::try_from_secs_f64(FIRST_SPACING.as_secs_f64() * (spent - QUICK - 1.0).exp2())
+        .map_or(RECOVERY, |spacing| spacing.min(RECOVERY))
 }
 
 impl Queue for Gate {
     fn enqueue(&self, _shard: u32) -> oneshot::Receiver<()> {
-        self.budget().ask(Instant::now())
+        let (pass, wait) = oneshot::channel();
+        let mut budget = self.budget();
+        if !budget.ask(Instant::now()) {
+            budget.shut_out = Some(pass);
+            return wait;
+        }
+        let (gate, bot, spent) = (self.clone(), budget.bot, budget.spent);
+        // It ends within the time that the disk is given.
+        tokio::spawn(async move {
+            gate.identifies.spend(bot, spent).await;
+            gate.budget().last = Some(Instant::now());
+            // The connection may be gone; it stays counted.
+            pass.send(()).ok();
+        });
+        wait
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::Store;
 
     fn budget(total: u64, remaining: u64) -> Gate {
-        let gate = Gate::default();
+        let gate = Gate::new(Store::in_memory().identifies());
         let limit = serde_json::json!({
             "total": total, "remaining": remaining, "reset_after": 60_000, "max_concurrency": 1,
         });
@@ -141,19 +214,18 @@ mod tests {
         let mut budget = gate.budget();
         let start = Instant::now();
         let after = |seconds| start + Duration::from_secs(seconds);
-        assert!(budget.ask(start).try_recv().is_ok());
+        assert!(budget.ask(start));
         assert!(matches!(budget.permit(start), Permit::At(_)));
 
-        let mut shut_out = budget.ask(after(4));
-        assert!(shut_out.try_recv().is_err());
-        assert!(budget.ask(after(6)).try_recv().is_ok());
+        assert!(!budget.ask(after(4)));
+        assert!(budget.ask(after(6)));
         assert_eq!((budget.sent, budget.limit.unwrap().remaining), (2, 50));
 
         assert!(matches!(budget.permit(after(12)), Permit::Spent { remaining: 50, .. }));
         assert_eq!(budget.permit(after(61)), Permit::Now);
 
         budget.reserve_open = true;
-        assert!(budget.ask(after(12)).try_recv().is_ok());
+        assert!(budget.ask(after(12)));
         assert!(matches!(budget.permit(after(18)), Permit::Spent { remaining: 49, .. }));
     }
 
@@ -161,5 +233,50 @@ mod tests {
     fn a_small_budget_has_no_reserve() {
         assert_eq!(budget(10, 1).permit(), Permit::Now);
         assert!(matches!(budget(10, 0).permit(), Permit::Spent { .. }));
+    }
+
+    #[test]
+    fn a_crash_loop_makes_at_most_fifty_a_day_and_ten_restarts_are_free() {
+        let mut budget = Budget::default();
+        let start = Instant::now();
+        let day = Duration::from_hours(24);
+        let mut sent = Vec::new();
+        let mut now = start;
+        // 200 restarts an hour, for three days, each with a session that fails.
+        while now < start + 3 * day {
+            if budget.ask(now) {
+                sent.push(now);
+            }
+            now += Duration::from_secs(18);
+        }
+        let busiest = sent.iter().map(|from| sent.iter().filter(|at| (*from..*from + day).contains(at)).count()).max();
+        assert!(busiest <= Some(50), "{busiest:?}");
+        assert!(sent.len() > 80, "it goes on trying: {}", sent.len());
+        assert!(sent[10] - sent[0] <= Duration::from_mins(4), "{:?}", sent[10] - sent[0]);
+        // A person need not wait.
+        assert!(matches!(budget.permit(now), Permit::At(_)));
+        budget.reserve_open = true;
+        assert_eq!(budget.permit(now), Permit::Now);
+        // And a quiet day mends it.
+        budget.reserve_open = false;
+        assert!(budget.ask(now + day) && budget.spent < 2.0);
+    }
+
+    #[tokio::test]
+    async fn the_next_process_knows_what_was_sent() {
+        let memory = Store::in_memory();
+        let gate = Gate::new(memory.identifies());
+        gate.adopt(7).await;
+        gate.enqueue(0).await.unwrap();
+        let next = Gate::new(memory.identifies());
+        next.adopt(7).await;
+        assert!(matches!(next.permit(), Permit::At(_)));
+        assert!(next.next().is_some());
+        memory.identifies().spend(7, 30.0).await;
+        next.adopt(8).await;
+        assert_eq!(next.permit(), Permit::Now);
+        next.adopt(7).await;
+        let Permit::At(when) = next.permit() else { panic!("{:?}", next.permit()) };
+        assert!(when - Instant::now() > Duration::from_mins(49));
     }
 }

@@ -3,8 +3,8 @@
 //! [`account`] tries the token. [`bot`] keeps a connection as long as it is wanted, waits between attempts
 //! ([`backoff`]), and asks [`identify`] before it begins a session; [`gateway`] is one connection. A message is read
 //! ([`event`]), found to be for the bot ([`mention`]), put behind the others of its channel ([`channels`]) and answered
-//! ([`answer`], [`split`]) over [`rest`]. What must outlive a connection is in [`session`]; what people are told of it,
-//! in [`status`].
+//! ([`answer`], [`split`]) over [`rest`], once: what an earlier process left unfinished is looked for ([`lookup`]). What
+//! must outlive a connection is in [`session`]; what people are told of it, in [`status`].
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use async_trait::async_trait;
 
 use crate::config::Config;
 use crate::service::{Cause, Context, Live, Next, Part, Problem, Service};
+use crate::store::Store;
 
 mod account;
 mod answer;
@@ -23,6 +24,7 @@ mod channels;
 mod event;
 mod gateway;
 mod identify;
+mod lookup;
 mod mention;
 mod rest;
 mod session;
@@ -37,12 +39,13 @@ pub use gateway::Patience;
 const NAME: &str = "discord";
 
 /// The bot as a service. What it holds outlives a panic: the session, the budget of IDENTIFYs, the counts.
-#[derive(Default)]
 pub struct Discord {
     options: Options,
     patience: Patience,
     gate: identify::Gate,
     store: Arc<session::SessionStore>,
+    /// What outlives the process, too.
+    memory: Store,
     status: status::Status,
     last: ArcSwapOption<Account>,
 }
@@ -55,11 +58,20 @@ pub struct Options {
 }
 
 impl Discord {
+    /// A bot that remembers in `memory`.
     #[must_use]
-    pub fn new(options: Options) -> Discord {
+    pub fn new(options: Options, memory: Store) -> Discord {
         // twilight takes the process's default.
         crate::tls::install_default_provider();
-        Discord { options, ..Discord::default() }
+        Discord {
+            options,
+            patience: Patience::default(),
+            gate: identify::Gate::new(memory.identifies()),
+            store: Arc::new(session::SessionStore::new(memory.sessions())),
+            memory,
+            status: status::Status::default(),
+            last: ArcSwapOption::default(),
+        }
     }
 
     /// The same with other waits.

@@ -11,6 +11,7 @@ use reqwest::{Client, Response, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use serenity::builder::CreateMessage;
 use serenity::http::{LightMethod, Ratelimiter, Request, Route};
 use serenity::model::gateway::BotGateway;
@@ -137,6 +138,22 @@ impl Rest {
         .await
     }
 
+    /// The `limit` (100 at most) oldest messages of a channel whose ids are above `after`, in no order that matters.
+    ///
+    /// # Errors
+    /// As [`RestError`] says, after a minute of trying when Discord is in trouble.
+    pub async fn messages_after(
+        &self,
+        channel_id: ChannelId,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<Value>, RestError> {
+        let deadline = Instant::now() + MESSAGE_DEADLINE;
+        let parameters = vec![("after", after.to_string()), ("limit", limit.to_string())];
+        let request = Request::new(Route::ChannelMessages { channel_id }, LightMethod::Get).params(Some(parameters));
+        self.read(request, Patience { deadline, tries: u32::MAX }).await
+    }
+
     /// Whether everything is held back at the moment.
     #[cfg(test)]
     pub fn held(&self) -> bool {
@@ -144,7 +161,11 @@ impl Rest {
     }
 
     async fn get<T: DeserializeOwned>(&self, route: Route<'_>, patience: Patience) -> Result<T, RestError> {
-        self.send(Request::new(route, LightMethod::Get), patience, async |response| {
+        self.read(Request::new(route, LightMethod::Get), patience).await
+    }
+
+    async fn read<T: DeserializeOwned>(&self, request: Request<'_>, patience: Patience) -> Result<T, RestError> {
+        self.send(request, patience, async |response| {
             let body = response.bytes().await.map_err(|error| network(&error))?;
             serde_json::from_slice(&body)
                 .map_err(|error| unavailable("Discord's answer is not what its documentation says", &error))

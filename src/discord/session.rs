@@ -4,25 +4,22 @@ use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::event::MessageId;
+pub use crate::store::Saved as Session;
+use crate::store::{SessionOwner, Sessions};
 
 /// So many answered messages are remembered, so that a replay does not answer one again.
 const ANSWERED: usize = 4_096;
 
-/// What RESUME needs.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Session {
-    pub id: String,
-    /// The last event dealt with.
-    pub sequence: u64,
-    pub resume_url: String,
+/// The one session. It outlives a panic of the service, and by way of [`Sessions`] the process.
+pub struct SessionStore {
+    kept: Mutex<Kept>,
+    sessions: Sessions,
 }
-
-/// The one session, kept in memory. It outlives a panic of the service.
-#[derive(Default)]
-pub struct SessionStore(Mutex<Kept>);
 
 #[derive(Default)]
 struct Kept {
+    owner: Option<SessionOwner>,
+    /// Its sequence is that of the last event taken.
     session: Option<Session>,
     /// Events that were taken from the gateway and not yet dealt with.
     unfinished: BTreeSet<u64>,
@@ -36,11 +33,26 @@ struct Answered {
 }
 
 impl SessionStore {
+    pub fn new(sessions: Sessions) -> SessionStore {
+        SessionStore { kept: Mutex::default(), sessions }
+    }
+
+    /// Goes over to the session that `owner` left behind, if there is one. That of whoever was before stays where it is
+    /// saved.
+    pub async fn adopt(&self, owner: SessionOwner) {
+        let session = self.sessions.find(owner).await;
+        let mut kept = self.kept();
+        kept.unfinished.clear();
+        kept.owner = Some(owner);
+        kept.session = session;
+    }
+
     /// A new session began.
     pub fn open(&self, session: Session) {
         let mut kept = self.kept();
         kept.unfinished.clear();
         kept.session = Some(session);
+        self.save(&kept);
     }
 
     /// The session can't be resumed any more.
@@ -48,6 +60,17 @@ impl SessionStore {
         let mut kept = self.kept();
         kept.unfinished.clear();
         kept.session = None;
+        self.save(&kept);
+    }
+
+    /// Saves the session as a new process has to resume it: from before the first event that is not dealt with.
+    fn save(&self, kept: &Kept) {
+        let Some(owner) = kept.owner else { return };
+        let mut session = kept.session.clone();
+        if let (Some(session), Some(first)) = (&mut session, kept.unfinished.first()) {
+            session.sequence = session.sequence.min(first - 1);
+        }
+        self.sessions.save(owner, session);
     }
 
     /// The session to resume on the next connection: whatever was taken is in this process' hands.
@@ -67,9 +90,11 @@ impl SessionStore {
 
     /// The event `sequence` was taken from the gateway.
     pub fn taken(&self, sequence: u64) {
-        if let Some(session) = &mut self.kept().session {
+        let mut kept = self.kept();
+        if let Some(session) = &mut kept.session {
             session.sequence = sequence;
         }
+        self.save(&kept);
     }
 
     /// The event `sequence` is being dealt with until [`finished`](Self::finished).
@@ -82,6 +107,7 @@ impl SessionStore {
         let mut kept = self.kept();
         kept.unfinished.remove(&sequence);
         kept.answered.insert(message);
+        self.save(&kept);
     }
 
     /// Whether `message` was dealt with before.
@@ -96,7 +122,7 @@ impl SessionStore {
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -116,10 +142,43 @@ impl Answered {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::Store;
+
+    fn owner() -> SessionOwner {
+        SessionOwner { bot: 1, intents: 1, shard: 0, shards: 1, token_mark: 1 }
+    }
+
+    #[tokio::test]
+    async fn what_is_saved_is_before_the_first_unfinished_event() {
+        let memory = Store::in_memory();
+        let store = SessionStore::new(memory.sessions());
+        store.adopt(owner()).await;
+        store.open(Session { id: "a".to_owned(), sequence: 1, resume_url: String::new() });
+        for sequence in 2..=6 {
+            if sequence > 3 {
+                store.begun(sequence);
+            }
+            store.taken(sequence);
+        }
+        store.finished(5, MessageId::new(50));
+        let saved = async || memory.sessions().find(owner()).await.map(|session| session.sequence);
+        assert_eq!(saved().await, Some(3));
+        store.finished(4, MessageId::new(40));
+        assert_eq!(saved().await, Some(5));
+        store.finished(6, MessageId::new(60));
+        assert_eq!(saved().await, Some(6));
+
+        store.adopt(SessionOwner { bot: 2, ..owner() }).await;
+        assert!(store.session().is_none());
+        store.adopt(owner()).await;
+        assert_eq!(store.session().unwrap().sequence, 6);
+        store.forget();
+        assert_eq!(saved().await, None);
+    }
 
     #[test]
     fn a_rewind_goes_before_the_first_unfinished_event() {
-        let store = SessionStore::default();
+        let store = SessionStore::new(Store::in_memory().sessions());
         store.rewind();
         store.open(Session { id: "a".to_owned(), sequence: 1, resume_url: String::new() });
         for sequence in 2..=6 {
@@ -138,7 +197,7 @@ mod tests {
 
     #[test]
     fn only_so_many_answers_are_remembered() {
-        let store = SessionStore::default();
+        let store = SessionStore::new(Store::in_memory().sessions());
         for id in 1..=2 * ANSWERED as u64 {
             store.finished(id, MessageId::new(id));
         }

@@ -67,6 +67,7 @@ impl Facts {
             "latency_ms": self.latency.map(|latency| u64::try_from(latency.as_millis()).unwrap_or(u64::MAX)),
             "identifies": gate.sent(),
             "identify_remaining": gate.remaining(),
+            "next_identify": gate.next(),
             "resumes": self.resumes,
             "guilds": self.guilds.len(),
             "user": self.user.as_ref().map(|user| json!({"id": user.id.to_string(), "name": user.username})),
@@ -81,6 +82,7 @@ impl Facts {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::Store;
 
     #[test]
     fn the_details_are_what_a_person_looks_for() {
@@ -92,7 +94,7 @@ mod tests {
         facts.guild(&guild(2, Some(true)), true);
         facts.guild(&guild(3, None), true);
         facts.application = Some(ApplicationId::new(9));
-        let shown = serde_json::to_string_pretty(&facts.show(&Gate::default())).unwrap();
+        let shown = serde_json::to_string_pretty(&facts.show(&Gate::new(Store::in_memory().identifies()))).unwrap();
         insta::assert_snapshot!(shown, @r#"
         {
           "guilds": 2,
@@ -101,6 +103,7 @@ mod tests {
           "invite": "https://discord.com/oauth2/authorize?client_id=9&scope=bot&permissions=274877975552",
           "latency_ms": null,
           "lost": 0,
+          "next_identify": null,
           "refused": 0,
           "replies": 0,
           "resumes": 0,

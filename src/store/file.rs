@@ -39,7 +39,7 @@ const MIGRATIONS: [&str; 1] = ["
     ) STRICT;
     CREATE TABLE identify (
         user INTEGER PRIMARY KEY,
-        left REAL NOT NULL,
+        spent REAL NOT NULL,
         boot INTEGER NOT NULL,
         uptime_ms INTEGER NOT NULL,
         wall_ms INTEGER NOT NULL

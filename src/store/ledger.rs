@@ -119,21 +119,25 @@ fn unsettled(db: &Connection, bot: u64) -> rusqlite::Result<Vec<(u64, Attempt)>>
     rows.collect()
 }
 
-/// Forgets some of what is too old or too much, and returns whether there is more. Age is counted back from the newest
-/// message, so that it does not depend on this machine's clock.
+/// Forgets some of what is too old or too much, and returns whether there may be more. Age is counted back from the
+/// newest message, so that it does not depend on this machine's clock.
 pub(super) fn prune(db: &Connection) -> rusqlite::Result<bool> {
-    let newest: Option<i64> = db.query_row("SELECT max(message) FROM ledger", [], |row| row.get(0))?;
-    let Some(newest) = newest else { return Ok(false) };
-    let oldest = newest.saturating_sub(KEEP_MS << SNOWFLAKE_MS);
-    let rows: i64 = db.query_row("SELECT count(*) FROM ledger", [], |row| row.get(0))?;
-    let surplus = (rows - KEEP_ROWS).max(0);
-    let old = "DELETE FROM ledger WHERE (bot, message) IN
-               (SELECT bot, message FROM ledger WHERE message < ?1 LIMIT ?2)";
-    let mut deleted = db.execute(old, [oldest, PRUNE_STEP])?;
-    if deleted == 0 && surplus > 0 {
-        let many = "DELETE FROM ledger WHERE (bot, message) IN
-                    (SELECT bot, message FROM ledger ORDER BY message LIMIT ?1)";
-        deleted = db.execute(many, [surplus.min(PRUNE_STEP)])?;
+    let mut statement = db.prepare("SELECT number FROM bot")?;
+    let bots = statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<Vec<i64>>>()?;
+    let mut deleted = 0;
+    for bot in bots {
+        let sql = "SELECT max(message), count(*) FROM ledger WHERE bot = ?1";
+        let (newest, rows) =
+            db.query_row(sql, [bot], |row| Ok((row.get::<_, Option<i64>>(0)?, row.get::<_, i64>(1)?)))?;
+        let oldest = newest.unwrap_or(0).saturating_sub(KEEP_MS << SNOWFLAKE_MS);
+        let surplus = (rows - KEEP_ROWS).clamp(0, PRUNE_STEP);
+        // The oldest come first in the table: so many of them, as far as they are too old, or too many.
+        let sql = "DELETE FROM ledger WHERE bot = ?1 AND message IN
+                   (SELECT message FROM ledger WHERE bot = ?1 AND message < ?2 ORDER BY message LIMIT ?3)";
+        deleted += db.execute(sql, [bot, oldest, PRUNE_STEP])?;
+        if surplus > 0 {
+            deleted += db.execute(sql, [bot, i64::MAX, surplus])?;
+        }
     }
     Ok(deleted > 0)
 }

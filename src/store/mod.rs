@@ -10,6 +10,7 @@
 //!
 //! The rest of perch sees [`Ledger`], [`Sessions`] and [`Identifies`]; SQL stays in here.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -33,7 +34,7 @@ mod tests;
 
 pub use identifies::{Identifies, Spending};
 pub use ledger::{Attempt, Key, Ledger, Standing, Verdict};
-pub use owner::Pace;
+pub use owner::{NAME, Pace};
 pub use sessions::{Owner as SessionOwner, Saved, Sessions};
 
 /// The database's name in the state directory.
@@ -189,6 +190,12 @@ impl Store {
     ) {
         // Closed: the reply is dropped with the task, which is the answer.
         drop(self.0.orders.send(Order::Work(Box::new(Task { durable, work, result: None, reply }))));
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").finish_non_exhaustive()
     }
 }
 

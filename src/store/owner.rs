@@ -127,19 +127,19 @@ impl Owner {
 
     fn commit(&mut self, mut jobs: Vec<Box<dyn Job>>, last: bool) {
         let session_due = self.session_due.is_some_and(|due| due <= Instant::now());
-        let mut session = None;
+        let mut pending = sessions::Pending::new();
         // It rides along with any other work.
         if last || session_due || (self.session_due.is_some() && !jobs.is_empty()) {
             self.session_due = None;
-            session = self.slot.take();
+            pending = self.slot.take();
         }
-        if jobs.is_empty() && session.is_none() {
+        if jobs.is_empty() && pending.is_empty() {
             return;
         }
-        let mut done = self.transaction(&mut jobs, session.as_ref());
+        let mut done = self.transaction(&mut jobs, &pending);
         if let (Err(error), true) = (&done, self.on_disk.is_some()) {
             self.lose(&error.to_string(), error.damaged());
-            done = self.transaction(&mut jobs, session.as_ref());
+            done = self.transaction(&mut jobs, &pending);
         }
         match done {
             Ok(()) => jobs.into_iter().for_each(<dyn Job>::settled),
@@ -148,11 +148,7 @@ impl Owner {
         }
     }
 
-    fn transaction(
-        &mut self,
-        jobs: &mut [Box<dyn Job>],
-        session: Option<&(sessions::Owner, Option<sessions::Saved>)>,
-    ) -> Result<(), Unusable> {
+    fn transaction(&mut self, jobs: &mut [Box<dyn Job>], pending: &sessions::Pending) -> Result<(), Unusable> {
         let Some(db) = &self.db else { return Ok(()) };
         let full = jobs.iter().any(|job| job.durable());
         if self.full != Some(full) {
@@ -160,11 +156,11 @@ impl Owner {
             self.full = Some(full);
         }
         let transaction = Transaction::new_unchecked(db, TransactionBehavior::Immediate)?;
+        for (owner, session) in pending.values() {
+            sessions::write(&transaction, owner, session.as_ref())?;
+        }
         for job in jobs {
             job.work(&transaction)?;
-        }
-        if let Some((owner, session)) = session {
-            sessions::write(&transaction, owner, session.as_ref())?;
         }
         Ok(transaction.commit()?)
     }

@@ -1,5 +1,6 @@
 //! The gateway session of each bot, as far as its events were dealt with.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use rusqlite::{Connection, OptionalExtension, params};
@@ -30,13 +31,16 @@ pub struct Saved {
     pub resume_url: String,
 }
 
-/// The newest state of the session in use, until it is written.
+/// The newest state of each bot's session, until it is written.
 #[derive(Clone, Default)]
-pub(super) struct Slot(Arc<Mutex<Option<(Owner, Option<Saved>)>>>);
+pub(super) struct Slot(Arc<Mutex<Pending>>);
+
+/// By the bot's user id.
+pub(super) type Pending = BTreeMap<u64, (Owner, Option<Saved>)>;
 
 impl Slot {
-    pub fn take(&self) -> Option<(Owner, Option<Saved>)> {
-        lock(&self.0).take()
+    pub fn take(&self) -> Pending {
+        std::mem::take(&mut lock(&self.0))
     }
 }
 
@@ -49,8 +53,13 @@ impl Sessions {
     /// Saves where the session is, or that there is none any more. It is written in a moment, and only the newest state
     /// of it: what a crash loses of it, Discord sends again.
     pub fn save(&self, owner: Owner, session: Option<Saved>) {
-        let empty = lock(&self.0.0.session.0).replace((owner, session)).is_none();
-        if empty {
+        let first = {
+            let mut pending = lock(&self.0.0.session.0);
+            let first = pending.is_empty();
+            pending.insert(owner.bot, (owner, session));
+            first
+        };
+        if first {
             // Closed: then it was saved for the last time.
             drop(self.0.0.orders.send(Order::Session));
         }

@@ -53,6 +53,7 @@ async fn what_was_begun_is_known_to_the_next_process_and_settled_there() {
         }
         ledger.settle(key(1), Verdict::Done);
         ledger.settle(key(2), Verdict::Refused);
+        assert_eq!(ledger.find(key(2)).await, Some(Standing::Settled));
         // Dropped, as in a crash: nothing is closed.
     }
     let (store, _) = open(directory.path());
@@ -99,7 +100,7 @@ async fn identifies_are_counted_over_processes() {
     drop(store);
     let (store, _) = open(directory.path());
     let last = store.identifies().last(BOT).await.unwrap();
-    assert!((last.left - 7.5).abs() < 1e-9 && last.ago < Duration::from_secs(10), "{last:?}");
+    assert!((last.spent - 7.5).abs() < 1e-9 && last.ago < Duration::from_secs(10), "{last:?}");
 }
 
 #[tokio::test]

@@ -18,6 +18,7 @@ use crate::config::{Config, Mistake};
 use crate::secrets::Secret;
 use crate::service::{Board, ChangeId, Live, Readiness, Service, State};
 use crate::source::{self, Look, Source, SourceError, Uri, Version};
+use crate::store::{self, Store};
 use crate::systemd;
 use crate::telemetry::LevelHandle;
 
@@ -57,6 +58,8 @@ pub struct Options {
     pub state_dir: PathBuf,
     pub runtime_dir: PathBuf,
     pub services: Vec<Arc<dyn Service>>,
+    /// What the services remember; it is opened once the state directory is this process's own.
+    pub store: Store,
     pub level: LevelHandle,
     /// Text that `GET /metrics` shows beside the supervisor's own.
     pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
@@ -136,6 +139,8 @@ pub async fn run(options: Options) -> anyhow::Result<End> {
         state_dir: state_dir.path().display().to_string(),
         ready: false,
     };
+    let memory = options.store.clone();
+    memory.open(state_dir.path().to_owned(), Reporter::new(store::NAME, Arc::clone(&board)), store::Pace::default());
     let report = Arc::new(Report::new(process, options.uri.to_string(), Arc::clone(&board)));
     let (sender, messages) = mpsc::channel(64);
     let tasks = TaskTracker::new();
@@ -150,6 +155,8 @@ pub async fn run(options: Options) -> anyhow::Result<End> {
     let end = supervisor.live(messages).await?;
     admin_stop.cancel();
     drop(tokio::time::timeout(LAST_WORDS, admin_task).await);
+    // A disk that hangs keeps its thread and not the process.
+    drop(tokio::time::timeout(LAST_WORDS, tokio::task::spawn_blocking(move || memory.close())).await);
     drop(state_dir);
     Ok(end)
 }

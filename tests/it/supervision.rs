@@ -11,6 +11,7 @@ use perch::config::Config;
 use perch::discord::{self, Discord};
 use perch::service::{Context, Live, Next, Part, Problem, Service, State};
 use perch::sim::{DEFAULT_TOKEN, Options, Say, Simulator};
+use perch::store::Store;
 use serde_json::Value;
 
 use super::support::child;
@@ -62,7 +63,7 @@ fn sick_daemon() {
 #[test]
 #[ignore = "a daemon for a test below"]
 fn touchy_daemon() {
-    child::run(Touchy, || vec![Arc::new(Discord::new(discord::Options::default()))]);
+    child::run(Touchy, || vec![Arc::new(Discord::new(discord::Options::default(), Store::in_memory()))]);
 }
 
 /// Posts to `/api/chat` without pause while `act` does something, and insists on an answer each time.

@@ -3,5 +3,6 @@
 mod echo;
 mod outages;
 mod parked;
+mod restarts;
 mod stage;
 mod states;

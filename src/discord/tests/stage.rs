@@ -22,17 +22,21 @@ use crate::secrets::{Secret, SecretValues};
 use crate::service::{Board, ChangeId, Context, Health, Live, Next, Problem, Readiness, Reporter, Service, State};
 use crate::sim::{self, RateLimits, Say, Simulator};
 use crate::source::Version;
+use crate::store::Store;
 
 /// How long a test waits for what has to come.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The simulator's bot.
 pub const BOT: &str = "<@1100000000000000010>";
+pub const BOT_ID: u64 = 1_100_000_000_000_000_010;
 
 pub struct Stage {
     pub simulator: Simulator,
     pub discord: Arc<Discord>,
     pub board: Arc<Board>,
+    /// What a new process finds.
+    pub memory: Store,
     live: watch::Sender<Arc<Live>>,
     stop: CancellationToken,
     task: JoinHandle<anyhow::Result<()>>,
@@ -52,11 +56,16 @@ impl Stage {
 
     /// The bot just started, with a simulator that `arrange` was done to.
     pub async fn starting(options: sim::Options, arrange: impl FnOnce(&Simulator)) -> Stage {
+        Stage::remembering(Store::in_memory(), options, arrange).await
+    }
+
+    /// The same with what an earlier process left.
+    pub async fn remembering(memory: Store, options: sim::Options, arrange: impl FnOnce(&Simulator)) -> Stage {
         let simulator = Simulator::start(options).await.unwrap();
-        let discord = discord();
+        let discord = discord(memory.clone());
         let readiness = prepare(&simulator, &discord, sim::DEFAULT_TOKEN, None, false).await.unwrap();
         arrange(&simulator);
-        Stage::from(simulator, discord, readiness)
+        Stage::from(simulator, discord, memory, readiness)
     }
 
     /// The bot at work with a simulator that it takes for discord.com, and with serenity's rate limiter.
@@ -64,7 +73,8 @@ impl Stage {
         let certified = rcgen::generate_simple_self_signed(["discord.com".to_owned()]).unwrap();
         let certificate = certified.cert.der().clone();
         let key = PrivateKeyDer::try_from(certified.signing_key.serialize_der()).unwrap();
-        let discord = discord();
+        let memory = Store::in_memory();
+        let discord = discord(memory.clone());
         let server = rustls::ServerConfig::builder().with_no_client_auth();
         let tls = Some(Arc::new(server.with_single_cert(vec![certificate.clone()], key).unwrap()));
         let simulator = Simulator::start(sim::Options { tls, ..options }).await.unwrap();
@@ -76,17 +86,17 @@ impl Stage {
         let rest = Rest::trusting(tls, &token, None, Some(simulator.address())).unwrap();
         let user = rest.me().await.unwrap();
         let account = Account { token, api_url: None, user, rest };
-        let stage = Stage::from(simulator, discord, Readiness::Ready(Arc::new(account)));
+        let stage = Stage::from(simulator, discord, memory, Readiness::Ready(Arc::new(account)));
         stage.state(State::Running).await;
         stage
     }
 
-    fn from(simulator: Simulator, discord: Arc<Discord>, readiness: Readiness) -> Stage {
+    fn from(simulator: Simulator, discord: Arc<Discord>, memory: Store, readiness: Readiness) -> Stage {
         let live = state(&simulator, sim::DEFAULT_TOKEN, readiness, Arc::new(Echo));
         let live = watch::Sender::new(Arc::new(live));
         let (board, stop) = (Arc::new(Board::default()), CancellationToken::new());
         let task = run(&discord, &live, &board, &stop);
-        Stage { simulator, discord, board, live, stop, task }
+        Stage { simulator, discord, board, memory, live, stop, task }
     }
 
     /// As `perch reload` with `token` in the secret: tried, and published unless it is refused.
@@ -124,6 +134,33 @@ impl Stage {
     pub fn start(&mut self) {
         self.stop = CancellationToken::new();
         self.task = run(&self.discord, &self.live, &self.board, &self.stop);
+    }
+
+    /// Ends it as SIGKILL does, and puts a new process in its place that is not started yet.
+    pub async fn kill(&mut self) {
+        self.task.abort();
+        assert!((&mut self.task).await.unwrap_err().is_cancelled());
+        self.discord = discord(self.memory.clone());
+    }
+
+    /// Waits until an answer is about to be sent, or is on its way.
+    pub async fn sending(&self) {
+        let sending = async {
+            while self.memory.ledger().unsettled(BOT_ID).await.is_empty() {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(PATIENCE, sending).await.expect("an answer is in the ledger");
+    }
+
+    /// Waits until no answer is unfinished.
+    pub async fn settled(&self) {
+        let settled = async {
+            while !self.memory.ledger().unsettled(BOT_ID).await.is_empty() {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(PATIENCE, settled).await.expect("every answer is settled");
     }
 
     pub fn say(&self, say: Say) -> Value {
@@ -213,9 +250,9 @@ pub fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-fn discord() -> Arc<Discord> {
+fn discord(memory: Store) -> Arc<Discord> {
     let patience = Patience { hello: secs(1), ready: secs(1), close: Duration::from_millis(300) };
-    Arc::new(Discord::new(Options::default()).with_patience(patience))
+    Arc::new(Discord::new(Options::default(), memory).with_patience(patience))
 }
 
 fn run(

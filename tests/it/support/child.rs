@@ -11,6 +11,7 @@ use perch::config::Config;
 use perch::http::{Http, Requests};
 use perch::service::{Context, Live, Next, Part, Problem, Service};
 use perch::source::Uri;
+use perch::store::Store;
 use perch::supervisor::{self, End, Options};
 use perch::telemetry::{self, Output};
 use tokio::sync::watch;
@@ -50,6 +51,7 @@ pub fn run(responder: impl Responder + 'static, others: impl FnOnce() -> Vec<Arc
         state_dir: directory.join("state"),
         runtime_dir: directory.join("run"),
         services,
+        store: Store::new(),
         level,
         metrics: Arc::new(String::new),
         simulator: None,
