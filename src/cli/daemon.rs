@@ -37,7 +37,8 @@ impl Daemon {
         os::forbid_core_dumps();
         let files = os::raise_file_limit();
         crate::tls::install_default_provider();
-        let store = Store::new();
+        // The simulator forgets with the process, and what perch knew of it would be wrong the next time.
+        let store = if self.simulator.is_some() { Store::in_memory() } else { Store::new() };
         let requests = Arc::new(Requests::default());
         let metrics = Arc::clone(&requests);
         let options = Options {

@@ -164,7 +164,8 @@ impl Bot<'_> {
     }
 
     fn session_owner(&self) -> SessionOwner {
-        let hash = Sha256::digest(self.account.token.expose_secret());
+        let api_url = self.account.api_url.as_deref().unwrap_or_default();
+        let hash = Sha256::digest(format!("{api_url}\n{}", self.account.token.expose_secret()));
         SessionOwner {
             bot: self.account.user.id.get(),
             intents: INTENTS.bits(),

@@ -140,7 +140,7 @@ pub async fn run(options: Options) -> anyhow::Result<End> {
         ready: false,
     };
     let memory = options.store.clone();
-    memory.open(state_dir.path().to_owned(), Reporter::new(store::NAME, Arc::clone(&board)), store::Pace::default());
+    memory.open(state_dir.path().to_owned(), Arc::clone(&board), store::Pace::default());
     let report = Arc::new(Report::new(process, options.uri.to_string(), Arc::clone(&board)));
     let (sender, messages) = mpsc::channel(64);
     let tasks = TaskTracker::new();

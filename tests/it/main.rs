@@ -9,6 +9,7 @@ mod daemon;
 mod journal;
 mod pages;
 mod reload;
+mod restart;
 mod static_binary;
 mod supervision;
 mod support;

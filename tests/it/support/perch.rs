@@ -167,7 +167,8 @@ pub fn clean_command() -> Command {
     clean(Command::new(binary()))
 }
 
-fn clean(mut command: Command) -> Command {
+/// The same of another program.
+pub fn clean(mut command: Command) -> Command {
     for (name, _) in std::env::vars_os() {
         let shown = name.to_string_lossy();
         let ours = ["AWS_", "PERCH_", "LISTEN_", "SSL_CERT_"].iter().any(|prefix| shown.starts_with(prefix));
