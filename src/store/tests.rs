@@ -291,3 +291,24 @@ fn a_million_answered_messages_stay_small() {
     assert!(!super::ledger::prune(&db).unwrap());
     println!("looking for what to prune: {:?}", start.elapsed());
 }
+
+/// Answers that come one after the other each wait for the disk once; those that come together wait together.
+#[tokio::test]
+#[expect(clippy::print_stdout, reason = "it measures, for whoever asks with --nocapture")]
+async fn rows_that_come_together_share_one_wait_for_the_disk() {
+    const ROWS: u64 = 200;
+    let directory = TempDir::new().unwrap();
+    let (store, _) = open(directory.path());
+    let ledger = store.ledger();
+    ledger.begin(key(1), attempt(1)).await;
+    let start = Instant::now();
+    for message in 2..ROWS {
+        ledger.begin(key(message), attempt(1)).await;
+    }
+    let one_by_one = start.elapsed();
+    let start = Instant::now();
+    let together = (2..ROWS).map(|message| ledger.begin(key(ROWS + message), attempt(1)));
+    futures_util::future::join_all(together).await;
+    println!("{ROWS} rows: {one_by_one:?} one by one, {:?} together", start.elapsed());
+    assert_eq!(ledger.unsettled(BOT).await.len() as u64, 2 * ROWS - 3);
+}
