@@ -252,7 +252,7 @@ impl Bot<'_> {
             self.reporter.state(State::Waiting, reason);
             self.person_or(until).await?;
         };
-        let url = url.trim_end_matches('/').to_owned();
+        let url = gateway_base(&url).to_owned();
         if !is_gateway(&url) {
             return Ok(End::Lost(Lost::because("Discord named an address for its gateway that is none")));
         }
@@ -392,6 +392,11 @@ impl Bot<'_> {
             ),
         }
     }
+}
+
+/// What twilight puts its own path and query behind.
+pub(super) fn gateway_base(url: &str) -> &str {
+    url.split(['?', '#']).next().unwrap_or(url).trim_end_matches('/')
 }
 
 /// Whether a connection can be made to `url` at all.

@@ -1,7 +1,7 @@
 //! What perch reads of the gateway's events: the few fields it acts on, so that a field Discord adds or changes
 //! elsewhere can't make a message unreadable.
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 pub use serenity::model::channel::MessageType;
 pub use serenity::model::id::{ApplicationId, ChannelId, GuildId, MessageId, UserId, WebhookId};
 
@@ -9,6 +9,11 @@ pub use serenity::model::id::{ApplicationId, ChannelId, GuildId, MessageId, User
 #[derive(Deserialize)]
 pub struct Data<T> {
     pub d: T,
+}
+
+/// A field that may be absent may as well be null.
+fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(field: D) -> Result<T, D::Error> {
+    Option::deserialize(field).map(Option::unwrap_or_default)
 }
 
 /// Reads the data of the frame `text`.
@@ -22,7 +27,7 @@ pub struct Ready {
     pub user: User,
     pub session_id: String,
     pub resume_gateway_url: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub guilds: Vec<Guild>,
     pub application: Option<Application>,
 }
@@ -58,16 +63,16 @@ pub struct Incoming {
     pub webhook_id: Option<WebhookId>,
     #[serde(rename = "type")]
     pub kind: MessageType,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub content: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub mentions: Vec<Mentioned>,
 }
 
 #[derive(Deserialize)]
 pub struct Author {
     pub id: UserId,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub bot: bool,
 }
 

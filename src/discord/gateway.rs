@@ -20,7 +20,7 @@ use twilight_model::gateway::event::GatewayEventDeserializer;
 use twilight_model::gateway::payload::outgoing::identify::IdentifyProperties;
 use twilight_model::gateway::{CloseCode, OpCode};
 
-use super::bot::{Bot, Interrupt};
+use super::bot::{Bot, Interrupt, gateway_base};
 use super::channels::{Asked, Job};
 use super::event::{self, Guild, Incoming, Ready};
 use super::identify::Gate;
@@ -166,7 +166,7 @@ impl Bot<'_> {
         if let Some(session) = session {
             config = config.session(twilight_gateway::Session::new(session.sequence, session.id.clone()));
             if url.is_none() {
-                config = config.resume_url(session.resume_url.clone());
+                config = config.resume_url(gateway_base(&session.resume_url).to_owned());
             }
         }
         Shard::with_config(SHARD, config.build())

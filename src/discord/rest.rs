@@ -188,7 +188,7 @@ impl Rest {
                 self.everything.over().await;
                 let response = self.exchange(request.clone()).await?;
                 match response.status() {
-                    StatusCode::TOO_MANY_REQUESTS => Ok(Err(self.told_to_wait(&response))),
+                    StatusCode::TOO_MANY_REQUESTS => Ok(Err(self.told_to_wait(response).await)),
                     status if status.is_success() => read(response).await.map(Ok),
                     _ => Err(refusal(response).await),
                 }
@@ -231,14 +231,21 @@ impl Rest {
     }
 
     /// Reads a 429, holds everything back when it is about everything, and returns how long this request has to wait.
-    fn told_to_wait(&self, response: &Response) -> Duration {
-        let header = |name: &str| response.headers().get(name)?.to_str().ok();
-        let wait = header("retry-after")
-            .and_then(|seconds| seconds.parse().ok())
+    /// Headers and body say the same, and something between Discord and perch may have left out either.
+    ///
+    /// Source: Rate Limits, "Exceeding A Rate Limit".
+    async fn told_to_wait(&self, response: Response) -> Duration {
+        let header = |name: &str| response.headers().get(name)?.to_str().ok().map(str::to_owned);
+        let seconds = header("retry-after").and_then(|seconds| seconds.parse().ok());
+        let global = header("x-ratelimit-global").is_some() || header("x-ratelimit-scope").as_deref() == Some("global");
+        let body = timeout(REQUEST_TIMEOUT, response.bytes()).await.ok().and_then(Result::ok).unwrap_or_default();
+        let said: Limited = serde_json::from_slice(&body).unwrap_or_default();
+        let longest = [seconds, said.retry_after].into_iter().flatten().reduce(f64::max);
+        let wait = longest
             .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
             .unwrap_or(UNNAMED_WAIT)
             .max(LEAST_WAIT);
-        if header("x-ratelimit-global").is_some() || header("x-ratelimit-scope") == Some("global") {
+        if global || said.global {
             self.everything.hold(wait);
         }
         wait
@@ -287,6 +294,14 @@ impl Hold {
             }
         }
     }
+}
+
+/// The body of a 429.
+#[derive(Default, Deserialize)]
+struct Limited {
+    retry_after: Option<f64>,
+    #[serde(default)]
+    global: bool,
 }
 
 /// What Discord says when it will not.

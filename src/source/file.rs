@@ -127,8 +127,26 @@ mod tests {
         write("one");
         let Ok(Look::Found(one)) = source.look(None).await else { panic!("it is there") };
         write("two");
-        let Ok(Look::Found(two)) = source.look(Some(&one.version)).await else { panic!("it is another") };
+        let deadline = tokio::time::Instant::now() + 10 * SETTLE;
+        let two = loop {
+            match source.look(Some(&one.version)).await {
+                Ok(Look::Found(two)) => break two,
+                other => assert!(tokio::time::Instant::now() < deadline, "{other:?}"),
+            }
+            tokio::time::sleep(SETTLE / 10).await;
+        };
         assert_eq!((&*one.bytes, &*two.bytes), (&b"one"[..], &b"two"[..]));
         assert!(matches!(source.look(Some(&two.version)).await, Ok(Look::Unchanged)));
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_still_being_written_is_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("perch.toml");
+        std::fs::write(&path, "whole").unwrap();
+        let source = ConfigFile::new(&path);
+        let Ok(Look::Found(whole)) = source.look(None).await else { panic!("at first it is taken as it is") };
+        std::fs::write(&path, "ha").unwrap();
+        assert!(matches!(source.look(Some(&whole.version)).await, Ok(Look::Unchanged)));
     }
 }

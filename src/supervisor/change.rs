@@ -223,6 +223,23 @@ impl Supervisor {
             self.configs.retain(|version, _| *version == live.version);
             self.secrets_failures = 0;
         }
+        // Nothing came of it but another reason to wait.
+        let waits_on = old.as_deref().is_some_and(|old| same && still_held(old, &live));
+        // Whoever sees the version shall find its change.
+        if !waits_on {
+            self.report.record(Change {
+                id: change,
+                at: SystemTime::now(),
+                cause: status::cause_name(cause),
+                from: from.clone(),
+                to: live.version.clone(),
+                outcome: Outcome::Applied,
+                steps: steps.clone(),
+                mistakes: Vec::new(),
+                took_ms,
+                swap_us,
+            });
+        }
         self.report.config(|config| {
             config.version = Some(live.version.clone());
             config.waiting_for.clear();
@@ -237,25 +254,12 @@ impl Supervisor {
         if !same {
             self.report.bake(live.config.reload.bake);
         }
-        if old.as_deref().is_some_and(|old| same && still_held(old, &live)) {
-            // Nothing came of it but another reason to wait.
+        if waits_on {
             return tell_held(change, old.as_deref(), &live);
         }
         let what = what_came(from.is_some(), same, cause, &steps);
         tracing::info!(service = "supervisor", change = %change, config_version = %live.version, "{what}");
         tell_held(change, old.as_deref(), &live);
-        self.report.record(Change {
-            id: change,
-            at: SystemTime::now(),
-            cause: status::cause_name(cause),
-            from,
-            to: live.version.clone(),
-            outcome: Outcome::Applied,
-            steps: steps.clone(),
-            mistakes: Vec::new(),
-            took_ms,
-            swap_us,
-        });
         self.last = LastWord { steps, ..LastWord::default() };
     }
 }
