@@ -1,15 +1,12 @@
 //! One listener's connections: accepted, served, and let finish when the listener is left.
 
-use std::convert::Infallible;
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use axum::body::Body;
 use axum::http::{HeaderValue, header};
 use futures_util::FutureExt;
-use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -18,8 +15,9 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
-use tower::{Service, ServiceExt};
+use tower::ServiceExt;
 
+use super::router::Answers;
 use crate::telemetry::panics;
 
 /// How long a client may take to send a request's head, and an idle connection is kept.
@@ -47,14 +45,7 @@ pub struct Door {
 ///
 /// # Errors
 /// When the runtime can't watch the listener.
-pub async fn serve<S>(door: Door, app: S, leave: CancellationToken) -> std::io::Result<()>
-where
-    S: Service<hyper::Request<Incoming>, Response = axum::http::Response<Body>, Error = Infallible>
-        + Clone
-        + Send
-        + 'static,
-    S::Future: Send + 'static,
-{
+pub async fn serve(door: Door, app: impl Answers, leave: CancellationToken) -> std::io::Result<()> {
     let listener = tokio::net::TcpListener::from_std(door.socket.try_clone()?)?;
     // A task that dies with this one: the service's end, even by a panic, leaves no connection behind.
     let mut connections = JoinSet::new();
@@ -121,14 +112,7 @@ impl Complaint {
 }
 
 /// One connection, from its first byte to its last.
-async fn connection<S>(stream: TcpStream, app: S, leave: CancellationToken)
-where
-    S: Service<hyper::Request<Incoming>, Response = axum::http::Response<Body>, Error = Infallible>
-        + Clone
-        + Send
-        + 'static,
-    S::Future: Send + 'static,
-{
+async fn connection(stream: TcpStream, app: impl Answers, leave: CancellationToken) {
     let busy = Arc::new(Busy::default());
     let service = {
         let (busy, leave) = (Arc::clone(&busy), leave.clone());

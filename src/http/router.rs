@@ -45,19 +45,25 @@ impl Shared {
     }
 }
 
+/// What a connection hands its requests to.
+pub trait Answers:
+    Service<hyper::Request<Incoming>, Response = Response<Body>, Error = Infallible, Future: Send + 'static>
+    + Clone
+    + Send
+    + 'static
+{
+}
+
+impl<S> Answers for S where
+    S: Service<hyper::Request<Incoming>, Response = Response<Body>, Error = Infallible, Future: Send + 'static>
+        + Clone
+        + Send
+        + 'static
+{
+}
+
 /// The whole HTTP application.
-pub fn app(
-    live: watch::Receiver<Arc<Live>>,
-    stop: CancellationToken,
-    requests: Arc<Requests>,
-) -> impl Service<
-    hyper::Request<Incoming>,
-    Response = Response<Body>,
-    Error = Infallible,
-    Future = impl Future<Output = Result<Response<Body>, Infallible>> + Send + 'static,
-> + Clone
-+ Send
-+ 'static {
+pub fn app(live: watch::Receiver<Arc<Live>>, stop: CancellationToken, requests: Arc<Requests>) -> impl Answers {
     let app = Shared::new(live, stop, requests);
     let routes = Router::new()
         .route("/", get(page::index))
@@ -72,33 +78,12 @@ pub fn app(
 }
 
 /// What answers where nothing is to be had: on a socket that the configuration does not listen on.
-pub fn closed(
-    live: watch::Receiver<Arc<Live>>,
-    stop: CancellationToken,
-    requests: Arc<Requests>,
-) -> impl Service<
-    hyper::Request<Incoming>,
-    Response = Response<Body>,
-    Error = Infallible,
-    Future = impl Future<Output = Result<Response<Body>, Infallible>> + Send + 'static,
-> + Clone
-+ Send
-+ 'static {
+pub fn closed(live: watch::Receiver<Arc<Live>>, stop: CancellationToken, requests: Arc<Requests>) -> impl Answers {
     let app = Shared::new(live, stop, requests);
     layered(Router::new().fallback(problem::not_here), app)
 }
 
-fn layered(
-    router: Router,
-    app: App,
-) -> impl Service<
-    hyper::Request<Incoming>,
-    Response = Response<Body>,
-    Error = Infallible,
-    Future = impl Future<Output = Result<Response<Body>, Infallible>> + Send + 'static,
-> + Clone
-+ Send
-+ 'static {
+fn layered(router: Router, app: App) -> impl Answers {
     ServiceBuilder::new()
         .layer(RequestIdLayer::new(app))
         .layer(CatchPanicLayer::custom(|_: Box<dyn std::any::Any + Send>| {
