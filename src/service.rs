@@ -165,6 +165,18 @@ impl fmt::Display for State {
     }
 }
 
+/// What a failure can come from, as far as whoever reports it can tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Blame {
+    /// Nothing that perch was told: an outage, a lost network, or no failure at all.
+    #[default]
+    Others,
+    /// What the configuration asks for: intents that are not granted, an address that does not answer.
+    Configuration,
+    /// A secret in use: a token or a key that is refused. A newer one may be there, or the configuration name a wrong one.
+    Credential,
+}
+
 /// What `status` shows of a service.
 #[derive(Clone, Debug, Serialize)]
 pub struct Health {
@@ -177,17 +189,21 @@ pub struct Health {
     pub reason: String,
     /// How often it was started again after a panic or an error.
     pub restarts: u32,
+    /// What its failure may come from.
+    #[serde(skip)]
+    pub blame: Blame,
     /// The number of the start that may report.
     #[serde(skip)]
     run: u64,
 }
 
 impl Health {
-    fn turn(&mut self, state: State, reason: String) {
+    fn turn(&mut self, state: State, blame: Blame, reason: String) {
         if self.state != state {
             self.since = SystemTime::now();
         }
         self.state = state;
+        self.blame = blame;
         self.reason = reason;
     }
 }
@@ -218,21 +234,22 @@ impl Board {
                 since: SystemTime::now(),
                 reason: String::new(),
                 restarts: 0,
+                blame: Blame::Others,
                 run,
             });
             health.run = run;
-            health.turn(State::Starting, String::new());
+            health.turn(State::Starting, Blame::Others, String::new());
         }
         self.changed.notify_one();
     }
 
     /// Puts down a service's state; `since` moves only when the state does. What has been removed, or started again
     /// since, is not there to be put down.
-    pub fn set(&self, name: &'static str, run: u64, state: State, reason: impl Into<String>) {
+    pub fn set(&self, name: &'static str, run: u64, state: State, blame: Blame, reason: impl Into<String>) {
         {
             let mut services = self.services.lock().unwrap_or_else(PoisonError::into_inner);
             let Some(health) = services.get_mut(name).filter(|health| health.run == run) else { return };
-            health.turn(state, reason.into());
+            health.turn(state, blame, reason.into());
         }
         self.changed.notify_one();
     }
@@ -256,9 +273,10 @@ impl Board {
                         since: SystemTime::now(),
                         reason: String::new(),
                         restarts: 0,
+                        blame: Blame::Others,
                         run: 0,
                     });
-                    health.turn(State::Recovering, reason);
+                    health.turn(State::Recovering, Blame::Others, reason);
                 }
                 None => drop(services.remove(name)),
             }
@@ -319,7 +337,12 @@ impl Reporter {
 
     /// Says how the service is; `reason` is a sentence for people, empty while it runs.
     pub fn state(&self, state: State, reason: impl Into<String>) {
-        self.board.set(self.name, self.run, state, reason);
+        self.board.set(self.name, self.run, state, Blame::Others, reason);
+    }
+
+    /// Says that the service is not as it should be, and that this may come from what perch was told.
+    pub fn failed(&self, state: State, blame: Blame, reason: impl Into<String>) {
+        self.board.set(self.name, self.run, state, blame, reason);
     }
 
     /// Shows `details` under the service's name in `status --json`.

@@ -21,7 +21,7 @@ use super::identify::Permit;
 use super::rest::RestError;
 use super::status::Facts;
 use super::{Discord, NAME};
-use crate::service::{Context, Live, Readiness, Reporter, State};
+use crate::service::{Blame, Context, Live, Readiness, Reporter, State};
 use crate::store::{Attempt, Key, SessionOwner, Verdict};
 
 /// A wait for the next IDENTIFY that is nobody's concern: Discord itself asks for 5 s between two.
@@ -49,7 +49,7 @@ pub enum Interrupt {
     /// The newest state wants another account, or none.
     Replaced,
     /// Trying again can't help; the text says what can.
-    Parked(String),
+    Parked(Blame, String),
 }
 
 /// Follows the states published until perch stops.
@@ -103,7 +103,7 @@ impl Bot<'_> {
                     match interrupt {
                         Interrupt::Stop => break,
                         Interrupt::Replaced => continue,
-                        Interrupt::Parked(reason) => {
+                        Interrupt::Parked(blame, reason) => {
                             let (change, config_version) = {
                                 let live = self.live.borrow();
                                 (live.change, live.version.clone())
@@ -114,7 +114,7 @@ impl Bot<'_> {
                                 %config_version,
                                 "parked until a person acts: {reason}"
                             );
-                            self.reporter.state(State::Parked, reason);
+                            self.reporter.failed(State::Parked, blame, reason);
                         }
                     }
                 }
@@ -182,7 +182,10 @@ impl Bot<'_> {
         loop {
             let lost = match self.connect(elsewhere).await {
                 Ok(End::Lost(lost)) => lost,
-                Ok(End::Fatal(code)) => return Interrupt::Parked(self.fatal(code)),
+                Ok(End::Fatal(code)) => {
+                    let (blame, reason) = self.fatal(code);
+                    return Interrupt::Parked(blame, reason);
+                }
                 Err(interrupt) => return interrupt,
             };
             elsewhere = lost.unconnected && !elsewhere;
@@ -212,7 +215,9 @@ impl Bot<'_> {
             let account = Arc::clone(&self.account);
             let gateway = match self.attend(account.rest.gateway()).await? {
                 Ok(gateway) => gateway,
-                Err(RestError::Unauthorized(said)) => return Err(Interrupt::Parked(self.refused(&said))),
+                Err(RestError::Unauthorized(said)) => {
+                    return Err(Interrupt::Parked(Blame::Credential, self.refused(&said)));
+                }
                 Err(error) => {
                     return Ok(End::Lost(Lost::because(format!("can't ask Discord where its gateway is: {error}"))));
                 }
@@ -277,7 +282,7 @@ impl Bot<'_> {
                 }
                 done = self.channels.next(), if !self.channels.idle() => {
                     if let Some(said) = self.note(done) {
-                        return Err(Interrupt::Parked(self.refused(&said)));
+                        return Err(Interrupt::Parked(Blame::Credential, self.refused(&said)));
                     }
                 }
                 output = &mut future => return Ok(output),
@@ -370,9 +375,11 @@ impl Bot<'_> {
     }
 
     /// What to do about a close code after which trying again can't help.
-    fn fatal(&self, code: u16) -> String {
-        match CloseCode::try_from(code) {
-            Ok(CloseCode::AuthenticationFailed) => self.refused("gateway close code 4004"),
+    fn fatal(&self, code: u16) -> (Blame, String) {
+        let reason = match CloseCode::try_from(code) {
+            Ok(CloseCode::AuthenticationFailed) => {
+                return (Blame::Credential, self.refused("gateway close code 4004"));
+            }
             Ok(CloseCode::DisallowedIntents) => format!(
                 "Discord does not grant the intents perch asks for (gateway close code 4014); turn them on in {PORTAL} → \
                  the application → Bot → Privileged Gateway Intents, then run `perch reload`"
@@ -390,7 +397,8 @@ impl Bot<'_> {
                 "Discord will not talk to this version of perch (gateway close code {code}); update perch, then run \
                  `perch reload`"
             ),
-        }
+        };
+        (Blame::Configuration, reason)
     }
 }
 

@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 use crate::aws::Aws;
 use crate::config::{Config, Mistake};
 use crate::secrets::Secret;
-use crate::service::{Board, ChangeId, Live, Readiness, Service, State};
+use crate::service::{Blame, Board, ChangeId, Live, Readiness, Service, State};
 use crate::source::{self, Look, Source, SourceError, Uri, Version};
 use crate::store::{self, Store};
 use crate::systemd;
@@ -325,7 +325,7 @@ impl Supervisor {
             }
             Message::Asked(reply) => self.ask(reply),
             Message::ServiceEnded { service, run, why } => {
-                self.board.set(service, run, State::Recovering, why);
+                self.board.set(service, run, State::Recovering, Blame::Configuration, why);
                 self.on(Event::Ended { service, run });
             }
             Message::Steady { service, run } => self.on(Event::Steady { service, run }),

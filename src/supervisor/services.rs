@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::backoff::restart_delay;
 use super::machine::Name;
 use super::{Message, Supervisor};
-use crate::service::{Context, Reporter, State};
+use crate::service::{Blame, Context, Reporter, State};
 use crate::telemetry::panics;
 
 /// A service that ran this long without failing starts again from the shortest delay.
@@ -57,7 +57,14 @@ impl Supervisor {
         let seconds = delay.as_secs_f32();
         tracing::error!(service, "{service} failed and is started again in {seconds:.1} s: {why}");
         self.board.restarted(service);
-        self.board.set(service, run, State::Recovering, format!("{why}; it is started again after {seconds:.1} s"));
+        let blame = Blame::Configuration;
+        self.board.set(
+            service,
+            run,
+            State::Recovering,
+            blame,
+            format!("{why}; it is started again after {seconds:.1} s"),
+        );
         let (sender, stop) = (self.sender.clone(), self.stop.clone());
         self.tasks.spawn(async move {
             tokio::select! {
