@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -32,6 +32,16 @@ pub trait Service: Send + Sync + 'static {
     /// # Errors
     /// Every reason why `next` can't be served.
     async fn prepare(&self, next: &Next<'_>, running: Option<&Live>) -> Result<Part, Vec<Problem>>;
+
+    /// Asks itself, as somebody outside would, whether it does what it is there for in the state `live`. A version on
+    /// trial that makes this fail is undone.
+    ///
+    /// # Errors
+    /// What did not work, for people.
+    async fn probe(&self, live: &Live) -> Result<(), String> {
+        let _nothing_to_ask = live;
+        Ok(())
+    }
 
     /// Serves until `context.stop` is cancelled, then drains and returns. It follows every state published in
     /// `context.live`. A panic or an error is the supervisor's to log; it runs the service again after a delay.
@@ -121,7 +131,7 @@ impl fmt::Display for Problem {
 }
 
 /// Ties together everything one change caused: `PERCH_CHANGE` in the journal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ChangeId(pub u64);
 

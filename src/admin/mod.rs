@@ -1,23 +1,27 @@
 //! The admin socket: `status`, `reload` and metrics for whoever may open it.
 
-use std::fmt::Write;
+use std::fmt::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use axum::extract::State;
+use axum::extract::connect_info::Connected;
+use axum::extract::{ConnectInfo, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
+use axum::serve::IncomingStream;
 use axum::{Json, Router};
+use serde::Deserialize;
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::store::CHANGES_KEPT;
 use crate::supervisor::status::Report;
-use crate::supervisor::{Answer, Message};
+use crate::supervisor::{Answer, Ask, Message};
 
 pub mod client;
 
@@ -60,9 +64,11 @@ pub fn start(admin: Admin, runtime_dir: &Path, stop: CancellationToken) -> anyho
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o660)).with_context(advice)?;
     let router = Router::new()
         .route("/status", get(status))
+        .route("/history", get(history))
         .route("/metrics", get(metrics))
         .route("/reload", post(reload))
-        .with_state(admin);
+        .with_state(admin)
+        .into_make_service_with_connect_info::<Peer>();
     Ok(tokio::spawn(async move {
         let served = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await;
         if let Err(error) = served {
@@ -77,10 +83,45 @@ async fn status(State(admin): State<Admin>) -> impl IntoResponse {
     Json(serde_json::to_value(admin.report.status()).unwrap_or_default())
 }
 
-async fn reload(State(admin): State<Admin>) -> Result<Json<Answer>, StatusCode> {
+async fn history(State(admin): State<Admin>) -> impl IntoResponse {
+    Json(admin.report.history(CHANGES_KEPT).await)
+}
+
+/// `force` gives a version that was undone another chance.
+#[derive(Deserialize)]
+struct Reload {
+    #[serde(default)]
+    force: bool,
+}
+
+async fn reload(
+    State(admin): State<Admin>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    Query(Reload { force }): Query<Reload>,
+) -> Result<Json<Answer>, StatusCode> {
     let (reply, answer) = oneshot::channel();
-    admin.supervisor.send(Message::Asked(reply)).await.map_err(|_| StatusCode::SERVICE_UNAVAILABLE)?;
+    let ask = Ask { reply, by: peer.to_string(), force };
+    admin.supervisor.send(Message::Asked(ask)).await.map_err(|_| StatusCode::SERVICE_UNAVAILABLE)?;
     answer.await.map(Json).map_err(|_| StatusCode::SERVICE_UNAVAILABLE)
+}
+
+/// Who is at the other end of the socket, as the kernel says (unix(7), `SO_PEERCRED`).
+#[derive(Clone)]
+struct Peer(Option<u32>);
+
+impl Connected<IncomingStream<'_, UnixListener>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Peer {
+        Peer(stream.io().peer_cred().ok().map(|credentials| credentials.uid()))
+    }
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(uid) => write!(f, "user {uid} at the admin socket"),
+            None => f.write_str("somebody at the admin socket"),
+        }
+    }
 }
 
 async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {

@@ -18,11 +18,14 @@ const PATIENCE: Duration = Duration::from_mins(3);
 /// Makes the running daemon look at its configuration and secrets at once, waits, and prints what came of it. What
 /// could not be prepared before is tried again, and so is a service that is parked.
 #[derive(Args)]
-#[command(after_help = "Examples:\n  perch reload\n  perch reload --json | jq -r .outcome\n\n\
+#[command(after_help = "Examples:\n  perch reload\n  perch reload --json | jq -r .outcome\n  perch reload --force\n\n\
     Exit codes: 0 applied or nothing new, 1 refused or not to be had, 3 no daemon running.")]
 pub struct Reload {
     #[command(flatten)]
     runtime: RuntimeDirectory,
+    /// Try the newest version again even though it was applied before and undone
+    #[arg(long)]
+    force: bool,
     /// Print JSON, for another program
     #[arg(long)]
     json: bool,
@@ -30,7 +33,8 @@ pub struct Reload {
 
 impl Reload {
     pub async fn run(self) -> ExitCode {
-        let bytes = match client::ask(&self.runtime.runtime_dir, Method::POST, "/reload", PATIENCE).await {
+        let route = if self.force { "/reload?force=true" } else { "/reload" };
+        let bytes = match client::ask(&self.runtime.runtime_dir, Method::POST, route, PATIENCE).await {
             Ok(bytes) => bytes,
             Err(error) => {
                 complain(&error.to_string());
@@ -60,7 +64,11 @@ fn describe(outcome: &str, answer: &Value) -> String {
     match outcome {
         "applied" => {
             let steps = list("steps", &|step| step.as_str().unwrap_or_default().to_owned());
-            format!("{} applied: version {version}\n{steps}", style.good("✓"))
+            let bake = match answer["bake"].as_u64() {
+                None | Some(0) => String::new(),
+                Some(seconds) => format!("  it is watched for {seconds} s, and undone if it makes things unhealthy\n"),
+            };
+            format!("{} applied: version {version}\n{steps}{bake}", style.good("✓"))
         }
         "unchanged" => format!("{} nothing new: version {version}\n", style.good("✓")),
         "refused" => {

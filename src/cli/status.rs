@@ -10,11 +10,12 @@ use serde_json::Value;
 
 use super::{FAILED, NOT_RUNNING, RuntimeDirectory, Style, complain, print};
 use crate::admin::client::{self, AskError};
-use crate::telemetry::lines::moment;
+
+mod history;
 
 /// A daemon that lives answers at once.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How many changes are shown to people.
+/// How many changes are shown to people who did not ask for the history.
 const CHANGES: usize = 5;
 
 /// Show what runs
@@ -22,11 +23,16 @@ const CHANGES: usize = 5;
 /// Shows the running daemon's configuration version, its services and since when, the Discord session, the last
 /// changes and what was refused and why.
 #[derive(Args)]
-#[command(after_help = "Examples:\n  perch status\n  perch status --json | jq .services.discord.state\n\n\
-    Exit codes: 0 it runs, 1 the daemon gave no answer, 3 no daemon running.")]
+#[command(
+    after_help = "Examples:\n  perch status\n  perch status --history\n  perch status --json | jq .services.discord.state\n\n\
+    Exit codes: 0 it runs, 1 the daemon gave no answer, 3 no daemon running."
+)]
 pub struct Status {
     #[command(flatten)]
     runtime: RuntimeDirectory,
+    /// Show every change that is remembered, with who brought it and how long each step took
+    #[arg(long)]
+    history: bool,
     /// Print JSON, for another program
     #[arg(long)]
     json: bool,
@@ -34,10 +40,12 @@ pub struct Status {
 
 impl Status {
     pub async fn run(self) -> ExitCode {
-        match client::ask(&self.runtime.runtime_dir, Method::GET, "/status", PATIENCE).await {
+        let (route, show): (_, fn(&Value, &Style) -> String) =
+            if self.history { ("/history", history::describe) } else { ("/status", describe) };
+        match client::ask(&self.runtime.runtime_dir, Method::GET, route, PATIENCE).await {
             Ok(bytes) => {
-                let status: Value = serde_json::from_slice(&bytes).unwrap_or_default();
-                if self.json { print(&format!("{status}\n")) } else { print(&describe(&status, &Style::detect())) }
+                let answer: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+                if self.json { print(&format!("{answer}\n")) } else { print(&show(&answer, &Style::detect())) }
             }
             Err(error) => {
                 complain(&error.to_string());
@@ -72,12 +80,20 @@ fn describe_into(text: &mut String, status: &Value, style: &Style) -> std::fmt::
     match config["version"].as_str() {
         Some(version) => {
             writeln!(text, "  version   {version}, {}, applied {} ago", word(&config["state"]), age(&config["since"]))?;
+            if let Some(why) = config["waiting_for"].as_str() {
+                writeln!(text, "            {why}")?;
+            }
         }
         None => writeln!(text, "  {}   {}", style.bad("waiting"), word(&config["waiting_for"]))?,
     }
+    if config["last_good"].is_object() && config["last_good"]["version"] != config["version"] {
+        let good = &config["last_good"];
+        writeln!(text, "  last good {}, blessed {} ago", word(&good["version"]), age(&good["at"]))?;
+    }
     if config["refused"].is_object() {
         let refused = &config["refused"];
-        writeln!(text, "  {}   {}, {} ago:", style.bad("refused"), word(&refused["version"]), age(&refused["at"]))?;
+        let what = if refused["quarantined"] == true { "undone " } else { "refused" };
+        writeln!(text, "  {}   {}, {} ago:", style.bad(what), word(&refused["version"]), age(&refused["at"]))?;
         for mistake in refused["mistakes"].as_array().into_iter().flatten() {
             writeln!(text, "    {}", show_mistake(mistake))?;
         }
@@ -117,23 +133,7 @@ fn describe_into(text: &mut String, status: &Value, style: &Style) -> std::fmt::
         writeln!(text, "\n{}", style.bold("last changes"))?;
     }
     for change in changes.iter().take(CHANGES) {
-        let outcome = word(&change["outcome"]);
-        let outcome = if outcome == "applied" { style.good(&outcome) } else { style.bad(&outcome) };
-        let at = SystemTime::UNIX_EPOCH + Duration::from_secs(change["at"].as_u64().unwrap_or(0));
-        writeln!(
-            text,
-            "  {}Z  {outcome}  {}  ({}, {} ms)",
-            moment(at),
-            word(&change["to"]),
-            cause(&change["cause"]),
-            change["took_ms"]
-        )?;
-        for step in change["steps"].as_array().into_iter().flatten() {
-            writeln!(text, "    {}", word(step))?;
-        }
-        for mistake in change["mistakes"].as_array().into_iter().flatten() {
-            writeln!(text, "    {}", show_mistake(mistake))?;
-        }
+        history::describe_change(text, change, style)?;
     }
     Ok(())
 }
@@ -168,16 +168,6 @@ fn details(service: &str, details: &Value) -> Vec<String> {
             lines
         }
         _ => details.as_object().into_iter().flatten().map(|(key, value)| format!("{key} {}", plain(value))).collect(),
-    }
-}
-
-/// Why a change was tried, for people.
-fn cause(cause: &Value) -> &str {
-    match cause.as_str() {
-        Some("version") => "new version",
-        Some("secrets") => "new secrets",
-        Some("asked") => "asked for",
-        other => other.unwrap_or("-"),
     }
 }
 

@@ -15,6 +15,16 @@ pub struct Step {
     pub cost: Cost,
 }
 
+impl Step {
+    /// The table it is in, which is the name of the service that it touches.
+    #[must_use]
+    pub fn section(&self) -> String {
+        let first = self.key.trim_matches(['[', ']']).split('.').next().unwrap_or_default();
+        // The profile decides what clients see.
+        if first == "environment" { "http".to_owned() } else { first.to_owned() }
+    }
+}
+
 /// What a step costs those who are being served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cost {

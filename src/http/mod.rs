@@ -20,6 +20,7 @@ mod conversation;
 mod health;
 mod metrics;
 mod page;
+mod probe;
 mod problem;
 mod request_id;
 mod router;
@@ -125,6 +126,13 @@ impl Service for Http {
         let listener =
             self.listener(http.listen, http.place.clone(), running.as_deref()).map_err(|problem| vec![problem])?;
         Ok(Arc::new(Listeners { bound: BTreeMap::from([(http.listen, listener)]) }))
+    }
+
+    async fn probe(&self, live: &Live) -> Result<(), String> {
+        for address in live.part::<Listeners>(NAME).iter().flat_map(|listeners| listeners.bound.keys()) {
+            probe::probe(*address).await?;
+        }
+        Ok(())
     }
 
     async fn run(&self, mut context: Context) -> anyhow::Result<()> {

@@ -8,10 +8,11 @@ use std::time::{Duration, SystemTime};
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 use thiserror::Error;
 
-use super::{identifies, ledger, sessions};
+use super::{changes, identifies, ledger, sessions};
 
 /// Each takes the database one version further; `PRAGMA user_version` counts them. What is here once is never changed.
-const MIGRATIONS: [&str; 1] = ["
+const MIGRATIONS: [&str; 2] = [
+    "
     CREATE TABLE bot (
         number INTEGER PRIMARY KEY,
         user INTEGER NOT NULL UNIQUE
@@ -44,7 +45,23 @@ const MIGRATIONS: [&str; 1] = ["
         uptime_ms INTEGER NOT NULL,
         wall_ms INTEGER NOT NULL
     ) STRICT;
-"];
+",
+    "
+    -- A change is kept as the JSON that `status` shows of it.
+    CREATE TABLE change (
+        id INTEGER PRIMARY KEY,
+        record TEXT NOT NULL
+    ) STRICT;
+    CREATE TABLE trial (
+        source TEXT PRIMARY KEY,
+        version TEXT NOT NULL,
+        change INTEGER NOT NULL,
+        fate INTEGER NOT NULL,
+        boot INTEGER NOT NULL,
+        reason TEXT NOT NULL
+    ) STRICT;
+",
+];
 
 /// Somebody who looks at the file with `sqlite3` may hold it for so long.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
@@ -141,6 +158,7 @@ pub fn carry(db: &Connection, path: &Path, direction: Direction) -> rusqlite::Re
         ledger::carry(&transaction, from, to)?;
         sessions::carry(&transaction, from, to)?;
         identifies::carry(&transaction, from, to)?;
+        changes::carry(&transaction, from, to)?;
         transaction.commit()
     })();
     let detached = db.execute_batch("DETACH DATABASE file");

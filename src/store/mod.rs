@@ -4,11 +4,11 @@
 //! the same tables are kept in memory, that is said once, and the file is tried again until it takes everything back.
 //!
 //! ```text
-//!   Ledger, Sessions, Identifies ──► Store ──► owner (one thread, one transaction for all that waits) ──► file
-//!                                                                                                   └──► memory
+//!   Ledger, Sessions,   ──► Store ──► owner (one thread, one transaction for all that waits) ──► file
+//!   Identifies, Changes                                                                      └──► memory
 //! ```
 //!
-//! The rest of perch sees [`Ledger`], [`Sessions`] and [`Identifies`]; SQL stays in here.
+//! The rest of perch sees [`Ledger`], [`Sessions`], [`Identifies`] and [`Changes`]; SQL stays in here.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -23,6 +23,7 @@ use tokio::time::timeout;
 
 use crate::service::Board;
 
+mod changes;
 mod file;
 mod identifies;
 mod ledger;
@@ -32,6 +33,7 @@ mod sessions;
 #[cfg(test)]
 mod tests;
 
+pub use changes::{Changes, Fate, KEPT as CHANGES_KEPT, Trial};
 pub use identifies::{Identifies, Spending};
 pub use ledger::{Attempt, Key, Ledger, Standing, Verdict};
 pub use owner::{NAME, Pace};
@@ -163,6 +165,12 @@ impl Store {
     #[must_use]
     pub fn identifies(&self) -> Identifies {
         Identifies(self.clone())
+    }
+
+    /// What was changed.
+    #[must_use]
+    pub fn changes(&self) -> Changes {
+        Changes(self.clone())
     }
 
     /// Does `work` after everything that was asked before, and returns once it is committed; on the disk itself, if

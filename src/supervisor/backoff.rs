@@ -25,6 +25,13 @@ pub fn poll_delay(pace: Duration, failures: u32) -> Duration {
     spread(doubled(pace, failures).min(pace * POLL_FACTOR).min(POLL_LIMIT.max(pace)))
 }
 
+/// For a service that is held back since the start, the `tries`-th time: soon, as what it waits for may have been merely
+/// slow, and at the pace of `poll` in the end.
+#[must_use]
+pub fn held_delay(poll: Duration, tries: u32) -> Duration {
+    doubled(RESTART, tries.saturating_sub(1)).min(poll)
+}
+
 fn doubled(base: Duration, times: u32) -> Duration {
     base.saturating_mul(2_u32.saturating_pow(times.min(16)))
 }

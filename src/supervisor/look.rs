@@ -3,11 +3,13 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::machine::{Cause, Sight};
+use tokio::time::Instant;
+
+use super::machine::Sight;
 use super::status::Trouble;
-use super::{End, LastWord, Message, Supervisor};
+use super::{End, LastWord, Loaded, Message, Supervisor};
 use crate::config::{Config, Mistake, Mistakes};
-use crate::source::{self, Look, SourceError, Uri};
+use crate::source::{self, Look, SourceError, Uri, Version};
 
 /// A look takes no longer than this; each source has shorter time-outs of its own.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(45);
@@ -22,6 +24,7 @@ impl Supervisor {
         let stop = self.stop.clone();
         let uri = self.uri.to_string();
         self.tasks.spawn(async move {
+            let begun = Instant::now();
             let look = tokio::time::timeout(LOOK_TIMEOUT, source.look(seen.as_ref()));
             let result = tokio::select! {
                 result = look => result.unwrap_or_else(|_| {
@@ -31,7 +34,7 @@ impl Supervisor {
                 () = stop.cancelled() => return,
             };
             // The loop outlives every task but at the very end, when nobody needs the result.
-            drop(sender.send(Message::Looked(result)).await);
+            drop(sender.send(Message::Looked { result, took: begun.elapsed() }).await);
         });
     }
 
@@ -42,7 +45,7 @@ impl Supervisor {
                 self.source_answers();
                 match look {
                     Look::Unchanged => Sight::Same,
-                    Look::Found(found) => self.judge_found(&found),
+                    Look::Found(found) => self.judge_found(found),
                 }
             }
             Err(SourceError::Unusable { version, text }) => {
@@ -53,7 +56,7 @@ impl Supervisor {
                 self.seen = Some(version.clone());
                 self.forget_pending();
                 let mistakes = vec![Mistake { place: crate::config::Place::default(), text }];
-                self.refuse(None, &version, Cause::Version, mistakes, Vec::new(), Duration::ZERO);
+                self.refuse_unread(&version, mistakes);
                 Sight::Unusable { version }
             }
             Err(SourceError::Absent(text)) => self.source_brings_nothing(text, false),
@@ -61,21 +64,24 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn judge_found(&mut self, found: &source::Found) -> Sight {
-        self.seen = Some(found.version.clone());
-        let version = found.version.clone();
-        match Config::load(&found.bytes) {
-            Ok(mut config) => {
-                if let Some(simulator) = &self.simulator {
-                    simulator.stand_in(&mut config);
-                }
+    fn judge_found(&mut self, found: source::Found) -> Sight {
+        let source::Found { version, bytes } = found;
+        self.seen = Some(version.clone());
+        if self.machine.is_quarantined(&version) {
+            self.forget_pending();
+            self.tell_quarantined(&version);
+            return Sight::New { version, valid: true };
+        }
+        self.forget_fate_but_of(&version);
+        match Config::load(&bytes) {
+            Ok(config) => {
                 self.forget_pending();
-                self.configs.insert(version.clone(), Arc::new(config));
+                self.keep(version.clone(), config, bytes.into());
                 Sight::New { version, valid: true }
             }
             Err(Mistakes(mistakes)) => {
                 self.forget_pending();
-                self.refuse(None, &version, Cause::Version, mistakes, Vec::new(), Duration::ZERO);
+                self.refuse_unread(&version, mistakes);
                 if self.live.is_none() && matches!(self.uri, Uri::File(_)) {
                     self.exit = Some(End::Configuration);
                 }
@@ -84,10 +90,23 @@ impl Supervisor {
         }
     }
 
-    /// A newer version has come, so none but the live one is tried any more.
+    /// Puts a valid configuration to those that may be tried.
+    pub(super) fn keep(&mut self, version: Version, mut config: Config, bytes: Arc<[u8]>) {
+        if let Some(simulator) = &self.simulator {
+            simulator.stand_in(&mut config);
+        }
+        self.configs.insert(version, Loaded { config: Arc::new(config), bytes });
+    }
+
+    /// A newer version has come, so none but it, the live one, the last good one and one under way is tried any more.
     pub(super) fn forget_pending(&mut self) {
         let live = self.live.as_ref().map(|live| live.borrow().version.clone());
-        self.configs.retain(|known, _| Some(known) == live.as_ref());
+        let kept = [
+            live.as_ref(),
+            self.good.as_ref().map(|good| &good.version),
+            self.attempt.as_ref().map(|attempt| &attempt.version),
+        ];
+        self.configs.retain(|known, _| kept.contains(&Some(known)));
     }
 
     /// The source answers; if it did not before, that is over.
@@ -124,7 +143,7 @@ impl Supervisor {
             if matches!(self.uri, Uri::File(_)) {
                 tracing::error!(service = "supervisor", "no configuration: {text}");
                 self.exit = Some(End::Configuration);
-            } else if first {
+            } else if first && self.good.is_none() {
                 tracing::warn!(service = "supervisor", "waiting for a configuration: {text}");
             }
             self.report.config(|config| config.waiting_for = text);

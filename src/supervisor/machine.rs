@@ -1,5 +1,13 @@
 //! Every decision of the supervisor, and nothing else: events go in, actions come out, and neither time nor the
 //! outside world is touched. The driver beside it (`mod.rs`) does what the actions say.
+//!
+//! ```text
+//!          look                try              commit            bless
+//! source ──────► a version ─────────► prepared ─────────► baking ───────► the last good
+//!                    │ refused            │ refused          │ condemned
+//!                    ▼                    ▼                  ▼
+//!               what runs stays, or at the start the last good is tried; what is condemned is quarantined
+//! ```
 
 use std::collections::BTreeMap;
 
@@ -16,12 +24,19 @@ pub enum Event {
     LookDue,
     /// It is time to look at the secrets.
     SecretsDue,
-    /// Somebody wants a look now (SIGHUP, the admin socket), and the answer goes to them.
-    Asked(Asker),
+    /// Somebody wants a look now (SIGHUP, the admin socket), and the answer goes to them. With `force` a version that was
+    /// undone gets another chance.
+    Asked { asker: Asker, force: bool },
     /// A look ended.
     Looked(Sight),
+    /// Nothing is served yet, and whoever waits shall not wait longer for the newest version.
+    Overdue,
     /// A try ended.
     Tried { change: ChangeId, verdict: Verdict },
+    /// The version that this change put on trial makes things unhealthy.
+    Condemned { change: ChangeId },
+    /// It has been watched for long enough.
+    Proven { change: ChangeId },
     /// A service's task ended although nobody stopped it. `run` is the number of its start.
     Ended { service: Name, run: u64 },
     /// A service served long enough to be trusted again.
@@ -70,10 +85,14 @@ pub enum Cause {
     Secrets,
     /// Somebody asked.
     Asked,
+    /// perch starts, and the newest version can't be had or can't be used.
+    LastGood,
+    /// The version that runs is condemned.
+    Revert,
 }
 
 /// How a look or a try ended, for whoever asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
     /// A new state is live.
@@ -82,6 +101,8 @@ pub enum Outcome {
     Unchanged,
     /// There was something new, and it changes nothing.
     Refused,
+    /// It was live, made things unhealthy, and is undone.
+    Reverted,
     /// The source or the secrets could not be asked.
     Unavailable,
     /// perch is ending.
@@ -97,6 +118,10 @@ pub enum Action {
     Try { change: ChangeId, version: Version, cause: Cause },
     /// Publish what was prepared for this change.
     Commit { change: ChangeId },
+    /// Watch the version that this change brought, then say [`Event::Condemned`] or [`Event::Proven`].
+    Bake { change: ChangeId },
+    /// Keep the live version as the one to go back to.
+    Bless { change: ChangeId },
     /// Forget what was prepared for this change, if anything was.
     Discard { change: ChangeId },
     /// Start a service's task.
@@ -107,12 +132,23 @@ pub enum Action {
     Delay { service: Name, run: u64, failures: u32 },
     /// Tell everybody who asked.
     Answer { askers: Vec<Asker>, outcome: Outcome },
-    /// Wait for the next look at the source.
-    Sleep,
+    /// Set the alarm for the next look at the source, at the secrets, or both.
+    Sleep { look: bool, secrets: bool },
     /// Stop every service and say [`Event::Drained`] when they are done.
     Drain,
     /// Leave.
     Exit,
+}
+
+/// What earlier processes knew.
+#[derive(Clone, Debug, Default)]
+pub struct Past {
+    /// The number of the last change.
+    pub changes: u64,
+    /// The version that was blessed last, if its text is still there.
+    pub good: Option<Version>,
+    /// The newest version, if it was undone.
+    pub quarantined: Option<Version>,
 }
 
 /// One service as the machine sees it.
@@ -130,31 +166,45 @@ enum Phase {
     Ended,
 }
 
-/// What is being done at the moment; there is never more than one thing.
+/// A version in preparation.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Busy {
-    No,
-    Looking,
-    Trying { change: ChangeId, version: Version, cause: Cause },
+struct Try {
+    change: ChangeId,
+    version: Version,
+    cause: Cause,
 }
 
 /// The state of all changes.
 #[derive(Debug)]
 pub struct Machine {
     phase: Phase,
-    busy: Busy,
+    looking: bool,
+    trying: Option<Try>,
     /// The version that is served.
     live: Option<Version>,
+    /// The version that was blessed last: the way back.
+    good: Option<Version>,
+    /// The change that put the live version on trial.
+    baking: Option<ChangeId>,
+    /// The change that is to be undone, until it is.
+    undoing: Option<ChangeId>,
+    /// A version that was undone, as long as it is the newest.
+    quarantined: Option<Version>,
     /// The newest version that is not served, because it could not be prepared: worth another try.
     pending: Option<Version>,
-    /// The newest version is no valid configuration.
-    invalid: bool,
+    /// It was put aside for something more urgent, and is next.
+    pending_due: bool,
+    /// The newest version can't be used, whatever is tried.
+    unusable: bool,
     services: BTreeMap<Name, Run>,
-    /// They wait for the end of what is being done now.
+    /// They wait for the look under way.
     askers: Vec<Asker>,
-    /// They came too late for it, and wait for the next look.
+    /// They came too late for it, and wait for the next.
     late: Vec<Asker>,
-    look_due: bool,
+    /// They wait for the try under way.
+    waiting: Vec<Asker>,
+    /// They want a try of their own.
+    next_try: Vec<Asker>,
     secrets_due: bool,
     /// The version that is served is to be tried with its secrets, as the pending one was, in vain.
     live_due: Option<Cause>,
@@ -163,24 +213,55 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// A machine whose first change has the number after `changes`.
+    /// A machine that goes on from `past`.
     #[must_use]
-    pub fn new(changes: u64) -> Self {
+    pub fn new(past: Past) -> Self {
         Machine {
             phase: Phase::Running,
-            busy: Busy::No,
+            looking: false,
+            trying: None,
             live: None,
+            good: past.good,
+            baking: None,
+            undoing: None,
+            quarantined: past.quarantined,
             pending: None,
+            pending_due: false,
+            unusable: false,
             services: BTreeMap::new(),
             askers: Vec::new(),
             late: Vec::new(),
-            look_due: false,
+            waiting: Vec::new(),
+            next_try: Vec::new(),
             secrets_due: false,
             live_due: None,
-            invalid: false,
-            changes,
+            changes: past.changes,
             runs: 0,
         }
+    }
+
+    /// Whether nothing is looked for and nothing tried.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        !self.looking && self.trying.is_none()
+    }
+
+    /// The version that is to be the way back.
+    #[must_use]
+    pub fn good(&self) -> Option<&Version> {
+        self.good.as_ref()
+    }
+
+    /// Whether `version` was undone, and is not to be applied again.
+    #[must_use]
+    pub fn is_quarantined(&self, version: &Version) -> bool {
+        self.quarantined.as_ref() == Some(version)
+    }
+
+    /// The number for something that happened outside of every try.
+    pub fn next_change(&mut self) -> ChangeId {
+        self.changes += 1;
+        ChangeId(self.changes)
     }
 
     /// Takes one event and says what follows from it.
@@ -192,7 +273,7 @@ impl Machine {
                 self.phase = Phase::Ended;
                 actions.push(Action::Exit);
             }
-            Event::Asked(asker) if self.phase != Phase::Running => {
+            Event::Asked { asker, .. } if self.phase != Phase::Running => {
                 actions.push(Action::Answer { askers: vec![asker], outcome: Outcome::Ended });
             }
             Event::Tried { change, .. } if self.phase != Phase::Running => {
@@ -200,27 +281,45 @@ impl Machine {
             }
             _ if self.phase != Phase::Running => {}
             Event::LookDue => {
-                self.look_due = self.busy != Busy::Looking;
-                self.next(&mut actions);
+                if !self.looking {
+                    self.look(&mut actions);
+                }
             }
             Event::SecretsDue => {
                 self.secrets_due = true;
                 self.next(&mut actions);
             }
-            Event::Asked(asker) => {
-                if self.busy == Busy::No {
+            Event::Asked { asker, force } => {
+                if force {
+                    self.quarantined = None;
+                }
+                if self.looking {
+                    self.late.push(asker);
+                } else {
                     self.askers.push(asker);
                     self.look(&mut actions);
-                } else {
-                    self.late.push(asker);
                 }
             }
             Event::Looked(sight) => {
-                if self.busy == Busy::Looking {
+                if self.looking {
                     self.looked(sight, &mut actions);
                 }
             }
+            Event::Overdue => {
+                let already = self.trying.as_ref().is_some_and(|trying| Some(&trying.version) == self.good.as_ref());
+                if !already {
+                    self.fall_back(&mut actions);
+                }
+            }
             Event::Tried { change, verdict } => self.tried(change, verdict, &mut actions),
+            Event::Condemned { change } => self.condemned(change, &mut actions),
+            Event::Proven { change } => {
+                if self.baking == Some(change) {
+                    self.baking = None;
+                    self.good.clone_from(&self.live);
+                    actions.push(Action::Bless { change });
+                }
+            }
             Event::Ended { service, run } => self.ended(service, run, &mut actions),
             Event::Steady { service, run } => {
                 if let Some(known) = self.services.get_mut(service)
@@ -236,81 +335,189 @@ impl Machine {
         actions
     }
 
+    // ---- looking ---------------------------------------------------------------------------------------------
+
     fn look(&mut self, actions: &mut Vec<Action>) {
-        self.busy = Busy::Looking;
-        self.look_due = false;
+        self.looking = true;
         actions.push(Action::Look);
     }
 
+    fn looked(&mut self, sight: Sight, actions: &mut Vec<Action>) {
+        self.looking = false;
+        let askers = std::mem::take(&mut self.askers);
+        let (outcome, askers) = match sight {
+            Sight::New { version, valid } => {
+                let undone = self.is_quarantined(&version);
+                if !undone {
+                    // It is newer than what was undone.
+                    self.quarantined = None;
+                }
+                // It is newer than what could not be prepared before, so that one is history.
+                self.pending = None;
+                self.unusable = undone || !valid;
+                if self.unusable {
+                    (Outcome::Refused, askers)
+                } else {
+                    self.waiting.extend(askers);
+                    self.newest(version, actions);
+                    (Outcome::Applied, Vec::new())
+                }
+            }
+            Sight::Unusable { .. } => {
+                (self.pending, self.unusable) = (None, true);
+                (Outcome::Refused, askers)
+            }
+            // What is asked for by hand is tried in full, even when the text is the same: a secret or a token may be new.
+            Sight::Same if !askers.is_empty() && (self.pending.is_some() || self.live.is_some()) => {
+                self.next_try.extend(askers);
+                (Outcome::Unchanged, Vec::new())
+            }
+            Sight::Same if self.live.is_none() => (Outcome::Refused, askers),
+            Sight::Same => (self.unless_unusable(Outcome::Unchanged), askers),
+            Sight::Nothing => (Outcome::Unavailable, askers),
+        };
+        answer(askers, outcome, actions);
+        if self.trying.is_none() {
+            self.fall_back(actions);
+        }
+        self.next(actions);
+        self.sleep(!self.looking, false, actions);
+    }
+
+    // ---- trying ----------------------------------------------------------------------------------------------
+
     fn attempt(&mut self, version: Version, cause: Cause, actions: &mut Vec<Action>) {
-        self.changes += 1;
-        let change = ChangeId(self.changes);
-        self.busy = Busy::Trying { change, version: version.clone(), cause };
+        let change = self.next_change();
+        self.begin(Try { change, version, cause }, actions);
+    }
+
+    fn begin(&mut self, new: Try, actions: &mut Vec<Action>) {
+        let Try { change, version, cause } = new.clone();
+        self.trying = Some(new);
         self.live_due = None;
         self.secrets_due = false;
         actions.push(Action::Try { change, version, cause });
     }
 
-    fn looked(&mut self, sight: Sight, actions: &mut Vec<Action>) {
-        self.busy = Busy::No;
-        let asked = !self.askers.is_empty();
-        match sight {
-            Sight::New { version, valid: true } => {
-                self.invalid = false;
-                self.attempt(version, Cause::Version, actions);
-            }
-            Sight::New { valid: false, .. } | Sight::Unusable { .. } => {
-                // It is newer than what could not be prepared before, so that one is history.
-                self.pending = None;
-                self.invalid = true;
-                self.rest(Outcome::Refused, actions);
-            }
-            // What is asked for by hand is tried in full, even when the text is the same: a secret or a token may be new.
-            Sight::Same if asked => match self.pending.clone().or_else(|| self.live.clone()) {
-                Some(version) => self.attempt(version, Cause::Asked, actions),
-                None => self.rest(Outcome::Refused, actions),
-            },
-            Sight::Same => self.rest(Outcome::Unchanged, actions),
-            Sight::Nothing => self.rest(Outcome::Unavailable, actions),
+    /// Tries a version that has just come, in place of any other but one that is there to serve at once.
+    fn newest(&mut self, version: Version, actions: &mut Vec<Action>) {
+        let urgent = |trying: &Try| matches!(trying.cause, Cause::LastGood | Cause::Revert);
+        if let Some(trying) = self.trying.as_ref().filter(|trying| urgent(trying)) {
+            self.pending_due = trying.version != version;
+            self.pending = Some(version).filter(|_| self.pending_due);
+        } else {
+            self.put_aside(actions);
+            self.attempt(version, Cause::Version, actions);
         }
     }
 
+    /// Ends the try under way for something newer or more urgent. Whoever waits for it waits for that.
+    fn put_aside(&mut self, actions: &mut Vec<Action>) -> Option<Version> {
+        let Try { change, version, .. } = self.trying.take()?;
+        actions.push(Action::Discard { change });
+        Some(version)
+    }
+
+    /// At the start, with nothing served: tries the last good version, if there is one.
+    fn fall_back(&mut self, actions: &mut Vec<Action>) {
+        if self.live.is_some() {
+            return;
+        }
+        let Some(good) = self.good.clone() else { return };
+        if let Some(version) = self.put_aside(actions) {
+            self.pending = Some(version);
+            self.pending_due = true;
+        }
+        self.attempt(good, Cause::LastGood, actions);
+    }
+
     fn tried(&mut self, change: ChangeId, verdict: Verdict, actions: &mut Vec<Action>) {
-        let Busy::Trying { change: current, version, cause } = self.busy.clone() else {
+        let Some(Try { version, cause, .. }) = self.trying.take_if(|trying| trying.change == change) else {
             actions.push(Action::Discard { change });
             return;
         };
-        if current != change {
-            actions.push(Action::Discard { change });
-            return;
-        }
-        self.busy = Busy::No;
-        match verdict {
+        let outcome = match verdict {
             Verdict::Ready { services } => {
-                // New secrets for the version that runs leave a newer one pending.
-                if self.live.as_ref() != Some(&version) || cause == Cause::Version {
-                    self.pending = None;
-                }
-                self.live = Some(version);
-                actions.push(Action::Commit { change });
+                self.commit(change, version, cause, actions);
                 self.converge(&services, actions);
-                self.rest(Outcome::Applied, actions);
+                if cause == Cause::Revert { Outcome::Reverted } else { Outcome::Applied }
             }
             Verdict::Same => {
                 actions.push(Action::Discard { change });
-                self.rest(Outcome::Unchanged, actions);
+                Outcome::Unchanged
             }
             Verdict::Refused => {
                 actions.push(Action::Discard { change });
-                if self.live.as_ref() != Some(&version) {
+                let first = self.live.is_none() && cause != Cause::LastGood;
+                if self.live.as_ref() != Some(&version) && cause != Cause::LastGood && cause != Cause::Revert {
                     self.pending = Some(version);
                     // A version that can't be prepared shall not keep new secrets from the one that runs.
                     self.live_due = Some(cause).filter(|cause| *cause != Cause::Version);
                 }
-                self.rest(Outcome::Refused, actions);
+                if first {
+                    self.fall_back(actions);
+                }
+                if cause == Cause::Revert {
+                    // It is tried again when the secrets are due.
+                    let askers = [&mut self.waiting, &mut self.next_try].into_iter().flat_map(std::mem::take).collect();
+                    answer(askers, Outcome::Refused, actions);
+                    return self.sleep(false, true, actions);
+                }
+                Outcome::Refused
+            }
+        };
+        answer(std::mem::take(&mut self.waiting), self.unless_unusable(outcome), actions);
+        self.next(actions);
+        self.sleep(false, self.trying.is_none(), actions);
+    }
+
+    fn commit(&mut self, change: ChangeId, version: Version, cause: Cause, actions: &mut Vec<Action>) {
+        let same = self.live.as_ref() == Some(&version);
+        // New secrets for the version that runs leave a newer one pending.
+        self.pending.take_if(|pending| *pending == version);
+        actions.push(Action::Commit { change });
+        self.undoing = None;
+        if cause == Cause::Revert {
+            self.live = Some(version);
+        } else if !same {
+            // The last good version has been watched before.
+            self.baking = (self.good.as_ref() != Some(&version)).then_some(change);
+            self.live = Some(version);
+            if self.baking.is_some() {
+                actions.push(Action::Bake { change });
             }
         }
     }
+
+    fn condemned(&mut self, change: ChangeId, actions: &mut Vec<Action>) {
+        if self.baking != Some(change) {
+            return;
+        }
+        self.baking = None;
+        if self.good.is_none() {
+            return;
+        }
+        self.quarantined.clone_from(&self.live);
+        self.unusable = self.pending.is_none();
+        if let Some(Try { change, version, .. }) = self.trying.take() {
+            actions.push(Action::Discard { change });
+            if self.live.as_ref() != Some(&version) {
+                self.pending = Some(version);
+                self.pending_due = true;
+            }
+        }
+        self.undoing = Some(change);
+        self.undo(actions);
+    }
+
+    /// Goes back to the last good version. What the change caused ends under its own number.
+    fn undo(&mut self, actions: &mut Vec<Action>) {
+        if let Some((change, version)) = self.undoing.zip(self.good.clone()) {
+            self.begin(Try { change, version, cause: Cause::Revert }, actions);
+        }
+    }
+
+    // ---- services --------------------------------------------------------------------------------------------
 
     /// Starts what the new state asks for and stops what it does not.
     fn converge(&mut self, wanted: &[Name], actions: &mut Vec<Action>) {
@@ -355,36 +562,50 @@ impl Machine {
         }
     }
 
-    /// What was being done is over: whoever waited hears of it, and whoever came meanwhile is next.
-    fn rest(&mut self, outcome: Outcome, actions: &mut Vec<Action>) {
-        // Nothing new, and the newest version still changes nothing: whoever asks shall not take that for success.
-        let outcome = if outcome == Outcome::Unchanged && self.invalid { Outcome::Refused } else { outcome };
-        let askers = std::mem::take(&mut self.askers);
-        if !askers.is_empty() {
-            actions.push(Action::Answer { askers, outcome });
-        }
-        self.next(actions);
-        if self.busy == Busy::No {
-            actions.push(Action::Sleep);
-        }
+    // ---- what is next ----------------------------------------------------------------------------------------
+
+    /// Nothing new, and the newest version still changes nothing: whoever asks shall not take that for success.
+    fn unless_unusable(&self, outcome: Outcome) -> Outcome {
+        if outcome == Outcome::Unchanged && self.unusable { Outcome::Refused } else { outcome }
     }
 
     fn next(&mut self, actions: &mut Vec<Action>) {
-        if self.busy != Busy::No {
-            return;
-        }
-        if !self.late.is_empty() {
+        if !self.looking && !self.late.is_empty() {
             self.askers = std::mem::take(&mut self.late);
             self.look(actions);
-        } else if self.look_due {
-            self.look(actions);
+        }
+        if self.trying.is_some() {
+            return;
+        }
+        if self.undoing.is_some() {
+            return self.undo(actions);
+        }
+        let pending_due = std::mem::take(&mut self.pending_due);
+        let newest = self.pending.clone().or_else(|| self.live.clone());
+        if let (true, Some(version)) = (pending_due, self.pending.clone()) {
+            self.attempt(version, Cause::Version, actions);
+        } else if !self.next_try.is_empty() {
+            let askers = std::mem::take(&mut self.next_try);
+            match newest {
+                Some(version) => {
+                    self.waiting.extend(askers);
+                    self.attempt(version, Cause::Asked, actions);
+                }
+                None => answer(askers, Outcome::Refused, actions),
+            }
         } else if let Some((cause, live)) = self.live_due.take().zip(self.live.clone()) {
             self.attempt(live, cause, actions);
-        } else if self.secrets_due {
-            self.secrets_due = false;
-            if let Some(version) = self.pending.clone().or_else(|| self.live.clone()) {
-                self.attempt(version, Cause::Secrets, actions);
-            }
+        } else if std::mem::take(&mut self.secrets_due)
+            && let Some(version) = newest
+        {
+            self.attempt(version, Cause::Secrets, actions);
+        }
+    }
+
+    fn sleep(&self, look: bool, secrets: bool, actions: &mut Vec<Action>) {
+        let (look, secrets) = (look && !self.looking, secrets && self.trying.is_none());
+        if look || secrets {
+            actions.push(Action::Sleep { look, secrets });
         }
     }
 
@@ -393,15 +614,19 @@ impl Machine {
             return;
         }
         self.phase = Phase::Draining;
-        if let Busy::Trying { change, .. } = &self.busy {
-            actions.push(Action::Discard { change: *change });
+        if let Some(Try { change, .. }) = self.trying.take() {
+            actions.push(Action::Discard { change });
         }
-        self.busy = Busy::No;
-        let mut askers = std::mem::take(&mut self.askers);
-        askers.append(&mut self.late);
-        if !askers.is_empty() {
-            actions.push(Action::Answer { askers, outcome: Outcome::Ended });
-        }
+        self.looking = false;
+        let lists = [&mut self.askers, &mut self.late, &mut self.waiting, &mut self.next_try];
+        let askers = lists.into_iter().flat_map(std::mem::take).collect();
+        answer(askers, Outcome::Ended, actions);
         actions.push(Action::Drain);
+    }
+}
+
+fn answer(askers: Vec<Asker>, outcome: Outcome, actions: &mut Vec<Action>) {
+    if !askers.is_empty() {
+        actions.push(Action::Answer { askers, outcome });
     }
 }

@@ -1,7 +1,7 @@
 //! Keeps the services running and changes them: one loop that turns what happens into [`machine::Event`]s and does
 //! what the [`machine`] answers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 use crate::aws::Aws;
 use crate::config::{Config, Mistake};
 use crate::secrets::Secret;
-use crate::service::{Blame, Board, ChangeId, Live, Readiness, Service, State};
+use crate::service::{Blame, Board, ChangeId, Health, Live, Readiness, Service, State};
 use crate::source::{self, Look, Source, SourceError, Uri, Version};
 use crate::store::{self, Store};
 use crate::systemd;
@@ -24,7 +24,9 @@ use crate::telemetry::LevelHandle;
 
 mod announce;
 mod backoff;
+mod bake;
 mod change;
+mod last_good;
 mod look;
 pub mod machine;
 #[cfg(test)]
@@ -33,12 +35,14 @@ mod prepare;
 mod services;
 mod state_dir;
 pub mod status;
+mod trial;
 
-use backoff::poll_delay;
-use change::Trial;
-use machine::{Action, Asker, Event, Machine, Name, Outcome};
-use prepare::Prepared;
+use backoff::{held_delay, poll_delay};
+use bake::Bake;
+use change::Attempt;
+use machine::{Action, Asker, Event, Machine, Name, Outcome, Past};
 use status::{ConfigState, Process, Report};
+use trial::Good;
 
 pub use state_dir::StateDir;
 
@@ -48,6 +52,10 @@ const FIRST_POLL: Duration = Duration::from_secs(2);
 const START_EXTENSION: Duration = Duration::from_mins(1);
 /// How often it is told so.
 const EXTENSION_PACE: Duration = Duration::from_secs(10);
+/// How long a start waits for the newest version before it serves the last good one.
+const OVERDUE: Duration = Duration::from_secs(2);
+/// How long a start waits for the disk to say what earlier processes knew.
+const MEMORY_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long the last words (the admin socket's answers) may take once the services have drained.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -111,14 +119,26 @@ pub struct Answer {
     pub refused: Option<Version>,
     pub mistakes: Vec<Mistake>,
     pub steps: Vec<String>,
+    /// How long the version is going to be watched, in seconds; 0 where it is not.
+    pub bake: u64,
     pub text: String,
+}
+
+/// Somebody who wants a look now.
+pub struct Ask {
+    pub reply: oneshot::Sender<Answer>,
+    /// Who that is, in words.
+    pub by: String,
+    /// A version that was undone gets another chance.
+    pub force: bool,
 }
 
 /// Everything that comes to the loop.
 pub enum Message {
-    Looked(Result<Look, SourceError>),
-    Prepared { change: ChangeId, prepared: Box<Prepared>, troubles: Vec<String> },
-    Asked(oneshot::Sender<Answer>),
+    Looked { result: Result<Look, SourceError>, took: Duration },
+    Prepared { change: ChangeId, report: Box<prepare::Report> },
+    Asked(Ask),
+    ProbeFailed { change: ChangeId, why: String },
     ServiceEnded { service: Name, run: u64, why: String },
     Steady { service: Name, run: u64 },
     RestartDue { service: Name, run: u64 },
@@ -141,7 +161,7 @@ pub async fn run(options: Options) -> anyhow::Result<End> {
     };
     let memory = options.store.clone();
     memory.open(state_dir.path().to_owned(), Arc::clone(&board), store::Pace::default());
-    let report = Arc::new(Report::new(process, options.uri.to_string(), Arc::clone(&board)));
+    let report = Arc::new(Report::new(process, options.uri.to_string(), Arc::clone(&board), memory.changes()));
     let (sender, messages) = mpsc::channel(64);
     let tasks = TaskTracker::new();
     let admin = crate::admin::Admin {
@@ -151,7 +171,8 @@ pub async fn run(options: Options) -> anyhow::Result<End> {
     };
     let admin_stop = CancellationToken::new();
     let admin_task = crate::admin::start(admin, &options.runtime_dir, admin_stop.clone())?;
-    let mut supervisor = Supervisor::new(options, board, report, sender, tasks);
+    let mut supervisor = Supervisor::new(options, board, report, sender, tasks, state_dir.path().to_owned());
+    supervisor.recall().await;
     let end = supervisor.live(messages).await?;
     admin_stop.cancel();
     drop(tokio::time::timeout(LAST_WORDS, admin_task).await);
@@ -169,6 +190,8 @@ struct Supervisor {
     services: Arc<[Arc<dyn Service>]>,
     level: LevelHandle,
     simulator: Option<Simulated>,
+    state_dir: PathBuf,
+    history: store::Changes,
     board: Arc<Board>,
     report: Arc<Report>,
     sender: mpsc::Sender<Message>,
@@ -176,21 +199,35 @@ struct Supervisor {
     stop: CancellationToken,
     /// Published when the first version is committed.
     live: Option<watch::Sender<Arc<Live>>>,
+    /// What to go back to.
+    good: Option<Good>,
     /// The version that was seen last, whatever became of it.
     seen: Option<Version>,
-    /// The valid configurations that are, or may yet be, tried: the live one and the newest.
-    configs: BTreeMap<Version, Arc<Config>>,
-    trial: Option<Trial>,
+    /// The valid configurations that are, or may yet be, tried: the live one, the last good one and the newest.
+    configs: BTreeMap<Version, Loaded>,
+    attempt: Option<Attempt>,
+    /// What the newest commit touched, and how the services were before it.
+    touched: Option<(BTreeSet<Name>, BTreeMap<Name, Health>)>,
+    /// The live version while it is on trial.
+    bake: Option<Bake>,
+    /// What the database says of a version that was put on trial and not blessed.
+    fate: Option<store::Trial>,
     running: BTreeMap<Name, CancellationToken>,
     askers: BTreeMap<Asker, oneshot::Sender<Answer>>,
     next_asker: Asker,
+    /// Who asked for the newest look; empty where it was due by itself.
+    asked_by: String,
+    look_took: Duration,
     /// What the last look or try has to say to those who asked.
     last: LastWord,
     next_look: Option<Instant>,
     next_secrets: Option<Instant>,
-    /// How often in a row the source, or the secrets, were asked in vain.
+    /// When a start that serves nothing yet is to take the last good version.
+    overdue: Option<Instant>,
+    /// How often in a row the source, or the secrets, were asked in vain, and a service was held back.
     source_failures: u32,
     secrets_failures: u32,
+    held: u32,
     reloading: bool,
     ready: bool,
     /// What systemd was told last.
@@ -198,6 +235,13 @@ struct Supervisor {
     exit: Option<End>,
     /// What was last said of each refused version, so that the same words are not said again at each try.
     said: BTreeMap<Version, String>,
+}
+
+/// A valid configuration, and the text it was read from.
+#[derive(Clone)]
+struct Loaded {
+    config: Arc<Config>,
+    bytes: Arc<[u8]>,
 }
 
 #[derive(Default)]
@@ -215,32 +259,43 @@ impl Supervisor {
         report: Arc<Report>,
         sender: mpsc::Sender<Message>,
         tasks: TaskTracker,
+        state_dir: PathBuf,
     ) -> Self {
         Supervisor {
-            machine: Machine::new(0),
+            machine: Machine::new(Past::default()),
             source: source::open(&options.uri, &options.aws),
             uri: options.uri,
             aws: options.aws,
             services: options.services.into(),
             level: options.level,
             simulator: options.simulator,
+            state_dir,
+            history: options.store.changes(),
             board,
             report,
             sender,
             tasks,
             stop: CancellationToken::new(),
             live: None,
+            good: None,
             seen: None,
             configs: BTreeMap::new(),
-            trial: None,
+            attempt: None,
+            touched: None,
+            bake: None,
+            fate: None,
             running: BTreeMap::new(),
             askers: BTreeMap::new(),
             next_asker: 0,
+            asked_by: String::new(),
+            look_took: Duration::ZERO,
             last: LastWord::default(),
             next_look: Some(Instant::now()),
             next_secrets: None,
+            overdue: None,
             source_failures: 0,
             secrets_failures: 0,
+            held: 0,
             reloading: false,
             ready: false,
             status_line: String::new(),
@@ -266,17 +321,23 @@ impl Supervisor {
                 _ = interrupt.recv() => self.signal(&mut signalled),
                 _ = hangup.recv() => {
                     tracing::info!(service = "supervisor", "SIGHUP: looking for a new configuration and new secrets");
-                    self.ask(oneshot::channel().0);
+                    self.ask(Ask { reply: oneshot::channel().0, by: "SIGHUP".to_owned(), force: false });
                 }
                 () = until(self.next_look) => {
                     self.next_look = None;
+                    self.asked_by.clear();
                     self.on(Event::LookDue);
                 }
+                () = until(self.overdue) => {
+                    self.overdue = None;
+                    self.on(Event::Overdue);
+                }
+                () = until(self.bake.as_ref().map(|bake| bake.due(Instant::now()))) => self.judge_bake(),
                 () = until(self.next_secrets) => {
                     self.next_secrets = None;
                     self.on(Event::SecretsDue);
                 }
-                () = board.changed() => {}
+                () = board.changed() => self.judge_bake(),
                 _ = watchdog.tick() => systemd::watchdog(),
                 _ = extension.tick(), if !self.ready => systemd::extend_start(START_EXTENSION),
             }
@@ -293,16 +354,22 @@ impl Supervisor {
         }
         tracing::info!(service = "supervisor", "draining: finishing what is in flight, then ending");
         systemd::stopping();
+        self.pause_trial();
         self.report.config(|config| config.state = ConfigState::Draining);
         self.report.ready(false);
         self.on(Event::Terminate);
     }
 
-    fn ask(&mut self, reply: oneshot::Sender<Answer>) {
+    fn ask(&mut self, Ask { reply, by, force }: Ask) {
         self.next_asker += 1;
-        self.askers.insert(self.next_asker, reply);
+        let asker = self.next_asker;
+        self.askers.insert(asker, reply);
+        self.asked_by = by;
+        if force {
+            self.lift_quarantine();
+        }
         self.begin_reload();
-        self.on(Event::Asked(self.next_asker));
+        self.on(Event::Asked { asker, force });
     }
 
     fn begin_reload(&mut self) {
@@ -314,16 +381,22 @@ impl Supervisor {
 
     fn take(&mut self, message: Message) {
         match message {
-            Message::Looked(result) => {
+            Message::Looked { result, took } => {
+                self.look_took = took;
                 let sight = self.judge(result);
                 self.on(Event::Looked(sight));
             }
-            Message::Prepared { change, prepared, troubles } => {
-                self.note_secrets_trouble(change, &prepared, &troubles);
-                let verdict = self.verdict(change, *prepared);
+            Message::Prepared { change, report } => {
+                self.note_secrets_trouble(change, &report);
+                let verdict = self.verdict(change, *report);
                 self.on(Event::Tried { change, verdict });
             }
-            Message::Asked(reply) => self.ask(reply),
+            Message::Asked(ask) => self.ask(ask),
+            Message::ProbeFailed { change, why } => {
+                if self.bake.as_ref().is_some_and(|bake| bake.change == change) {
+                    self.condemn(why);
+                }
+            }
             Message::ServiceEnded { service, run, why } => {
                 self.board.set(service, run, State::Recovering, Blame::Configuration, why);
                 self.on(Event::Ended { service, run });
@@ -348,11 +421,12 @@ impl Supervisor {
             Action::Look => self.look(),
             Action::Try { change, version, cause } => self.attempt(change, version, cause),
             Action::Commit { change } => self.commit(change),
+            Action::Bake { change } => self.begin_bake(change),
+            Action::Bless { change } => self.bless(change),
             Action::Discard { change } => {
-                if self.trial.as_ref().is_some_and(|trial| trial.change == change)
-                    && let Some(trial) = self.trial.take()
-                {
-                    trial.cancel.cancel();
+                if let Some(attempt) = self.attempt.take_if(|attempt| attempt.change == change) {
+                    attempt.cancel.cancel();
+                    self.withdraw_trial(&attempt.version);
                 }
             }
             Action::Start { service, run } => self.start(service, run),
@@ -364,7 +438,7 @@ impl Supervisor {
             }
             Action::Delay { service, run, failures } => self.delay(service, run, failures),
             Action::Answer { askers, outcome } => self.answer(&askers, outcome),
-            Action::Sleep => self.sleep(),
+            Action::Sleep { look, secrets } => self.sleep(look, secrets),
             Action::Drain => self.drain(),
             Action::Exit => {}
         }
@@ -384,6 +458,7 @@ impl Supervisor {
             refused: self.last.refused.clone().filter(|_| outcome == Outcome::Refused),
             mistakes: self.last.mistakes.clone(),
             steps: self.last.steps.clone(),
+            bake: self.bake.as_ref().map_or(0, |bake| bake.length().as_secs()),
             text: self.last.text.clone(),
         };
         for asker in askers {
@@ -394,31 +469,34 @@ impl Supervisor {
         }
     }
 
-    /// Sets the two alarms: the next look at the source, and the next look at the secrets.
-    fn sleep(&mut self) {
-        if std::mem::take(&mut self.reloading) {
+    /// Sets the alarm for the next look at the source, at the secrets, or both.
+    fn sleep(&mut self, look: bool, secrets: bool) {
+        if self.machine.is_idle() && std::mem::take(&mut self.reloading) {
             systemd::ready();
         }
         let live = self.live.as_ref().map(|live| Arc::clone(&live.borrow()));
         let reload = live.as_ref().map(|live| live.config.reload.clone());
         let poll = reload.as_ref().map_or(FIRST_POLL, |reload| reload.poll);
-        let pace = self.source.pace(poll);
-        let look_due = Instant::now() + poll_delay(pace, self.source_failures);
-        let held = live.as_ref().is_some_and(|live| {
-            live.parts.values().any(|part| matches!(part, Readiness::Held { state: State::Waiting, .. }))
-        });
-        let secrets = if self.secrets_failures > 0 {
-            poll_delay(poll, self.secrets_failures)
-        } else if held || live.is_none() {
-            poll
-        } else {
-            reload.map_or(poll, |reload| reload.secrets)
-        };
-        let secrets_due = Instant::now() + secrets;
-        // Neither alarm was reset but by what it is for, so that the more frequent one does not push the other away
-        // for ever.
-        self.next_look = Some(self.next_look.map_or(look_due, |next| next.min(look_due)));
-        self.next_secrets = Some(self.next_secrets.map_or(secrets_due, |next| next.min(secrets_due)));
+        // Neither alarm is reset but by what it is for, so that the more frequent one does not push the other away for
+        // ever.
+        if look {
+            let due = Instant::now() + poll_delay(self.source.pace(poll), self.source_failures);
+            self.next_look = Some(self.next_look.map_or(due, |next| next.min(due)));
+        }
+        if secrets {
+            let waits = |part: &Readiness| matches!(part, Readiness::Held { state: State::Waiting, .. });
+            let held = live.as_ref().is_none_or(|live| live.parts.values().any(waits));
+            self.held = if held { self.held + 1 } else { 0 };
+            let delay = if self.secrets_failures > 0 {
+                poll_delay(poll, self.secrets_failures)
+            } else if held {
+                held_delay(poll, self.held)
+            } else {
+                reload.map_or(poll, |reload| reload.secrets)
+            };
+            let due = Instant::now() + delay;
+            self.next_secrets = Some(self.next_secrets.map_or(due, |next| next.min(due)));
+        }
     }
 }
 

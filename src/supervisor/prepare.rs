@@ -5,7 +5,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
 use super::machine::Cause as Why;
+use super::status::millis;
 use crate::aws::Aws;
 use crate::chat;
 use crate::config::Config;
@@ -13,13 +18,18 @@ use crate::config::secret::SecretRef;
 use crate::secrets::{self, NotFound, Secret, SecretValues};
 use crate::service::{Cause, ChangeId, Live, Next, Problem, Readiness, Service, State};
 use crate::source::Version;
+use crate::store::{Changes, Trial};
 
-/// How long all secrets together may take to fetch.
-const SECRETS_TIMEOUT: Duration = Duration::from_secs(20);
-/// The same while nothing runs yet: what needs no secret shall serve soon, and the others are tried again.
-const FIRST_SECRETS_TIMEOUT: Duration = Duration::from_secs(4);
-/// How long each service may take to prepare.
-const SERVICE_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long all secrets together may take to fetch, and each service to prepare.
+const PATIENCE: Patience = Patience { secrets: Duration::from_secs(20), service: Duration::from_secs(20) };
+/// The same while nothing runs yet, or what runs is to be undone: what can serve shall serve soon, and the rest is tried
+/// again.
+const HASTE: Patience = Patience { secrets: Duration::from_millis(1_500), service: Duration::from_secs(1) };
+
+struct Patience {
+    secrets: Duration,
+    service: Duration,
+}
 
 /// What a preparation needs; it is moved into a task of its own.
 pub struct Preparation {
@@ -30,10 +40,41 @@ pub struct Preparation {
     pub running: Option<Arc<Live>>,
     pub services: Arc<[Arc<dyn Service>]>,
     pub aws: Aws,
+    /// The secrets that the way back runs with, where it is taken.
+    pub back_to: Option<SecretValues>,
+    /// There is another version that can be served, so that this one has to be whole.
+    pub strict: bool,
     /// A service is parked: it is tried again even if nothing is new.
     pub parked: bool,
     /// The simulator's token stands in for Discord's (`perch dev`).
     pub simulated: Option<Secret>,
+    /// Where it is taken down, before anything is published, that the version is on trial; `None` where it is not.
+    pub trial: Option<Noted>,
+}
+
+/// What the next start has to know of the version if this process does not live to say more.
+pub struct Noted {
+    pub changes: Changes,
+    pub source: String,
+    pub trial: Trial,
+}
+
+/// How long the steps of a preparation took, in milliseconds.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Took {
+    /// The look that found it; 0 where nothing was looked for.
+    pub look_ms: u64,
+    pub secrets_ms: u64,
+    pub services_ms: BTreeMap<String, u64>,
+}
+
+/// What came of a preparation.
+pub struct Report {
+    pub prepared: Prepared,
+    /// Why secrets that are in use could not be fetched.
+    pub troubles: Vec<String>,
+    pub took: Took,
 }
 
 /// How a preparation ended.
@@ -45,51 +86,87 @@ pub enum Prepared {
 }
 
 impl Preparation {
-    /// Runs it. The secrets that could not be fetched although they are in use are in the second part of the result.
-    pub async fn run(self) -> (Prepared, Vec<String>) {
-        let mut troubles = Vec::new();
-        let (values, missing) = self.secrets(&mut troubles).await;
+    /// Runs it.
+    pub async fn run(self) -> Report {
+        let (mut troubles, mut took) = (Vec::new(), Took::default());
+        let prepared = self.prepare(&mut troubles, &mut took).await;
+        Report { prepared, troubles, took }
+    }
+
+    async fn prepare(self, troubles: &mut Vec<String>, took: &mut Took) -> Prepared {
+        let begun = Instant::now();
+        let (values, missing) = match &self.back_to {
+            Some(known) => self.known(known),
+            None => self.secrets(troubles).await,
+        };
+        took.secrets_ms = millis(begun.elapsed());
         if self.nothing_new(&values)
             && let Some(running) = self.running.as_deref()
             && running.parts.values().all(Readiness::is_settled)
             && !(self.parked && self.why == Why::Asked)
         {
-            return (Prepared::Same, troubles);
+            return Prepared::Same;
         }
-        let mut parts = BTreeMap::new();
+        let wanted = self.services.iter().filter(|service| service.wanted(&self.config));
+        let parts = join_all(wanted.map(async |service| {
+            let begun = Instant::now();
+            let part = self.part(service.as_ref(), &values, &missing).await;
+            (service.name(), millis(begun.elapsed()), part)
+        }));
+        let mut ready = BTreeMap::new();
         let mut problems = Vec::new();
-        for service in self.services.iter().filter(|service| service.wanted(&self.config)) {
-            match self.part(service.as_ref(), &values, &missing).await {
-                Ok(readiness) => {
-                    parts.insert(service.name(), readiness);
-                }
+        for (name, ms, part) in parts.await {
+            took.services_ms.insert(name.to_owned(), ms);
+            match part {
+                Ok(readiness) => drop(ready.insert(name, readiness)),
                 Err(mut why) => problems.append(&mut why),
             }
         }
         if !problems.is_empty() {
-            return (Prepared::Refused(problems), troubles);
+            return Prepared::Refused(problems);
         }
         if self.nothing_new(&values)
             && let Some(running) = self.running.as_deref()
-            && running.parts.values().zip(parts.values()).all(|(old, new)| old.is_held_like(new))
+            && running.parts.values().zip(ready.values()).all(|(old, new)| old.is_held_like(new))
             && !running.parts.values().all(Readiness::is_settled)
         {
-            return (Prepared::Same, troubles);
+            return Prepared::Same;
         }
-        let live = Live {
+        if let Some(Noted { changes, source, trial }) = self.trial {
+            changes.begin_trial(source, trial).await;
+        }
+        Prepared::Ready(Live {
             change: self.change,
             version: self.version,
             responder: chat::open(&self.config.chat),
             config: self.config,
             secrets: values,
-            parts,
-        };
-        (Prepared::Ready(live), troubles)
+            parts: ready,
+        })
+    }
+
+    fn patience(&self) -> Patience {
+        if self.running.is_none() || self.why == Why::Revert { HASTE } else { PATIENCE }
+    }
+
+    /// The secrets for the way back: those in use, as a secret is never older than the newest that is known, else those
+    /// of its own time.
+    fn known(&self, back_to: &SecretValues) -> (SecretValues, Vec<(SecretRef, NotFound)>) {
+        let mut values = BTreeMap::new();
+        let mut missing = Vec::new();
+        for wanted in self.config.secrets() {
+            let path = &wanted.place.key;
+            match self.in_use(wanted).or_else(|| back_to.0.get(path).cloned()) {
+                Some(secret) => drop(values.insert(path.clone(), secret)),
+                None => missing.push((wanted.clone(), NotFound { tried: Vec::new() })),
+            }
+        }
+        (SecretValues(values), missing)
     }
 
     /// Whether this is the version that runs, with the secrets that it runs with.
     fn nothing_new(&self, values: &SecretValues) -> bool {
-        self.why != Why::Version
+        !matches!(self.why, Why::Version | Why::Revert)
             && self
                 .running
                 .as_deref()
@@ -100,7 +177,7 @@ impl Preparation {
     async fn secrets(&self, troubles: &mut Vec<String>) -> (SecretValues, Vec<(SecretRef, NotFound)>) {
         let mut values = BTreeMap::new();
         let mut missing = Vec::new();
-        let limit = if self.running.is_none() { FIRST_SECRETS_TIMEOUT } else { SECRETS_TIMEOUT };
+        let limit = self.patience().secrets;
         let deadline = tokio::time::Instant::now() + limit;
         for wanted in self.config.secrets() {
             let path = &wanted.place.key;
@@ -156,28 +233,30 @@ impl Preparation {
             .collect();
         let problems = if own.is_empty() {
             let next = Next { config: &self.config, secrets, asked: self.why == Why::Asked };
-            match tokio::time::timeout(SERVICE_TIMEOUT, service.prepare(&next, self.running.as_deref())).await {
+            let limit = self.patience().service;
+            match tokio::time::timeout(limit, service.prepare(&next, self.running.as_deref())).await {
                 Ok(Ok(part)) => return Ok(Readiness::Ready(part)),
                 Ok(Err(problems)) => problems,
                 Err(_) => vec![Problem {
                     place: crate::config::Place { line: 0, key: service.name().to_owned() },
-                    text: format!("could not be prepared within {} s", SERVICE_TIMEOUT.as_secs()),
+                    text: format!("could not be prepared within {} s", limit.as_secs()),
                     cause: Cause::Unavailable,
                 }],
             }
         } else {
             own
         };
-        if self.lenient(service.name()) && problems.iter().all(|problem| problem.cause != Cause::Broken) {
+        let broken = problems.iter().any(|problem| problem.cause == Cause::Broken);
+        if self.why == Why::Revert || (self.lenient(service.name()) && !broken) {
             return Ok(hold(&problems));
         }
         Err(problems)
     }
 
-    /// Whether a service may be held back without refusing the version: there is no running state to keep, or the
-    /// running state is this version, or holds the service back as well.
+    /// Whether a service may be held back without refusing the version: there is no running state to keep and no other
+    /// version to serve, or the running state is this version, or holds the service back as well.
     fn lenient(&self, name: &str) -> bool {
-        let Some(running) = self.running.as_deref() else { return true };
+        let Some(running) = self.running.as_deref() else { return !self.strict };
         match running.parts.get(name) {
             Some(Readiness::Held { .. }) => true,
             Some(Readiness::Ready(_)) | None => false,

@@ -1,18 +1,20 @@
 //! What `status` tells: everything the supervisor knows about itself, as one document.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use super::machine::{Cause, Outcome};
+use super::machine::Outcome;
+use super::prepare::Took;
 use crate::config::Mistake;
 use crate::service::{Board, ChangeId, Health, unix_seconds};
 use crate::source::Version;
+use crate::store::Changes;
 
-/// How many changes are remembered.
-const HISTORY: usize = 100;
+/// How many changes `status` has at hand; the database keeps more.
+pub const RECENT: u32 = 100;
 
 /// The document behind `perch status`.
 #[derive(Serialize)]
@@ -54,6 +56,8 @@ pub struct ConfigStatus {
     pub waiting_for: String,
     /// The newest version, if it is not the one that is served.
     pub refused: Option<RefusedVersion>,
+    /// The version that was blessed last: what perch goes back to, and what it starts with when it has nothing newer.
+    pub last_good: Option<GoodVersion>,
     /// Why the source can't be read at the moment.
     pub trouble: Option<Trouble>,
     /// Why secrets can't be read at the moment.
@@ -66,10 +70,24 @@ pub struct ConfigStatus {
 pub enum ConfigState {
     /// There is none yet.
     Waiting,
-    /// It was applied within the last `reload.bake`.
+    /// It is new, and watched: it is undone if it makes things unhealthy.
     Baking,
     Live,
+    /// perch started with it, as the newest can't be had or can't be used.
+    #[serde(rename = "last good")]
+    LastGood,
+    /// It makes things unhealthy, and there is nothing to go back to.
+    Unhealthy,
     Draining,
+}
+
+/// A version that was watched for long enough.
+#[derive(Clone, Debug, Serialize)]
+pub struct GoodVersion {
+    pub version: Version,
+    /// Seconds since 1970 at which it had been.
+    #[serde(serialize_with = "unix_seconds")]
+    pub at: SystemTime,
 }
 
 /// A version that changed nothing, and why.
@@ -79,6 +97,8 @@ pub struct RefusedVersion {
     #[serde(serialize_with = "unix_seconds")]
     pub at: SystemTime,
     pub mistakes: Vec<Mistake>,
+    /// It was applied, made things unhealthy, and was undone: it is not tried again unless somebody insists.
+    pub quarantined: bool,
 }
 
 /// Something outside that does not answer.
@@ -91,33 +111,50 @@ pub struct Trouble {
     pub attempts: u32,
 }
 
-/// One change and how it ended.
-#[derive(Clone, Debug, Serialize)]
+/// One change and how it ended. It is kept in the database as it is shown, so a field that is new has a default.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Change {
     pub id: ChangeId,
-    #[serde(serialize_with = "unix_seconds")]
-    pub at: SystemTime,
-    pub cause: &'static str,
+    /// Seconds since 1970 at which it began.
+    pub at: u64,
+    /// What it began with: `start`, `version`, `secrets`, `asked`.
+    pub cause: String,
+    /// Who or what brought it, in words.
+    #[serde(default)]
+    pub by: String,
     pub from: Option<Version>,
     pub to: Version,
     pub outcome: Outcome,
+    /// What was seen, where it ended badly.
+    #[serde(default)]
+    pub reason: String,
     /// What it changed, or would have.
     pub steps: Vec<String>,
     pub mistakes: Vec<Mistake>,
-    /// From the look that found it to its end, in milliseconds.
+    /// From the look that found it to its commit or refusal, in milliseconds.
     pub took_ms: u64,
+    #[serde(flatten)]
+    pub took: Took,
     /// The swap itself, in microseconds.
     pub swap_us: u64,
+    /// How long it was watched, in milliseconds; `null` while it is, or where nothing was.
+    #[serde(default)]
+    pub bake_ms: Option<u64>,
+    /// The version of perch that made it.
+    #[serde(default)]
+    pub perch: String,
 }
 
-/// A cause as `status` and the journal name it.
+/// A duration in whole milliseconds.
 #[must_use]
-pub fn cause_name(cause: Cause) -> &'static str {
-    match cause {
-        Cause::Version => "version",
-        Cause::Secrets => "secrets",
-        Cause::Asked => "asked",
-    }
+pub fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A moment in whole seconds since 1970.
+#[must_use]
+pub fn seconds(moment: SystemTime) -> u64 {
+    moment.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 #[expect(clippy::ref_option, reason = "serde calls it with a reference to the field")]
@@ -132,18 +169,19 @@ fn option_unix_seconds<S: serde::Serializer>(time: &Option<SystemTime>, serializ
 pub struct Report {
     inner: Mutex<Inner>,
     board: Arc<Board>,
+    kept: Changes,
 }
 
 struct Inner {
     process: Process,
     config: ConfigStatus,
-    changes: Vec<Change>,
+    /// The oldest first.
+    changes: VecDeque<Change>,
     counts: BTreeMap<&'static str, u64>,
-    bake_until: Option<Instant>,
 }
 
 impl Report {
-    pub fn new(process: Process, source: String, board: Arc<Board>) -> Self {
+    pub fn new(process: Process, source: String, board: Arc<Board>, kept: Changes) -> Self {
         let config = ConfigStatus {
             source,
             version: None,
@@ -151,24 +189,34 @@ impl Report {
             since: None,
             waiting_for: String::new(),
             refused: None,
+            last_good: None,
             trouble: None,
             secrets_trouble: None,
         };
-        let inner = Inner { process, config, changes: Vec::new(), counts: BTreeMap::new(), bake_until: None };
-        Report { inner: Mutex::new(inner), board }
+        let inner = Inner { process, config, changes: VecDeque::new(), counts: BTreeMap::new() };
+        Report { inner: Mutex::new(inner), board, kept }
+    }
+
+    /// Takes the changes that earlier processes made for the last ones.
+    pub(super) async fn remember(&self) {
+        let earlier = self.history(RECENT).await;
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.changes = earlier.into_iter().rev().filter_map(|change| serde_json::from_value(change).ok()).collect();
+    }
+
+    /// The newest changes, those of earlier processes too, the newest first.
+    pub async fn history(&self, count: u32) -> Vec<serde_json::Value> {
+        let kept = self.kept.newest(count).await;
+        kept.iter().filter_map(|record| serde_json::from_str(record).ok()).collect()
     }
 
     /// The whole status as of now.
     #[must_use]
     pub fn status(&self) -> Status {
         let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut config = inner.config.clone();
-        if config.state == ConfigState::Live && inner.bake_until.is_some_and(|until| Instant::now() < until) {
-            config.state = ConfigState::Baking;
-        }
         Status {
             perch: inner.process.clone(),
-            config,
+            config: inner.config.clone(),
             changes: inner.changes.iter().rev().cloned().collect(),
             services: self.board.services(),
             details: self.board.details(),
@@ -189,23 +237,55 @@ impl Report {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner).process.ready = ready;
     }
 
-    pub(super) fn bake(&self, length: Duration) {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner).bake_until = Some(Instant::now() + length);
+    /// The version that a start finds in the history as the last that was served.
+    pub(super) fn last_served(&self) -> Option<Version> {
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let served = |change: &&Change| matches!(change.outcome, Outcome::Applied | Outcome::Reverted);
+        let change = inner.changes.iter().rev().find(served)?;
+        if change.outcome == Outcome::Reverted { change.from.clone() } else { Some(change.to.clone()) }
     }
 
+    /// Takes down a change.
     pub(super) fn record(&self, change: Change) {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        let outcome = match change.outcome {
+        self.keep(&change);
+        inner.count(change.outcome);
+        if inner.changes.len() >= RECENT as usize {
+            inner.changes.pop_front();
+        }
+        inner.changes.push_back(change);
+    }
+
+    /// Takes down what became of a change that was recorded before.
+    pub(super) fn amend(&self, id: ChangeId, amend: impl FnOnce(&mut Change)) {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(index) = inner.changes.iter().rposition(|change| change.id == id) else { return };
+        let before = inner.changes[index].outcome;
+        amend(&mut inner.changes[index]);
+        let change = inner.changes[index].clone();
+        if change.outcome != before {
+            inner.count(change.outcome);
+        }
+        self.keep(&change);
+    }
+
+    fn keep(&self, change: &Change) {
+        if let Ok(record) = serde_json::to_string(change) {
+            self.kept.record(change.id.0, record);
+        }
+    }
+}
+
+impl Inner {
+    fn count(&mut self, outcome: Outcome) {
+        let name = match outcome {
             Outcome::Applied => "applied",
             Outcome::Unchanged => "unchanged",
             Outcome::Refused => "refused",
+            Outcome::Reverted => "reverted",
             Outcome::Unavailable => "unavailable",
             Outcome::Ended => "ended",
         };
-        *inner.counts.entry(outcome).or_default() += 1;
-        if inner.changes.len() == HISTORY {
-            inner.changes.remove(0);
-        }
-        inner.changes.push(change);
+        *self.counts.entry(name).or_default() += 1;
     }
 }
