@@ -32,6 +32,8 @@ pub(super) struct Bake {
     watched: BTreeSet<Name>,
     /// Those that failed before the version came: it is not to blame for that.
     failing: BTreeSet<Name>,
+    /// There is nothing to go back to, so it goes on until all is well.
+    endless: bool,
     probes: CancellationToken,
 }
 
@@ -68,6 +70,7 @@ impl Bake {
             longest: now + length * LONGEST,
             watched,
             failing,
+            endless: false,
             probes: CancellationToken::new(),
         }
     }
@@ -84,12 +87,23 @@ impl Bake {
                     return Standing::Condemned(format!("{name}: {}", health.reason));
                 }
                 settled = false;
+            } else if self.endless {
+                settled = false;
             }
         }
         if now < self.until {
             return Standing::Going;
         }
-        if settled || now >= self.longest { Standing::Proven } else { Standing::Going }
+        if settled || (now >= self.longest && !self.endless) { Standing::Proven } else { Standing::Going }
+    }
+
+    /// Begins anew with a version that is to blame and has to stay. What is known of it is not said again.
+    pub fn go_on(&mut self, services: &BTreeMap<Name, Health>, now: Instant) {
+        let length = self.length();
+        (self.started, self.until, self.longest) = (now, now + length, now + length * LONGEST);
+        self.endless = true;
+        let failing = self.watched.iter().copied();
+        self.failing.extend(failing.filter(|name| services.get(name).is_some_and(to_blame)));
     }
 
     /// How long it is watched unless somebody else's outage makes it longer.
@@ -99,7 +113,12 @@ impl Bake {
 
     /// When it has to be judged although nothing happens.
     pub fn due(&self, now: Instant) -> Instant {
-        if now < self.until { self.until } else { self.longest }
+        match (now < self.until, self.endless) {
+            (true, _) => self.until,
+            (false, false) => self.longest,
+            // Then every change of a service's state is looked at.
+            (false, true) => now + self.length().max(Duration::from_secs(1)),
+        }
     }
 }
 
@@ -118,7 +137,7 @@ impl Supervisor {
                 let change = bake.change;
                 self.on(super::machine::Event::Proven { change });
             }
-            Standing::Condemned(why) => self.condemn(why),
+            Standing::Condemned(why) => self.condemn(&why),
         }
     }
 
@@ -140,7 +159,6 @@ impl Supervisor {
                     if let (Err(why), true) = (answer, failures >= PROBES) {
                         let why = format!("{}: {why}", service.name());
                         drop(sender.send(Message::ProbeFailed { change, why }).await);
-                        return;
                     }
                 }
             };
@@ -202,6 +220,17 @@ mod tests {
         // It did not touch this one.
         let other = [FINE[0], FINE[1], ("other", State::Recovering, Blame::Configuration)];
         assert_eq!(bake(&FINE, now).judge(&board(&other), now + 10 * SECOND), Standing::Proven);
+    }
+
+    #[test]
+    fn a_version_that_has_to_stay_is_watched_until_all_is_well() {
+        let now = Instant::now();
+        let parked = board(&[("discord", State::Parked, Blame::Configuration), FINE[1]]);
+        let mut bake = bake(&FINE, now);
+        assert_eq!(bake.judge(&parked, now), Standing::Condemned("discord: because".to_owned()));
+        bake.go_on(&parked, now);
+        assert_eq!(bake.judge(&parked, now + 100 * SECOND), Standing::Going);
+        assert_eq!(bake.judge(&board(&FINE), now + 101 * SECOND), Standing::Proven);
     }
 
     #[test]

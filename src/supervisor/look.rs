@@ -98,10 +98,11 @@ impl Supervisor {
         self.configs.insert(version, Loaded { config: Arc::new(config), bytes });
     }
 
-    /// A newer version has come, so none but it, the live one, the last good one and one under way is tried any more.
+    /// None but the newest version, the live one, the last good one and one under way is tried any more.
     pub(super) fn forget_pending(&mut self) {
         let live = self.live.as_ref().map(|live| live.borrow().version.clone());
         let kept = [
+            self.seen.as_ref(),
             live.as_ref(),
             self.good.as_ref().map(|good| &good.version),
             self.attempt.as_ref().map(|attempt| &attempt.version),

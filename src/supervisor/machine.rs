@@ -490,13 +490,11 @@ impl Machine {
     }
 
     fn condemned(&mut self, change: ChangeId, actions: &mut Vec<Action>) {
-        if self.baking != Some(change) {
+        // The first version has nothing to go back to, and stays on trial.
+        if self.baking != Some(change) || self.good.is_none() {
             return;
         }
         self.baking = None;
-        if self.good.is_none() {
-            return;
-        }
         self.quarantined.clone_from(&self.live);
         self.unusable = self.pending.is_none();
         if let Some(Try { change, version, .. }) = self.trying.take() {

@@ -539,10 +539,11 @@ fn a_condemned_version_is_undone_before_a_newer_one_is_prepared() {
 }
 
 #[test]
-fn the_first_version_has_nothing_to_go_back_to() {
+fn the_first_version_has_nothing_to_go_back_to_and_stays_on_trial() {
     let mut machine = started(None, None);
     machine.on(found("v1"));
     machine.on(prepared(1));
-    assert_eq!(machine.on(Event::Condemned { change: ChangeId(1) }), []);
-    assert_eq!(machine.on(Event::Proven { change: ChangeId(1) }), [], "and it is not blessed");
+    let change = ChangeId(1);
+    assert_eq!(machine.on(Event::Condemned { change }), []);
+    assert_eq!(machine.on(Event::Proven { change }), [Action::Bless { change }], "once it harms nothing any more");
 }

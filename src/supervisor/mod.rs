@@ -394,7 +394,7 @@ impl Supervisor {
             Message::Asked(ask) => self.ask(ask),
             Message::ProbeFailed { change, why } => {
                 if self.bake.as_ref().is_some_and(|bake| bake.change == change) {
-                    self.condemn(why);
+                    self.condemn(&why);
                 }
             }
             Message::ServiceEnded { service, run, why } => {

@@ -110,32 +110,40 @@ impl Supervisor {
     }
 
     /// The version on trial makes things unhealthy, as `why` says.
-    pub(super) fn condemn(&mut self, why: String) {
-        let Some(bake) = self.bake.take() else { return };
+    pub(super) fn condemn(&mut self, why: &str) {
+        let Some(bake) = &mut self.bake else { return };
         let Some(live) = self.live.as_ref().map(|live| Arc::clone(&live.borrow())) else { return };
         let (change, version, watched) = (bake.change, &live.version, bake.started.elapsed());
         let after = format!("{:.1} s", watched.as_secs_f32());
-        self.report.amend(change, |change| {
-            (change.reason, change.bake_ms) = (why.clone(), Some(millis(watched)));
-        });
-        if let Some(good) = self.machine.good() {
-            tracing::error!(
-                service = "supervisor",
-                change = %change,
-                config_version = %version,
-                "version {version} is undone after {after}, and version {good} taken again: {why}"
-            );
-            let fate = Fate::Undone(why);
-            self.set_fate(Some(Trial { version: version.0.clone(), change: change.0, fate }));
-        } else {
-            tracing::error!(
-                service = "supervisor",
-                change = %change,
-                config_version = %version,
-                "version {version} is unhealthy after {after}, and stays, as there is no good one to go back to: {why}"
-            );
-            self.report.config(|config| (config.state, config.waiting_for) = (ConfigState::Unhealthy, why));
-        }
+        self.report.amend(change, |change| why.clone_into(&mut change.reason));
+        let Some(good) = self.machine.good() else {
+            bake.go_on(&self.board.services(), Instant::now());
+            let unhealthy = (ConfigState::Unhealthy, why.to_owned());
+            let known = self.report.config(|config| {
+                let known = config.state == ConfigState::Unhealthy;
+                (config.state, config.waiting_for) = unhealthy;
+                known
+            });
+            if !known {
+                tracing::error!(
+                    service = "supervisor",
+                    change = %change,
+                    config_version = %version,
+                    "version {version} is unhealthy after {after}, and stays, as there is no good one to go back to: {why}"
+                );
+            }
+            return;
+        };
+        tracing::error!(
+            service = "supervisor",
+            change = %change,
+            config_version = %version,
+            "version {version} is undone after {after}, and version {good} taken again: {why}"
+        );
+        self.report.amend(change, |change| change.bake_ms = Some(millis(watched)));
+        self.bake = None;
+        let fate = Fate::Undone(why.to_owned());
+        self.set_fate(Some(Trial { version: version.0.clone(), change: change.0, fate }));
         self.on(Event::Condemned { change });
     }
 
@@ -170,6 +178,7 @@ impl Supervisor {
         self.good = Some(Good { version: version.clone(), secrets: live.secrets.clone(), blessed });
         self.report.config(|config| {
             config.state = ConfigState::Live;
+            config.waiting_for.clear();
             config.last_good = Some(GoodVersion { version: version.clone(), at: blessed });
         });
         tracing::info!(

@@ -14,3 +14,4 @@ mod static_binary;
 mod supervision;
 mod support;
 mod systemd;
+mod trial;

@@ -4,6 +4,7 @@ use perch::sim::{Counters, Options, Say, Settings, Simulator};
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
+use super::exchange::exchange;
 use super::perch::{PATIENCE, keep_secret};
 
 /// A simulator that serves until it is dropped.
@@ -35,6 +36,18 @@ impl Discord {
         tokens.iter().copied().for_each(keep_secret);
         let tokens = tokens.iter().map(|token| (*token).to_owned()).collect();
         self.simulator.change(Settings { tokens: Some(tokens), ..Settings::default() }).unwrap();
+    }
+
+    /// Makes it misbehave, as `sim/faults.rs` says it can.
+    pub fn fault(&self, order: &Value) {
+        let url = format!("{}/sim/faults", self.simulator.control_url());
+        let answer = exchange("POST", &url, &[("Content-Type", "application/json")], order.to_string().as_bytes());
+        assert!((200..300).contains(&answer.status), "{order}: {}", answer.text());
+    }
+
+    pub fn clear_faults(&self) {
+        let url = format!("{}/sim/faults", self.simulator.control_url());
+        assert!((200..300).contains(&exchange("DELETE", &url, &[], b"").status));
     }
 
     /// Ada says `text` to the bot in #general; returns what the bot answers.

@@ -42,6 +42,10 @@ pub struct Perch {
     child: Child,
     directory: TempDir,
     notified: Arc<Mutex<Vec<String>>>,
+    /// How it was started.
+    program: Vec<String>,
+    arguments: Vec<String>,
+    environment: Vec<(String, String)>,
 }
 
 /// How to start one.
@@ -123,8 +127,10 @@ impl Start {
     }
 
     /// Starts it; nothing is waited for.
-    pub fn start(self) -> Perch {
+    pub fn start(mut self) -> Perch {
         let socket_path = self.directory.path().join("notify");
+        // Left by the one that was started here before.
+        drop(std::fs::remove_file(&socket_path));
         let socket = UnixDatagram::bind(&socket_path).unwrap();
         let notified = Arc::new(Mutex::new(Vec::new()));
         let heard = Arc::clone(&notified);
@@ -144,13 +150,14 @@ impl Start {
             .env("PERCH_LOG", "json")
             .env("STATE_DIRECTORY", self.directory.path().join("state"))
             .env("RUNTIME_DIRECTORY", self.directory.path().join("run"))
-            .envs(self.environment)
-            .stdin(self.input)
+            .envs(self.environment.iter().cloned())
+            .stdin(std::mem::replace(&mut self.input, Stdio::null()))
             .stdout(File::create(self.directory.path().join("stdout")).unwrap())
             .stderr(File::create(self.directory.path().join("stderr")).unwrap())
             .spawn()
             .unwrap();
-        Perch { child, directory: self.directory, notified }
+        let Start { program, arguments, environment, directory, .. } = self;
+        Perch { child, directory, notified, program, arguments, environment }
     }
 
     /// Starts it and waits until it is READY.
@@ -297,6 +304,34 @@ impl Perch {
     }
 }
 
+impl Perch {
+    /// Kills it, unless it has ended, and returns how it is started again in the same directories.
+    pub fn again(mut self) -> Start {
+        self.end();
+        let directory = std::mem::replace(&mut self.directory, tempfile::tempdir().unwrap());
+        Start {
+            program: std::mem::take(&mut self.program),
+            arguments: std::mem::take(&mut self.arguments),
+            input: Stdio::null(),
+            environment: std::mem::take(&mut self.environment),
+            directory,
+        }
+    }
+
+    fn end(&mut self) {
+        // Already gone where the test ended it.
+        drop(self.child.kill());
+        drop(self.child.wait());
+        if std::thread::panicking() {
+            return;
+        }
+        let said = self.log_text() + &std::fs::read_to_string(self.directory().join("stdout")).unwrap_or_default();
+        for secret in SECRETS.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            assert!(!said.contains(secret.as_str()), "a secret is in what perch wrote");
+        }
+    }
+}
+
 /// Every secret that any test of this process has made known to the stand-ins.
 static SECRETS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
@@ -311,15 +346,6 @@ pub fn keep_secret(value: &str) {
 
 impl Drop for Perch {
     fn drop(&mut self) {
-        // Already gone where the test ended it.
-        drop(self.child.kill());
-        drop(self.child.wait());
-        if std::thread::panicking() {
-            return;
-        }
-        let said = self.log_text() + &std::fs::read_to_string(self.directory().join("stdout")).unwrap_or_default();
-        for secret in SECRETS.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-            assert!(!said.contains(secret.as_str()), "a secret is in what perch wrote");
-        }
+        self.end();
     }
 }

@@ -1,0 +1,289 @@
+//! A new version is on trial: what does harm is undone, and a start that can't have the newest serves the last good one.
+
+use std::time::{Duration, Instant};
+
+use perch::sim;
+use serde_json::{Value, json};
+
+use super::support::aws::Fault;
+use super::support::chat;
+use super::support::discord::Discord;
+use super::support::host::Host;
+use super::support::perch::{Perch, free_port, wait};
+
+/// What a start may take to serve the last good version, by the promise; the rest is for a busy machine.
+const SERVED: Duration = Duration::from_secs(5 + 5);
+
+/// A configuration of `host` with its trials this long.
+fn config(host: &Host, token: &str, bake: &str) -> String {
+    host.config(token).replace("[reload]\n", &format!("[reload]\nbake = \"{bake}\"\n"))
+}
+
+#[track_caller]
+fn wait_state(perch: &Perch, state: &str) -> Value {
+    perch.wait_status(&format!("a configuration that is {state}"), |status| status["config"]["state"] == state)
+}
+
+/// perch with both services, on a version that has passed its trial; and the token and the version.
+fn blessed(host: &Host) -> (Perch, String, String) {
+    let token = host.token();
+    let version = host.upload(config(host, &token, "500ms"));
+    let perch = host.perch().ready();
+    perch.wait_status("a blessed version", |status| status["config"]["last_good"]["version"] == version.as_str());
+    (perch, token, version)
+}
+
+/// A configuration whose bot Discord closes with `code` as soon as it identifies.
+fn harmful(host: &Host, token: &str, code: u16) -> (Discord, String) {
+    let elsewhere = Discord::start();
+    elsewhere.fault(&json!({"fault": "close", "code": code, "when": "identify"}));
+    let text = config(host, token, "10s").replace(&host.discord.url(), &elsewhere.url());
+    (elsewhere, text)
+}
+
+#[track_caller]
+fn connected(perch: &Perch) {
+    perch.wait_status("the bot", |status| status["services"]["discord"]["state"] == "running");
+}
+
+#[test]
+fn a_version_that_discord_closes_on_is_undone_and_stays_out_until_somebody_insists() {
+    let host = Host::new();
+    let (mut perch, token, good) = blessed(&host);
+    let (_elsewhere, text) = harmful(&host, &token, 4014);
+    let bad = host.upload(&text);
+    let status = perch.wait_status("the undone version", |status| status["config"]["refused"]["quarantined"] == true);
+    assert_eq!((&status["config"]["version"], &status["config"]["refused"]["version"]), (&json!(good), &json!(bad)));
+    let change = &status["changes"][0];
+    assert_eq!((&change["outcome"], &change["to"]), (&json!("reverted"), &json!(bad)));
+    assert!(change["reason"].as_str().unwrap().contains("4014"), "{change:#}");
+    connected(&perch);
+    assert_eq!(host.discord.ask("still there?"), "still there?");
+    assert_eq!(host.discord.counters().identifies, 1, "the session of the good version goes on");
+    let errors: Vec<_> = perch.messages("ERROR").into_iter().filter(|said| said.starts_with("version")).collect();
+    assert!(matches!(&errors[..], [said] if said.contains(&bad) && said.contains(&good)), "{errors:?}");
+    // Everything that came of it has one number.
+    let id = change["id"].to_string();
+    let of_it = perch.log().into_iter().filter(|entry| entry["PERCH_CHANGE"] == *id);
+    let said: Vec<_> = of_it.map(|entry| entry["message"].as_str().unwrap_or_default().to_owned()).collect();
+    for part in ["new version applied", "parked", "is undone", "runs again"] {
+        assert!(said.iter().any(|said| said.contains(part)), "{part}: {said:#?}");
+    }
+    let asked = perch.verb(&["reload"]);
+    assert_eq!(asked.status.code(), Some(1), "{asked:?}");
+    assert!(String::from_utf8_lossy(&asked.stdout).contains("--force"), "{asked:?}");
+
+    assert!(perch.stop().success());
+    let perch = perch.again().ready();
+    let status =
+        perch.wait_status("the newest version, seen", |status| status["config"]["refused"]["quarantined"] == true);
+    assert_eq!(status["config"]["version"], good.as_str());
+    assert_eq!(status["changes"][1]["outcome"], "reverted", "the history outlives the process: {status:#}");
+
+    let forced = perch.verb(&["reload", "--force"]);
+    assert!(forced.status.success(), "{forced:?}");
+    let applied = String::from_utf8_lossy(&forced.stdout).into_owned();
+    assert!(applied.contains(&bad) && applied.contains("watched for 10 s"), "{applied}");
+    perch.wait_status("the version undone again", |status| status["config"]["version"] == good.as_str());
+
+    let newer = host.upload(config(&host, &token, "500ms"));
+    let status =
+        perch.wait_status("a newer version", |status| status["config"]["last_good"]["version"] == newer.as_str());
+    assert_eq!(status["config"]["refused"], Value::Null);
+}
+
+#[test]
+fn perch_killed_during_a_trial_comes_back_on_the_last_good_version() {
+    let host = Host::new();
+    let (perch, token, good) = blessed(&host);
+    let bad = host.upload(config(&host, &token, "5m"));
+    perch.wait_status("the trial", |status| {
+        status["config"]["state"] == "baking" && status["config"]["version"] == *bad
+    });
+    let perch = perch.again().ready();
+    let status = perch.wait_status("the good version", |status| status["config"]["refused"]["quarantined"] == true);
+    assert_eq!((&status["config"]["version"], &status["config"]["state"]), (&json!(good), &json!("last good")));
+    let errors = perch.messages("ERROR");
+    let said = format!("version {bad} is undone: perch ended without being stopped while this version was on trial");
+    assert_eq!(errors, [said]);
+}
+
+#[test]
+fn perch_stopped_during_a_trial_goes_on_with_it() {
+    let host = Host::new();
+    let (mut perch, token, good) = blessed(&host);
+    let new = host.upload(config(&host, &token, "3s"));
+    perch.wait_status("the trial", |status| {
+        status["config"]["state"] == "baking" && status["config"]["version"] == *new
+    });
+    assert!(perch.stop().success());
+    let perch = perch.again().ready();
+    let status = perch.wait_version(&new);
+    assert_eq!(
+        (&status["config"]["state"], &status["config"]["last_good"]["version"]),
+        (&json!("baking"), &json!(good))
+    );
+    perch.wait_status("its end", |status| status["config"]["last_good"]["version"] == *new);
+    assert_eq!(perch.messages("ERROR"), [""; 0]);
+}
+
+#[test]
+fn an_outage_of_discord_makes_a_trial_longer_and_condemns_nothing() {
+    let host = Host::new();
+    let (perch, token, _) = blessed(&host);
+    let elsewhere = Discord::start();
+    elsewhere.fault(&json!({"fault": "gateway_off"}));
+    let new = host.upload(config(&host, &token, "2s").replace(&host.discord.url(), &elsewhere.url()));
+    perch.wait_version(&new);
+    let begun = Instant::now();
+    perch.wait_status("the end of the trial", |status| status["config"]["last_good"]["version"] == *new);
+    assert!(begun.elapsed() > Duration::from_secs(4), "it took {:?}", begun.elapsed());
+    assert_eq!(perch.messages("ERROR"), [""; 0]);
+}
+
+#[test]
+fn the_first_version_stays_although_it_is_unhealthy_and_says_so() {
+    let host = Host::new();
+    host.discord.fault(&json!({"fault": "close", "code": 4014, "when": "identify"}));
+    let version = host.upload(config(&host, &host.token(), "1s"));
+    let perch = host.perch().ready();
+    let status = wait_state(&perch, "unhealthy");
+    assert_eq!((&status["config"]["version"], &status["config"]["last_good"]), (&json!(version), &Value::Null));
+    assert_eq!(chat::ask(host.port, "and you?"), "and you?");
+    // What was wrong is mended on Discord's side.
+    host.discord.clear_faults();
+    assert!(perch.verb(&["reload"]).status.success());
+    perch.wait_status("its blessing", |status| status["config"]["last_good"]["version"] == *version);
+}
+
+/// Stops perch, makes `fault` of what it starts with, and starts it: the last good version is served in time. Afterwards
+/// `mended`, and the newest is taken.
+#[track_caller]
+fn starts_on_the_last_good_version(host: &Host, mut perch: Perch, fault: impl Fn(), mended: impl Fn()) -> Perch {
+    let good = perch.status()["config"]["version"].as_str().unwrap().to_owned();
+    assert!(perch.stop().success());
+    let newer = host.upload(config(host, &host.token(), "500ms"));
+    fault();
+    let begun = Instant::now();
+    let perch = perch.again().ready();
+    let took = begun.elapsed();
+    let status = perch.status();
+    assert!(took < SERVED, "{took:?}");
+    assert_eq!((&status["config"]["version"], &status["config"]["state"]), (&json!(good), &json!("last good")));
+    assert_eq!(chat::ask(host.port, "without AWS?"), "without AWS?");
+    let warned =
+        perch.messages("WARN").into_iter().find(|said| said.starts_with("serving the last good configuration"));
+    assert!(warned.as_ref().is_some_and(|said| said.contains("was blessed") && said.contains(" ago: ")), "{warned:?}");
+    mended();
+    perch.wait_status("the newest version", |status| status["config"]["last_good"]["version"] == *newer);
+    connected(&perch);
+    perch
+}
+
+#[test]
+fn a_start_without_aws_serves_the_last_good_version_and_catches_up() {
+    let host = Host::new();
+    let (mut perch, ..) = blessed(&host);
+    let clear = || host.cloud.clear_faults();
+    let denied = Fault::refuse(403, "AccessDenied", "Access Denied");
+    for fault in [Fault::hang(), Fault::slow(10.0), denied.clone(), Fault::reset()] {
+        perch = starts_on_the_last_good_version(&host, perch, || host.cloud.fault(&fault), clear);
+    }
+    perch = starts_on_the_last_good_version(&host, perch, || host.cloud.listen(false), || host.cloud.listen(true));
+    let imds = |mode: &str| host.cloud.metadata(&json!({ "mode": mode }));
+    for mode in ["deny", "hang"] {
+        perch = starts_on_the_last_good_version(&host, perch, || imds(mode), || imds("ok"));
+    }
+}
+
+#[test]
+fn a_start_without_secrets_manager_serves_http_and_lets_the_bot_wait() {
+    let host = Host::new();
+    let (perch, ..) = blessed(&host);
+    for fault in [Fault::hang(), Fault::refuse(400, "AccessDeniedException", "not you"), Fault::reset()] {
+        host.cloud.fault(fault.action("GetSecretValue"));
+    }
+    let begun = Instant::now();
+    let perch = perch.again().ready();
+    assert!(begun.elapsed() < SERVED, "{:?}", begun.elapsed());
+    assert_eq!(chat::ask(host.port, "without secrets?"), "without secrets?");
+    assert_eq!(perch.status()["services"]["discord"]["state"], "waiting");
+    host.cloud.clear_faults();
+    connected(&perch);
+}
+
+#[test]
+fn a_start_on_a_version_that_is_no_configuration_serves_the_last_good_one() {
+    let host = Host::new();
+    let (mut perch, token, good) = blessed(&host);
+    assert!(perch.stop().success());
+    let broken = host.upload("[http\n");
+    let perch = perch.again().ready();
+    let status = perch.status();
+    assert_eq!((&status["config"]["version"], &status["config"]["state"]), (&json!(good), &json!("last good")));
+    assert_eq!(status["config"]["refused"]["version"], broken.as_str());
+    let mended = host.upload(config(&host, &token, "500ms"));
+    perch.wait_version(&mended);
+    wait_state(&perch, "live");
+}
+
+#[test]
+fn a_start_on_a_version_that_can_not_be_prepared_serves_the_last_good_one() {
+    let host = Host::new();
+    let (mut perch, token, good) = blessed(&host);
+    assert!(perch.stop().success());
+    let taken = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let newer = host.upload(config(&host, &token, "500ms").replace(&format!("127.0.0.1:{}", host.port), &address));
+    let perch = perch.again().ready();
+    assert_eq!(perch.status()["config"]["version"], good.as_str());
+    assert!(perch.messages("ERROR").iter().any(|said| said.contains("is taken by another process")));
+    drop(taken);
+    let asked = perch.verb(&["reload"]);
+    assert!(asked.status.success(), "{asked:?}{}", perch.log_text());
+    perch.wait_version(&newer);
+}
+
+#[test]
+fn the_history_tells_who_changed_what_and_how_long_each_step_took() {
+    let host = Host::new();
+    let (perch, token, first) = blessed(&host);
+    let second =
+        host.upload(config(&host, &token, "500ms") + &format!("\n[log]\nlevel = \"debug\"\n# {}\n", free_port()));
+    assert!(perch.verb(&["reload"]).status.success());
+    let broken = host.upload("[http\n");
+    let history = wait("the refused version", || {
+        let history: Value = serde_json::from_slice(&perch.verb(&["status", "--history", "--json"]).stdout).unwrap();
+        (history[0]["to"] == broken.as_str()).then_some(history)
+    });
+    let newest = &history[0];
+    assert_eq!((&newest["outcome"], &newest["from"]), (&json!("refused"), &json!(second)));
+    assert_eq!(newest["by"], host.uri());
+    let asked = &history[1];
+    assert_eq!((&asked["outcome"], &asked["from"], &asked["to"]), (&json!("applied"), &json!(first), &json!(second)));
+    assert_eq!(asked["by"], format!("user {} at the admin socket", rustix::process::geteuid().as_raw()));
+    assert!(asked["look_ms"].as_u64() > Some(0) && asked["services_ms"]["http"].is_u64(), "{asked:#}");
+    let start = &history[2];
+    assert_eq!((&start["cause"], &start["from"]), (&json!("start"), &Value::Null));
+    assert!(start["bake_ms"].as_u64() >= Some(500), "{start:#}");
+    let shown = String::from_utf8(perch.verb(&["status", "--history"]).stdout).unwrap();
+    for part in ["refused", &second, "log.level: info → debug", "at the admin socket", "watched"] {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
+    let ids: Vec<_> = history.as_array().unwrap().iter().map(|change| change["id"].as_u64().unwrap()).collect();
+    let again = perch.again().ready();
+    let next = again.status()["changes"][0]["id"].as_u64().unwrap();
+    assert!(ids.iter().all(|id| *id < next), "{ids:?}, {next}");
+}
+
+#[test]
+fn a_bot_whose_token_is_refused_at_the_gateway_goes_back_to_the_token_that_works() {
+    let host = Host::new();
+    let (perch, token, good) = blessed(&host);
+    let (_elsewhere, text) = harmful(&host, &token, 4004);
+    let bad = host.upload(&text);
+    let status = perch.wait_status("the undone version", |status| status["config"]["refused"]["quarantined"] == true);
+    assert_eq!((&status["config"]["version"], &status["config"]["refused"]["version"]), (&json!(good), &json!(bad)));
+    connected(&perch);
+    assert!(!perch.log_text().contains(sim::DEFAULT_TOKEN));
+}
