@@ -1,7 +1,6 @@
 //! The few calls into the C library and the kernel that have no safe wrapper, each with its reason.
 #![expect(unsafe_code, reason = "file descriptors handed over by number, and glibc's resolver set-up")]
 
-use std::net::TcpListener;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
 use rustix::process::{DumpableBehavior, Resource, Rlimit};
@@ -45,15 +44,9 @@ pub fn raise_file_limit() -> u64 {
     current.unwrap_or(u64::MAX)
 }
 
-/// Takes over a descriptor that systemd passed, if it is a listening TCP socket; another one is closed with a warning.
-pub fn adopt_listener(descriptor: RawFd) -> Option<TcpListener> {
+/// Takes over a descriptor that systemd passed.
+#[must_use]
+pub fn adopt(descriptor: RawFd) -> OwnedFd {
     // SAFETY: sd_listen_fds(3) gives the descriptors from 3 on to this process alone, and each is adopted once.
-    let owned = unsafe { OwnedFd::from_raw_fd(descriptor) };
-    let listening = rustix::net::sockopt::socket_acceptconn(&owned).unwrap_or(false);
-    let listener = TcpListener::from(owned);
-    if !listening || listener.local_addr().is_err() {
-        tracing::warn!(service = "supervisor", "descriptor {descriptor} from systemd is no listening TCP socket");
-        return None;
-    }
-    Some(listener)
+    unsafe { OwnedFd::from_raw_fd(descriptor) }
 }

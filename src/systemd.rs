@@ -1,11 +1,20 @@
 //! What perch tells systemd and what systemd hands to it: sd_notify(3), sd_listen_fds(3). Without systemd nothing
 //! happens.
 
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
 use std::net::TcpListener;
-use std::os::fd::RawFd;
+use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use sd_notify::NotifyState;
+
+/// Where systemd listens, as sd_notify(3) says.
+const SOCKET: &str = "NOTIFY_SOCKET";
+/// A manager that does not take a descriptor in this time shall not hold perch up.
+const STORE_TIMEOUT: Duration = Duration::from_secs(1);
 
 fn notify(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
@@ -53,15 +62,79 @@ pub fn watchdog_pace() -> Option<Duration> {
     sd_notify::watchdog_enabled().map(|limit| limit / 2)
 }
 
-/// The listening TCP sockets that systemd opened for perch, whatever their names.
+/// What systemd handed to perch at its start.
+#[derive(Debug, Default)]
+pub struct Passed {
+    /// The listening TCP sockets, whatever their names.
+    pub sockets: Vec<TcpListener>,
+    /// What the process before gave to the file-descriptor store as [`SECRETS`]: nothing of it is checked.
+    pub secrets: Vec<OwnedFd>,
+}
+
+/// Takes what systemd passed: the sockets first, then what is in the file-descriptor store (systemd.service(5),
+/// `FileDescriptorStoreMax=`). To be called once.
 #[must_use]
-pub fn sockets() -> Vec<TcpListener> {
-    let descriptors: Vec<RawFd> = match sd_notify::listen_fds() {
-        Ok(descriptors) => descriptors.collect(),
-        Err(error) => {
-            tracing::warn!(service = "supervisor", "the sockets that systemd passed can't be taken: {error}");
-            return Vec::new();
+pub fn passed() -> Passed {
+    let mut passed = Passed::default();
+    for (descriptor, name) in descriptors() {
+        let owned = crate::os::adopt(descriptor);
+        if name == SECRETS {
+            passed.secrets.push(owned);
+            continue;
         }
-    };
-    descriptors.into_iter().filter_map(crate::os::adopt_listener).collect()
+        let listening = rustix::net::sockopt::socket_acceptconn(&owned).unwrap_or(false);
+        let listener = TcpListener::from(owned);
+        if listening && listener.local_addr().is_ok() {
+            passed.sockets.push(listener);
+        } else {
+            tracing::warn!(service = "supervisor", "descriptor {descriptor} from systemd is no listening TCP socket");
+        }
+    }
+    passed
+}
+
+/// The descriptors with their names; where those are unusable, without.
+fn descriptors() -> Vec<(RawFd, String)> {
+    if let Ok(named) = sd_notify::listen_fds_with_names() {
+        return named.collect();
+    }
+    match sd_notify::listen_fds() {
+        Ok(descriptors) => descriptors.map(|descriptor| (descriptor, String::new())).collect(),
+        Err(error) => {
+            tracing::warn!(service = "supervisor", "what systemd passed can't be taken: {error}");
+            Vec::new()
+        }
+    }
+}
+
+/// The name under which the file-descriptor store has perch's secrets.
+pub const SECRETS: &str = "perch-secrets";
+
+/// Whether there is somebody to keep descriptors. Whether they are kept is for the unit to say, and nobody tells.
+#[must_use]
+pub fn listens() -> bool {
+    std::env::var_os(SOCKET).is_some()
+}
+
+/// Gives `memory` to the file-descriptor store in place of what it has as [`SECRETS`]; with nothing, takes that out.
+///
+/// # Errors
+/// When the notify socket does not take it.
+pub fn store_secrets(memory: Option<BorrowedFd<'_>>) -> std::io::Result<()> {
+    let Some(path) = std::env::var_os(SOCKET) else { return Ok(()) };
+    let socket = UnixDatagram::unbound()?;
+    socket.connect(&path)?;
+    socket.set_write_timeout(Some(STORE_TIMEOUT))?;
+    // By itself, as a name is all that the store tells its descriptors apart by: the new one would go as well.
+    socket.send(format!("FDSTOREREMOVE=1\nFDNAME={SECRETS}\n").as_bytes())?;
+    let Some(memory) = memory else { return Ok(()) };
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let descriptors = [memory];
+    if !control.push(SendAncillaryMessage::ScmRights(&descriptors)) {
+        return Err(std::io::Error::other("there is no room for a descriptor"));
+    }
+    let text = format!("FDSTORE=1\nFDNAME={SECRETS}\nFDPOLL=0\n");
+    rustix::net::sendmsg(&socket, &[IoSlice::new(text.as_bytes())], &mut control, SendFlags::NOSIGNAL)?;
+    Ok(())
 }

@@ -1,6 +1,6 @@
 //! What `run` and `dev` share: a process that is fit to hold secrets, and the services in it.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -9,9 +9,11 @@ use super::{CONFIGURATION, FAILED, INTERRUPTED, fail};
 use crate::aws::Aws;
 use crate::discord::Discord;
 use crate::http::{Http, Requests};
+use crate::secrets::Kept;
 use crate::source::Uri;
 use crate::store::Store;
 use crate::supervisor::{self, End, Options, Simulated};
+use crate::systemd::Passed;
 use crate::telemetry::{self, Output};
 use crate::{discord, os};
 
@@ -21,7 +23,8 @@ pub struct Daemon {
     pub state_dir: PathBuf,
     pub runtime_dir: PathBuf,
     pub output: Output,
-    pub sockets: Vec<TcpListener>,
+    /// Takes what systemd passed, once the journal can hear what is wrong with it.
+    pub passed: fn() -> Passed,
     /// Where to connect when discord.com is meant.
     pub discord_address: Option<SocketAddr>,
     pub simulator: Option<Simulated>,
@@ -39,6 +42,9 @@ impl Daemon {
         crate::tls::install_default_provider();
         // The simulator forgets with the process, and what perch knew of it would be wrong the next time.
         let store = if self.simulator.is_some() { Store::in_memory() } else { Store::new() };
+        let Passed { sockets, secrets } = (self.passed)();
+        // The simulator's token is no secret.
+        let kept = if self.simulator.is_some() { Kept::default() } else { Kept::take(secrets) };
         let requests = Arc::new(Requests::default());
         let metrics = Arc::clone(&requests);
         let options = Options {
@@ -47,10 +53,11 @@ impl Daemon {
             state_dir: self.state_dir,
             runtime_dir: self.runtime_dir,
             services: vec![
-                Arc::new(Http::new(self.sockets, requests, files)),
+                Arc::new(Http::new(sockets, requests, files)),
                 Arc::new(Discord::new(discord::Options { resolve: self.discord_address }, store.clone())),
             ],
             store,
+            kept,
             level,
             metrics: Arc::new(move || metrics.prometheus()),
             simulator: self.simulator,

@@ -18,6 +18,7 @@ use crate::secrets::Secret;
 use crate::sim;
 use crate::source::Uri;
 use crate::supervisor::{Simulated, StateDir};
+use crate::systemd::Passed;
 use crate::telemetry::Output;
 
 /// The ports that are tried first; others are taken when these are in use.
@@ -79,7 +80,7 @@ impl Dev {
             state_dir,
             runtime_dir,
             output: Output::Text,
-            sockets: Vec::new(),
+            passed: Passed::default,
             discord_address: None,
             simulator: Some(Simulated {
                 api_url: simulator.url(),

@@ -43,7 +43,7 @@ impl Run {
                 state_dir: self.directories.state_dir,
                 runtime_dir: self.directories.runtime.runtime_dir,
                 output: self.log,
-                sockets: systemd::sockets(),
+                passed: systemd::passed,
                 discord_address: self.discord_address,
                 simulator: None,
             }

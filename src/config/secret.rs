@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
+
 use super::document::{Entry, Place, Table};
 
 /// A secret, as one place or several that are tried in order.
@@ -14,7 +16,7 @@ pub struct SecretRef {
 }
 
 /// One place a secret may be in.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SecretPlace {
     /// AWS Secrets Manager: a name or an ARN, and the key when the secret is a JSON object.
     SecretsManager {

@@ -13,7 +13,11 @@ use crate::config::secret::{SecretPlace, SecretRef};
 mod credential;
 mod env;
 mod file;
+mod kept;
+mod sealed;
 mod secrets_manager;
+
+pub use kept::Kept;
 
 /// A kind of place that secrets are kept in.
 #[async_trait]

@@ -60,6 +60,7 @@ impl Supervisor {
             aws: self.aws.clone(),
             back_to: self.good.as_ref().filter(|_| cause == Cause::Revert).map(|good| good.secrets.clone()),
             strict: running.is_none() && other.is_some(),
+            kept: self.kept.clone(),
             parked: self.board.services().values().any(|health| health.state == State::Parked),
             simulated: self.simulator.as_ref().map(|simulator| simulator.token.clone()),
             trial: on_trial.then(|| Noted {
@@ -303,6 +304,7 @@ impl Supervisor {
         };
         self.level.set(live.config.log.level);
         let swap_us = u64::try_from(swap.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.kept.remember(&live.config, &live.secrets);
         let version = &live.version;
         let same = old.as_ref().is_some_and(|old| old.version == *version);
         self.overdue = None;

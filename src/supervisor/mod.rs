@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::aws::Aws;
 use crate::config::{Config, Mistake};
-use crate::secrets::Secret;
+use crate::secrets::{Kept, Secret};
 use crate::service::{Blame, Board, ChangeId, Health, Live, Readiness, Service, State};
 use crate::source::{self, Look, Source, SourceError, Uri, Version};
 use crate::store::{self, Store};
@@ -68,6 +68,8 @@ pub struct Options {
     pub services: Vec<Arc<dyn Service>>,
     /// What the services remember; it is opened once the state directory is this process's own.
     pub store: Store,
+    /// Secrets that outlive the process without the disk.
+    pub kept: Kept,
     pub level: LevelHandle,
     /// Text that `GET /metrics` shows beside the supervisor's own.
     pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
@@ -187,6 +189,7 @@ struct Supervisor {
     source: Arc<dyn Source>,
     uri: Uri,
     aws: Aws,
+    kept: Kept,
     services: Arc<[Arc<dyn Service>]>,
     level: LevelHandle,
     simulator: Option<Simulated>,
@@ -266,6 +269,7 @@ impl Supervisor {
             source: source::open(&options.uri, &options.aws),
             uri: options.uri,
             aws: options.aws,
+            kept: options.kept,
             services: options.services.into(),
             level: options.level,
             simulator: options.simulator,

@@ -15,7 +15,7 @@ use crate::aws::Aws;
 use crate::chat;
 use crate::config::Config;
 use crate::config::secret::SecretRef;
-use crate::secrets::{self, NotFound, Secret, SecretValues};
+use crate::secrets::{self, Kept, NotFound, Secret, SecretValues};
 use crate::service::{Cause, ChangeId, Live, Next, Problem, Readiness, Service, State};
 use crate::source::Version;
 use crate::store::{Changes, Trial};
@@ -44,6 +44,8 @@ pub struct Preparation {
     pub back_to: Option<SecretValues>,
     /// There is another version that can be served, so that this one has to be whole.
     pub strict: bool,
+    /// What the process before used.
+    pub kept: Kept,
     /// A service is parked: it is tried again even if nothing is new.
     pub parked: bool,
     /// The simulator's token stands in for Discord's (`perch dev`).
@@ -189,13 +191,21 @@ impl Preparation {
                 Ok(fetched) => fetched,
                 Err(_) => Err(NotFound::timed_out(wanted, limit)),
             };
+            if fetched.as_ref().map_or_else(|why| !why.unavailable(), |_| true) {
+                self.kept.answered(wanted);
+            }
             match fetched {
                 Ok(secret) => {
                     values.insert(path.clone(), secret);
                 }
-                Err(why) => match self.in_use(wanted) {
-                    Some(secret) if why.unavailable() || self.why == Why::Secrets => {
-                        troubles.push(format!("{path}: {why}"));
+                Err(why) => match (self.in_use(wanted), self.kept.recall(wanted)) {
+                    (None, Some((secret, how))) => {
+                        troubles.push(format!("{path}: {how}: {why}"));
+                        values.insert(path.clone(), secret);
+                    }
+                    (Some(secret), kept) if why.unavailable() || self.why == Why::Secrets => {
+                        let how = kept.map(|(_, how)| format!("{how}: ")).unwrap_or_default();
+                        troubles.push(format!("{path}: {how}{why}"));
                         values.insert(path.clone(), secret);
                     }
                     _ => missing.push((wanted.clone(), why)),

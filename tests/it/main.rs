@@ -7,6 +7,7 @@ mod boot;
 mod cli;
 mod daemon;
 mod journal;
+mod kept_secrets;
 mod pages;
 mod reload;
 mod restart;

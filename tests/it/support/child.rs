@@ -9,6 +9,7 @@ use perch::aws::Aws;
 use perch::chat::Responder;
 use perch::config::Config;
 use perch::http::{Http, Requests};
+use perch::secrets::Kept;
 use perch::service::{Context, Live, Next, Part, Problem, Service};
 use perch::source::Uri;
 use perch::store::Store;
@@ -52,6 +53,7 @@ pub fn run(responder: impl Responder + 'static, others: impl FnOnce() -> Vec<Arc
         runtime_dir: directory.join("run"),
         services,
         store: Store::new(),
+        kept: Kept::default(),
         level,
         metrics: Arc::new(String::new),
         simulator: None,

@@ -1,13 +1,17 @@
 //! perch as systemd would start it: a process of its own with a notify socket, and directories that go with the test.
 
 use std::fs::File;
+use std::io::IoSliceMut;
+use std::mem::MaybeUninit;
 use std::net::{Ipv4Addr, TcpListener};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -46,7 +50,11 @@ pub struct Perch {
     program: Vec<String>,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
+    stored: Arc<Mutex<Store>>,
 }
+
+/// The descriptors that systemd keeps for the service, with their names.
+pub type Store = Vec<(String, Arc<OwnedFd>)>;
 
 /// How to start one.
 pub struct Start {
@@ -56,6 +64,7 @@ pub struct Start {
     input: Stdio,
     environment: Vec<(String, String)>,
     directory: TempDir,
+    stored: Store,
 }
 
 impl Start {
@@ -67,6 +76,7 @@ impl Start {
             input: Stdio::null(),
             environment: Vec::new(),
             directory: tempfile::tempdir().unwrap(),
+            stored: Store::new(),
         }
     }
 
@@ -111,6 +121,22 @@ impl Start {
         self.through(["sh", "-c", script, "sh"])
     }
 
+    /// Gives it a listening socket, and behind it what the file-descriptor store has, as systemd does.
+    pub fn socket_and_store(mut self, listener: &TcpListener, store: &Store) -> Self {
+        self.input = Stdio::from(OwnedFd::from(listener.try_clone().unwrap()));
+        self.stored.clone_from(store);
+        let (mut moves, mut names) = ("exec 3<&0 0</dev/null".to_owned(), "http".to_owned());
+        for (number, (name, descriptor)) in store.iter().enumerate() {
+            // Opened anew through this process, which holds it.
+            let (process, own) = (std::process::id(), descriptor.as_raw_fd());
+            moves.push_str(&format!(" {}</proc/{process}/fd/{own}", number + 4));
+            names.push_str(&format!(":{name}"));
+        }
+        let count = store.len() + 1;
+        let script = format!("{moves}; LISTEN_FDS={count} LISTEN_FDNAMES={names} LISTEN_PID=$$ exec \"$@\"");
+        self.through(["sh", "-c", &script, "sh"])
+    }
+
     /// Where its files are going to be.
     pub fn directory(&self) -> &Path {
         self.directory.path()
@@ -133,12 +159,12 @@ impl Start {
         drop(std::fs::remove_file(&socket_path));
         let socket = UnixDatagram::bind(&socket_path).unwrap();
         let notified = Arc::new(Mutex::new(Vec::new()));
-        let heard = Arc::clone(&notified);
+        let stored = Arc::new(Mutex::new(self.stored));
+        let (heard, store) = (Arc::clone(&notified), Arc::clone(&stored));
         // Ends with the socket's last message: the thread is detached on purpose and holds nothing but this socket.
         std::thread::spawn(move || {
-            let mut buffer = vec![0; 64 * 1024];
-            while let Ok(length) = socket.recv(&mut buffer) {
-                let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
+            while let Ok((text, descriptors)) = receive(&socket) {
+                keep(&mut store.lock().unwrap(), &text, descriptors);
                 heard.lock().unwrap().push(text);
             }
         });
@@ -157,7 +183,7 @@ impl Start {
             .spawn()
             .unwrap();
         let Start { program, arguments, environment, directory, .. } = self;
-        Perch { child, directory, notified, program, arguments, environment }
+        Perch { child, directory, notified, stored, program, arguments, environment }
     }
 
     /// Starts it and waits until it is READY.
@@ -166,6 +192,32 @@ impl Start {
         let mut perch = self.start();
         perch.wait_notified("READY=1");
         perch
+    }
+}
+
+/// The next message on a notify socket, with the descriptors that came with it.
+fn receive(socket: &UnixDatagram) -> rustix::io::Result<(String, Vec<OwnedFd>)> {
+    let mut buffer = vec![0; 64 * 1024];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let length = recvmsg(socket, &mut [IoSliceMut::new(&mut buffer)], &mut control, RecvFlags::CMSG_CLOEXEC)?.bytes;
+    let descriptors = control.drain().flat_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(descriptors) => descriptors.collect(),
+        _ => Vec::new(),
+    });
+    let descriptors = descriptors.collect();
+    Ok((String::from_utf8_lossy(&buffer[..length]).into_owned(), descriptors))
+}
+
+/// What sd_pid_notify_with_fds(3) says of the file-descriptor store.
+fn keep(store: &mut Store, text: &str, descriptors: Vec<OwnedFd>) {
+    let has = |line: &str| text.lines().any(|known| known == line);
+    let name = text.lines().find_map(|line| line.strip_prefix("FDNAME=")).unwrap_or("stored");
+    if has("FDSTOREREMOVE=1") {
+        store.retain(|(known, _)| known != name);
+    }
+    if has("FDSTORE=1") {
+        store.extend(descriptors.into_iter().map(|descriptor| (name.to_owned(), Arc::new(descriptor))));
     }
 }
 
@@ -249,6 +301,11 @@ impl Perch {
         self.notified.lock().unwrap().clone()
     }
 
+    /// What systemd keeps for it at the moment.
+    pub fn stored(&self) -> Store {
+        self.stored.lock().unwrap().clone()
+    }
+
     #[track_caller]
     pub fn wait_notified(&mut self, line: &str) {
         let deadline = Instant::now() + PATIENCE;
@@ -315,6 +372,7 @@ impl Perch {
             input: Stdio::null(),
             environment: std::mem::take(&mut self.environment),
             directory,
+            stored: Store::new(),
         }
     }
 
