@@ -317,6 +317,13 @@ impl Board {
         self.services.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// The services whose credential is refused, with what they say of it.
+    #[must_use]
+    pub fn blamed(&self) -> BTreeMap<&'static str, String> {
+        let blamed = |(name, health): (_, Health)| (health.blame == Blame::Credential).then_some((name, health.reason));
+        self.services().into_iter().filter_map(blamed).collect()
+    }
+
     /// What services tell about themselves beyond their state.
     #[must_use]
     pub fn details(&self) -> BTreeMap<&'static str, serde_json::Value> {

@@ -18,6 +18,7 @@ mod sealed;
 mod secrets_manager;
 
 pub use kept::Kept;
+use secrets_manager::Stage;
 
 /// A kind of place that secrets are kept in.
 #[async_trait]
@@ -87,7 +88,7 @@ impl fmt::Display for NotFound {
 pub async fn fetch(wanted: &SecretRef, aws: &Aws) -> Result<Secret, NotFound> {
     let mut tried = Vec::new();
     for place in &wanted.places {
-        match keeper(place, aws).fetch().await {
+        match keeper(place, aws, Stage::Current).fetch().await {
             Ok(secret) => return Ok(secret),
             Err(answer) => tried.push((place.clone(), answer)),
         }
@@ -95,10 +96,26 @@ pub async fn fetch(wanted: &SecretRef, aws: &Aws) -> Result<Secret, NotFound> {
     Err(NotFound { tried })
 }
 
-fn keeper<'a>(place: &'a SecretPlace, aws: &'a Aws) -> Box<dyn Keeper + 'a> {
+/// Fetches the value that `wanted` had before its last rotation: what Secrets Manager labels `AWSPREVIOUS`, from the first
+/// of its places there that has one. Other places have no such thing.
+///
+/// # Errors
+/// [`NotFound`] with what each of those places answered.
+pub async fn fetch_previous(wanted: &SecretRef, aws: &Aws) -> Result<Secret, NotFound> {
+    let mut tried = Vec::new();
+    for place in wanted.places.iter().filter(|place| matches!(place, SecretPlace::SecretsManager { .. })) {
+        match keeper(place, aws, Stage::Previous).fetch().await {
+            Ok(secret) => return Ok(secret),
+            Err(answer) => tried.push((place.clone(), answer)),
+        }
+    }
+    Err(NotFound { tried })
+}
+
+fn keeper<'a>(place: &'a SecretPlace, aws: &'a Aws, stage: Stage) -> Box<dyn Keeper + 'a> {
     match place {
         SecretPlace::SecretsManager { name, key } => {
-            Box::new(secrets_manager::SecretsManager { aws, name, key: key.as_deref() })
+            Box::new(secrets_manager::SecretsManager { aws, name, key: key.as_deref(), stage })
         }
         SecretPlace::File(path) => Box::new(file::SecretFile(path)),
         SecretPlace::Credential(name) => Box::new(credential::Credential(name)),

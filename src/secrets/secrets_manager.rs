@@ -7,8 +7,24 @@ use serde_json::Value;
 use super::{Answer, Keeper, Secret};
 use crate::aws::{Aws, Failure, Refusal};
 
-/// Rotation moves this label to the new value, and leaves `AWSPREVIOUS` with the old one.
-const CURRENT: &str = "AWSCURRENT";
+/// Which of a secret's values: rotation labels the new one current, and leaves the other label with the old one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    Current,
+    Previous,
+}
+
+impl Stage {
+    /// Its staging label.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Stage::Current => "AWSCURRENT",
+            Stage::Previous => "AWSPREVIOUS",
+        }
+    }
+}
+
 /// As many keys of a JSON object are told to whoever asked for one that it lacks.
 const KEYS_TOLD: usize = 20;
 
@@ -16,13 +32,14 @@ pub struct SecretsManager<'a> {
     pub aws: &'a Aws,
     pub name: &'a str,
     pub key: Option<&'a str>,
+    pub stage: Stage,
 }
 
 #[async_trait]
 impl Keeper for SecretsManager<'_> {
     async fn fetch(&self) -> Result<Secret, Answer> {
         let client = self.aws.secrets_manager().await.map_err(|failure| Answer::Unavailable(failure.to_string()))?;
-        match client.get_secret_value().secret_id(self.name).version_stage(CURRENT).send().await {
+        match client.get_secret_value().secret_id(self.name).version_stage(self.stage.label()).send().await {
             Ok(output) => self.read(output),
             Err(error) => {
                 let region = client.config().region().map(ToString::to_string).unwrap_or_default();
@@ -52,7 +69,7 @@ impl SecretsManager<'_> {
         let Refusal { code, message, .. } = refusal;
         match code.as_str() {
             "ResourceNotFoundException" if message.contains("staging label") => {
-                Answer::Missing(format!("has no value yet (none is labelled {CURRENT})"))
+                Answer::Missing(format!("has no value yet (none is labelled {})", self.stage.label()))
             }
             "ResourceNotFoundException" => match region_of(self.name) {
                 Some(own) if own != region => {

@@ -62,6 +62,8 @@ impl Supervisor {
             strict: running.is_none() && other.is_some(),
             kept: self.kept.clone(),
             parked: self.board.services().values().any(|health| health.state == State::Parked),
+            blamed: self.board.blamed(),
+            refusals: Arc::clone(&self.refusals),
             simulated: self.simulator.as_ref().map(|simulator| simulator.token.clone()),
             trial: on_trial.then(|| Noted {
                 changes: self.history.clone(),

@@ -32,15 +32,18 @@ pub mod machine;
 #[cfg(test)]
 mod machine_tests;
 mod prepare;
+mod refusals;
 mod services;
 mod state_dir;
 pub mod status;
+mod substitute;
 mod trial;
 
 use backoff::{held_delay, poll_delay};
 use bake::Bake;
 use change::Attempt;
 use machine::{Action, Asker, Event, Machine, Name, Outcome, Past};
+use refusals::Refusals;
 use status::{ConfigState, Process, Report};
 use trial::Good;
 
@@ -190,6 +193,7 @@ struct Supervisor {
     uri: Uri,
     aws: Aws,
     kept: Kept,
+    refusals: Arc<Refusals>,
     services: Arc<[Arc<dyn Service>]>,
     level: LevelHandle,
     simulator: Option<Simulated>,
@@ -270,6 +274,7 @@ impl Supervisor {
             uri: options.uri,
             aws: options.aws,
             kept: options.kept,
+            refusals: Arc::new(Refusals::new(Arc::clone(&board))),
             services: options.services.into(),
             level: options.level,
             simulator: options.simulator,

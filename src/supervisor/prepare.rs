@@ -10,13 +10,14 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::machine::Cause as Why;
+use super::refusals::{Findings, Refusals};
 use super::status::millis;
 use crate::aws::Aws;
 use crate::chat;
 use crate::config::Config;
 use crate::config::secret::SecretRef;
 use crate::secrets::{self, Kept, NotFound, Secret, SecretValues};
-use crate::service::{Cause, ChangeId, Live, Next, Problem, Readiness, Service, State};
+use crate::service::{Cause, ChangeId, Live, Next, Part, Problem, Readiness, Service, State};
 use crate::source::Version;
 use crate::store::{Changes, Trial};
 
@@ -26,8 +27,8 @@ const PATIENCE: Patience = Patience { secrets: Duration::from_secs(20), service:
 /// again.
 const HASTE: Patience = Patience { secrets: Duration::from_millis(1_500), service: Duration::from_secs(1) };
 
-struct Patience {
-    secrets: Duration,
+pub(super) struct Patience {
+    pub secrets: Duration,
     service: Duration,
 }
 
@@ -48,6 +49,10 @@ pub struct Preparation {
     pub kept: Kept,
     /// A service is parked: it is tried again even if nothing is new.
     pub parked: bool,
+    /// The services whose credential was refused while in use, and what they say of it.
+    pub blamed: BTreeMap<&'static str, String>,
+    /// What the journal knows of secrets that are refused.
+    pub refusals: Arc<Refusals>,
     /// The simulator's token stands in for Discord's (`perch dev`).
     pub simulated: Option<Secret>,
     /// Where it is taken down, before anything is published, that the version is on trial; `None` where it is not.
@@ -87,6 +92,17 @@ pub enum Prepared {
     Refused(Vec<Problem>),
 }
 
+/// What became of one service.
+struct Made {
+    name: &'static str,
+    /// In milliseconds.
+    took: u64,
+    part: Result<Readiness, Vec<Problem>>,
+    /// The secrets that it accepted.
+    values: SecretValues,
+    findings: Findings,
+}
+
 impl Preparation {
     /// Runs it.
     pub async fn run(self) -> Report {
@@ -97,28 +113,33 @@ impl Preparation {
 
     async fn prepare(self, troubles: &mut Vec<String>, took: &mut Took) -> Prepared {
         let begun = Instant::now();
-        let (values, missing) = match &self.back_to {
+        let mut findings = Findings::default();
+        let (mut values, missing) = match &self.back_to {
             Some(known) => self.known(known),
-            None => self.secrets(troubles).await,
+            None => self.secrets(troubles, &mut findings).await,
         };
         took.secrets_ms = millis(begun.elapsed());
-        if self.nothing_new(&values)
-            && let Some(running) = self.running.as_deref()
-            && running.parts.values().all(Readiness::is_settled)
-            && !(self.parked && self.why == Why::Asked)
-        {
+        let settled = self.running.as_deref().is_some_and(|live| live.parts.values().all(Readiness::is_settled));
+        let again = self.parked && self.why == Why::Asked;
+        let blamed = self.why == Why::Secrets && !self.blamed.is_empty();
+        if self.nothing_new(&values) && settled && !again && !blamed {
+            self.refusals.settle(&self, &findings);
             return Prepared::Same;
         }
+        let fetched = values.clone();
         let wanted = self.services.iter().filter(|service| service.wanted(&self.config));
         let parts = join_all(wanted.map(async |service| {
-            let begun = Instant::now();
-            let part = self.part(service.as_ref(), &values, &missing).await;
-            (service.name(), millis(begun.elapsed()), part)
+            let (begun, mut values, mut findings) = (Instant::now(), fetched.clone(), Findings::default());
+            let part = self.part(service.as_ref(), &mut values, &missing, &mut findings).await;
+            Made { name: service.name(), took: millis(begun.elapsed()), part, values, findings }
         }));
         let mut ready = BTreeMap::new();
         let mut problems = Vec::new();
-        for (name, ms, part) in parts.await {
+        for Made { name, took: ms, part, values: accepted, findings: found } in parts.await {
             took.services_ms.insert(name.to_owned(), ms);
+            values.0.extend(accepted.0.into_iter().filter(|(path, secret)| fetched.0.get(path) != Some(secret)));
+            findings.refused.extend(found.refused);
+            findings.unknown.extend(found.unknown);
             match part {
                 Ok(readiness) => drop(ready.insert(name, readiness)),
                 Err(mut why) => problems.append(&mut why),
@@ -127,10 +148,11 @@ impl Preparation {
         if !problems.is_empty() {
             return Prepared::Refused(problems);
         }
+        self.refusals.settle(&self, &findings);
         if self.nothing_new(&values)
             && let Some(running) = self.running.as_deref()
             && running.parts.values().zip(ready.values()).all(|(old, new)| old.is_held_like(new))
-            && !running.parts.values().all(Readiness::is_settled)
+            && !(settled && again)
         {
             return Prepared::Same;
         }
@@ -147,7 +169,7 @@ impl Preparation {
         })
     }
 
-    fn patience(&self) -> Patience {
+    pub(super) fn patience(&self) -> Patience {
         if self.running.is_none() || self.why == Why::Revert { HASTE } else { PATIENCE }
     }
 
@@ -176,7 +198,11 @@ impl Preparation {
     }
 
     /// Fetches every secret that is named. One that is in use and can't be asked for at the moment stays in use.
-    async fn secrets(&self, troubles: &mut Vec<String>) -> (SecretValues, Vec<(SecretRef, NotFound)>) {
+    async fn secrets(
+        &self,
+        troubles: &mut Vec<String>,
+        findings: &mut Findings,
+    ) -> (SecretValues, Vec<(SecretRef, NotFound)>) {
         let mut values = BTreeMap::new();
         let mut missing = Vec::new();
         let limit = self.patience().secrets;
@@ -193,6 +219,9 @@ impl Preparation {
             };
             if fetched.as_ref().map_or_else(|why| !why.unavailable(), |_| true) {
                 self.kept.answered(wanted);
+            }
+            if fetched.is_err() {
+                findings.unknown.insert(path.clone());
             }
             match fetched {
                 Ok(secret) => {
@@ -216,7 +245,7 @@ impl Preparation {
     }
 
     /// The value in use for a secret that is named alike in the running configuration.
-    fn in_use(&self, wanted: &SecretRef) -> Option<Secret> {
+    pub(super) fn in_use(&self, wanted: &SecretRef) -> Option<Secret> {
         let running = self.running.as_deref()?;
         let same = running
             .config
@@ -229,8 +258,9 @@ impl Preparation {
     async fn part(
         &self,
         service: &dyn Service,
-        secrets: &SecretValues,
+        secrets: &mut SecretValues,
         missing: &[(SecretRef, NotFound)],
+        findings: &mut Findings,
     ) -> Result<Readiness, Vec<Problem>> {
         let own: Vec<Problem> = missing
             .iter()
@@ -242,16 +272,9 @@ impl Preparation {
             })
             .collect();
         let problems = if own.is_empty() {
-            let next = Next { config: &self.config, secrets, asked: self.why == Why::Asked };
-            let limit = self.patience().service;
-            match tokio::time::timeout(limit, service.prepare(&next, self.running.as_deref())).await {
-                Ok(Ok(part)) => return Ok(Readiness::Ready(part)),
-                Ok(Err(problems)) => problems,
-                Err(_) => vec![Problem {
-                    place: crate::config::Place { line: 0, key: service.name().to_owned() },
-                    text: format!("could not be prepared within {} s", limit.as_secs()),
-                    cause: Cause::Unavailable,
-                }],
+            match self.accepted(service, secrets, findings).await {
+                Ok(part) => return Ok(Readiness::Ready(part)),
+                Err(problems) => problems,
             }
         } else {
             own
@@ -261,6 +284,20 @@ impl Preparation {
             return Ok(hold(&problems));
         }
         Err(problems)
+    }
+
+    /// One service's part, made with these secrets.
+    pub(super) async fn made(&self, service: &dyn Service, secrets: &SecretValues) -> Result<Part, Vec<Problem>> {
+        let next = Next { config: &self.config, secrets, asked: self.why == Why::Asked };
+        let limit = self.patience().service;
+        match tokio::time::timeout(limit, service.prepare(&next, self.running.as_deref())).await {
+            Ok(made) => made,
+            Err(_) => Err(vec![Problem {
+                place: crate::config::Place { line: 0, key: service.name().to_owned() },
+                text: format!("could not be prepared within {} s", limit.as_secs()),
+                cause: Cause::Unavailable,
+            }]),
+        }
     }
 
     /// Whether a service may be held back without refusing the version: there is no running state to keep and no other

@@ -11,6 +11,7 @@ mod kept_secrets;
 mod pages;
 mod reload;
 mod restart;
+mod rotated_secrets;
 mod static_binary;
 mod supervision;
 mod support;

@@ -56,6 +56,28 @@ async fn a_secrets_version_changes_with_its_value() {
 }
 
 #[tokio::test]
+async fn a_secrets_previous_value_is_there_after_a_rotation() {
+    let cloud = Cloud::start();
+    let aws = cloud.aws();
+    let (name, _) = cloud.create_secret("rotated", r#"{"TOKEN": "old"}"#);
+    let previous = async |places| secrets::fetch_previous(&SecretRef { places, ..SecretRef::default() }, &aws).await;
+    let file = SecretPlace::File("/etc/hostname".into());
+    let places = vec![file.clone(), place(&name, Some("TOKEN"))];
+    let none = previous(places.clone()).await.unwrap_err();
+    assert_eq!(none.tried.len(), 1, "a file has no previous value: {none}");
+    assert!(matches!(none.tried[0].1, Answer::Missing(_)), "{none}");
+    let before = fetch(&aws, &name, None).await.unwrap().version;
+    cloud.put_secret(&name, r#"{"TOKEN": "new"}"#);
+    let found = previous(places).await.unwrap();
+    assert_eq!((found.value.expose_secret(), found.version), ("old", before));
+    assert_eq!(value(fetch(&aws, &name, Some("TOKEN")).await), "new");
+    assert_eq!(previous(vec![file]).await.unwrap_err().tried, []);
+    cloud.fault(Fault::hang());
+    let out = previous(vec![place(&name, None)]).await.unwrap_err();
+    assert!(out.unavailable(), "{out}");
+}
+
+#[tokio::test]
 async fn a_secret_that_is_of_no_use_says_why_and_never_what_it_is() {
     let cloud = Cloud::start();
     let aws = cloud.aws();
