@@ -26,6 +26,7 @@ mod announce;
 mod backoff;
 mod bake;
 mod change;
+mod credentials;
 mod last_good;
 mod look;
 pub mod machine;
@@ -42,6 +43,7 @@ mod trial;
 use backoff::{held_delay, poll_delay};
 use bake::Bake;
 use change::Attempt;
+use credentials::Credentials;
 use machine::{Action, Asker, Event, Machine, Name, Outcome, Past};
 use refusals::Refusals;
 use status::{ConfigState, Process, Report};
@@ -194,6 +196,7 @@ struct Supervisor {
     aws: Aws,
     kept: Kept,
     refusals: Arc<Refusals>,
+    credentials: Credentials,
     services: Arc<[Arc<dyn Service>]>,
     level: LevelHandle,
     simulator: Option<Simulated>,
@@ -275,6 +278,7 @@ impl Supervisor {
             aws: options.aws,
             kept: options.kept,
             refusals: Arc::new(Refusals::new(Arc::clone(&board))),
+            credentials: Credentials::default(),
             services: options.services.into(),
             level: options.level,
             simulator: options.simulator,
@@ -346,7 +350,14 @@ impl Supervisor {
                     self.next_secrets = None;
                     self.on(Event::SecretsDue);
                 }
-                () = board.changed() => self.judge_bake(),
+                () = until(self.credentials.due()) => {
+                    self.credentials.looked(Instant::now());
+                    self.on(Event::SecretsDue);
+                }
+                () = board.changed() => {
+                    self.judge_bake();
+                    self.credentials.note(!board.blamed().is_empty(), Instant::now());
+                }
                 _ = watchdog.tick() => systemd::watchdog(),
                 _ = extension.tick(), if !self.ready => systemd::extend_start(START_EXTENSION),
             }

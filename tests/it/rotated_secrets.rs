@@ -112,3 +112,64 @@ fn where_the_previous_token_is_refused_too_the_bot_is_parked() {
     assert_eq!(perch.messages("ERROR").len(), 1, "{}", perch.log_text());
     assert_eq!(chat::ask(host.port, "still here?"), "still here?");
 }
+
+#[test]
+fn a_token_that_is_revoked_while_in_use_is_replaced_by_the_rotated_one_at_once() {
+    let (host, name) = host("secrets = \"1h\"");
+    let perch = host.perch().ready();
+    connected(&perch);
+    host.cloud.put_secret(&name, "a.rotated.token");
+    assert_eq!(host.discord.counters().identifies, 1);
+    host.discord.take_tokens(&["a.rotated.token"]);
+    wait("the new session", || (host.discord.counters().identifies == 2).then_some(()));
+    connected(&perch);
+    assert_eq!(host.discord.ask("back?"), "back?");
+    let [parked] = perch.messages("ERROR").try_into().unwrap();
+    assert!(parked.contains("gateway close code 4004"), "{parked}");
+    assert_eq!(perch.messages("WARN"), [""; 0]);
+    assert_eq!(perch.status()["changes"][0]["cause"], "secrets");
+}
+
+#[test]
+fn a_rotation_taken_back_in_discord_is_taken_back_here() {
+    let (host, name) = host("secrets = \"1h\"");
+    host.discord.take_tokens(&[DEFAULT_TOKEN, "a.rotated.token"]);
+    host.cloud.put_secret(&name, "a.rotated.token");
+    let perch = host.perch().ready();
+    connected(&perch);
+    host.discord.take_tokens(&[DEFAULT_TOKEN]);
+    wait("the new session", || (host.discord.counters().identifies == 2).then_some(()));
+    connected(&perch);
+    assert_eq!(host.discord.ask("back?"), "back?");
+    insta::assert_snapshot!(warnings(&perch, &name), @"discord.token: AWSCURRENT of secret `NAME` is refused, AWSPREVIOUS is used: Discord refused the bot token (gateway close code 4004); reset it on the Bot page of the application in https://discord.com/developers/applications and store the new one in secret `NAME`");
+}
+
+#[test]
+fn a_dead_token_parks_the_bot_until_there_is_another() {
+    let (host, name) = host("secrets = \"1s\"");
+    let perch = host.perch().ready();
+    connected(&perch);
+    host.discord.take_tokens(&["another"]);
+    perch.wait_status("the bot parked", |status| status["services"]["discord"]["state"] == "parked");
+    // Each asks for both labels.
+    looked(&host, 6);
+    assert_eq!(perch.status()["services"]["discord"]["state"], "parked");
+    assert_eq!(perch.messages("WARN"), [""; 0]);
+    assert_eq!(perch.messages("ERROR").len(), 1, "{}", perch.log_text());
+    assert_eq!(perch.status()["changes"].as_array().unwrap().len(), 1);
+    assert_eq!(chat::ask(host.port, "still here?"), "still here?");
+    host.cloud.put_secret(&name, "a.mistyped.token");
+    perch.wait_status("the refusal", |status| status["services"]["secrets"]["state"] == "recovering");
+    looked(&host, 4);
+    let warned = warnings(&perch, &name);
+    assert!(
+        warned.starts_with("discord.token: the new value of secret `NAME` is refused, as the old one is: ")
+            && perch.messages("WARN").len() == 1,
+        "{warned}"
+    );
+    assert_eq!(perch.status()["services"]["discord"]["state"], "parked");
+    host.discord.take_tokens(&["a.new.token"]);
+    host.cloud.put_secret(&name, "a.new.token");
+    connected(&perch);
+    assert_eq!(host.discord.counters().identifies, 2);
+}
