@@ -125,11 +125,12 @@ impl Supervisor {
                 known
             });
             if !known {
-                tracing::error!(
+                // What a person has to do about it has been said by the service.
+                tracing::info!(
                     service = "supervisor",
                     change = %change,
                     config_version = %version,
-                    "version {version} is unhealthy after {after}, and stays, as there is no good one to go back to: {why}"
+                    "version {version} is unhealthy and stays, as no version before it was good: {why}"
                 );
             }
             return;
