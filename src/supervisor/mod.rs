@@ -126,7 +126,7 @@ pub struct Answer {
     pub refused: Option<Version>,
     pub mistakes: Vec<Mistake>,
     pub steps: Vec<String>,
-    /// How long the version is going to be watched, in seconds; 0 where it is not.
+    /// How long the version is going to be watched, in seconds; 0 where it is not, or there is nothing to go back to.
     pub bake: u64,
     pub text: String,
 }
@@ -478,7 +478,7 @@ impl Supervisor {
             refused: self.last.refused.clone().filter(|_| outcome == Outcome::Refused),
             mistakes: self.last.mistakes.clone(),
             steps: self.last.steps.clone(),
-            bake: self.bake.as_ref().map_or(0, |bake| bake.length().as_secs()),
+            bake: self.bake.as_ref().filter(|_| self.good.is_some()).map_or(0, |bake| bake.length().as_secs()),
             text: self.last.text.clone(),
         };
         for asker in askers {

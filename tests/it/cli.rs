@@ -115,7 +115,7 @@ fn status_tells_people_what_runs_what_changed_and_what_was_refused() {
                 listens on 127.0.0.1:PORT
 
     last changes
-      MOMENT   applied  LIVE  (new version, N ms)
+      MOMENT   applied  LIVE  (change 1: start, N ms)
     exit 0
     "##);
 
@@ -143,12 +143,12 @@ fn status_tells_people_what_runs_what_changed_and_what_was_refused() {
                 listens on 127.0.0.1:PORT
 
     last changes
-      MOMENT   refused  REFUSED  (new version, N ms)
+      MOMENT   refused  REFUSED  (change 3: new version, N ms)
         line 7, log.level: `loud` is not one of "error", "warn", "info", "debug", "trace"
         line 9, chat.frontend: is an unknown key; known here: backend
-      MOMENT   applied  LIVE  (new version, N ms)
+      MOMENT   applied  LIVE  (change 2: new version, N ms)
         log.level: info → debug
-      MOMENT   applied  EARLIER  (new version, N ms)
+      MOMENT   applied  EARLIER  (change 1: start, N ms)
     exit 0
     "##);
 
@@ -479,6 +479,9 @@ fn help_of_the_other_verbs_is_worth_reading() {
               [env: RUNTIME_DIRECTORY=]
               [default: /run/perch]
 
+          --history
+              Show every change that is remembered, with who brought it and how long each step took
+
           --json
               Print JSON, for another program
 
@@ -487,6 +490,7 @@ fn help_of_the_other_verbs_is_worth_reading() {
 
     Examples:
       perch status
+      perch status --history
       perch status --json | jq .services.discord.state
 
     Exit codes: 0 it runs, 1 the daemon gave no answer, 3 no daemon running.
@@ -507,6 +511,9 @@ fn help_of_the_other_verbs_is_worth_reading() {
               [env: RUNTIME_DIRECTORY=]
               [default: /run/perch]
 
+          --force
+              Try the newest version again even though it was applied before and undone
+
           --json
               Print JSON, for another program
 
@@ -516,6 +523,7 @@ fn help_of_the_other_verbs_is_worth_reading() {
     Examples:
       perch reload
       perch reload --json | jq -r .outcome
+      perch reload --force
 
     Exit codes: 0 applied or nothing new, 1 refused or not to be had, 3 no daemon running.
     exit 0
