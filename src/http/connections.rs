@@ -1,12 +1,16 @@
 //! One listener's connections: accepted, served, and let finish when the listener is left.
 
 use std::net::TcpListener;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use axum::body::{Body, Bytes, HttpBody};
 use axum::http::{HeaderValue, header};
 use futures_util::FutureExt;
+use hyper::body::{Frame, SizeHint};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -120,14 +124,19 @@ async fn connection(stream: TcpStream, app: impl Answers, leave: CancellationTok
             busy.begin();
             let (app, busy, leave) = (app.clone(), Arc::clone(&busy), leave.clone());
             async move {
+                // However the answer ends, or is given up.
+                let done = Done(busy);
                 let answer = app.oneshot(request).await;
-                busy.end();
                 answer.map(|mut answer| {
                     // hyper ends the connection after it, and the client knows.
                     if leave.is_cancelled() {
                         answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
                     }
-                    answer
+                    // One that is all there leaves as it is; a stream is in flight until its end.
+                    match answer.body().size_hint().exact() {
+                        Some(_) => answer,
+                        None => answer.map(|body| Body::new(Streaming { body, _done: done })),
+                    }
                 })
             }
         })
@@ -142,7 +151,11 @@ async fn connection(stream: TcpStream, app: impl Answers, leave: CancellationTok
         () = leave.cancelled() => tokio::select! {
             ended = connection.as_mut() => ended,
             // It ends with its answer, or with the drain's deadline.
-            () = busy.one() => connection.await,
+            () = busy.one() => {
+                // A stream has said that the connection goes on after it.
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
             () = sleep(LAST_REQUEST) => {
                 connection.as_mut().graceful_shutdown();
                 tokio::select! {
@@ -155,6 +168,41 @@ async fn connection(stream: TcpStream, app: impl Answers, leave: CancellationTok
     };
     if let Err(error) = ended {
         tracing::debug!(service = super::NAME, "a connection ended early: {error}");
+    }
+}
+
+/// Marks the end of a request when it is dropped.
+struct Done(Arc<Busy>);
+
+impl Drop for Done {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
+/// The body of an answer that is still being made.
+struct Streaming {
+    body: Body,
+    _done: Done,
+}
+
+impl HttpBody for Streaming {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 
