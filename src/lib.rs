@@ -5,7 +5,7 @@
 //!             cli ──────────────┐
 //!  systemd ─ signals ─┐         │ admin socket
 //!                     ▼         ▼
-//!  S3 object ──► source ──► supervisor ──► services: discord, http
+//!  S3 object ──► source ──► supervisor ──► services: discord, http, chat
 //!  secrets ────► secrets ──┘   │  ▲            └─ both answer through one chat responder
 //!                              ▼  └─ reports      │
 //!                          status board            └─ what outlives them: store

@@ -2,13 +2,13 @@
 
 use async_trait::async_trait;
 
-use super::Responder;
+use super::{Ask, Deltas, Failure, Responder};
 
 pub struct Echo;
 
 #[async_trait]
 impl Responder for Echo {
-    async fn reply(&self, message: &str) -> anyhow::Result<String> {
-        Ok(message.to_owned())
+    async fn answer(&self, ask: Ask<'_>, _: Deltas) -> Result<String, Failure> {
+        Ok(ask.message.to_owned())
     }
 }

@@ -1,27 +1,127 @@
-//! What perch answers: one responder serves Discord and HTTP alike.
+//! What perch answers: one responder at a time, [`echo`] or [`openai`], behind one trait.
+//!
+//! A responder that needs something of the outside is the part of a service of its own ([`service`]), which tries it
+//! before it is used and tells how it fares ([`standing`]). What keeps it from answering is a [`Failure`]: a sentence
+//! for the person and a cause for the journal.
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use tokio::sync::mpsc;
 
 use crate::config::chat::{Backend, Chat};
+use crate::service::{Live, Readiness};
 
 mod echo;
+mod failure;
+mod memory;
+mod openai;
+mod service;
+mod standing;
+
+pub use failure::{Failure, Why};
+pub use memory::Memory;
+pub use service::Responding;
+
+/// This service's name.
+pub const NAME: &str = "chat";
 
 /// Turns what a person wrote into what perch says.
 #[async_trait]
 pub trait Responder: Send + Sync {
-    /// The whole answer to `message`.
+    /// Answers `ask`, and returns the whole answer. Pieces of it go to `deltas` as they come; a responder that has all
+    /// of it at once sends none. Whoever drops the future ends the work behind it.
     ///
     /// # Errors
-    /// What kept it from answering, for the journal; people are told only that it did not work.
-    async fn reply(&self, message: &str) -> anyhow::Result<String>;
+    /// What kept it from answering, or from answering to the end.
+    async fn answer(&self, ask: Ask<'_>, deltas: Deltas) -> Result<String, Failure>;
+
+    /// The whole answer to a message that stands alone.
+    ///
+    /// # Errors
+    /// As [`Responder::answer`].
+    async fn reply(&self, message: &str) -> Result<String, Failure> {
+        self.answer(Ask { message, earlier: &[] }, Deltas::unwanted()).await
+    }
 }
 
-/// The responder that the configuration asks for.
+/// A message to be answered, with what was said before it in its conversation.
+#[derive(Clone, Copy, Debug)]
+pub struct Ask<'a> {
+    pub message: &'a str,
+    /// The oldest first.
+    pub earlier: &'a [Turn],
+}
+
+/// One thing said in a conversation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Turn {
+    pub by: Speaker,
+    pub text: String,
+}
+
+/// Who said it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Speaker {
+    Person,
+    Perch,
+}
+
+/// Where the pieces of an answer go.
+#[derive(Clone, Debug)]
+pub struct Deltas(Option<mpsc::Sender<String>>);
+
+impl Deltas {
+    /// To `sender`, as fast as it takes them.
+    #[must_use]
+    pub fn to(sender: mpsc::Sender<String>) -> Self {
+        Deltas(Some(sender))
+    }
+
+    /// Nowhere: the whole answer is enough.
+    #[must_use]
+    pub fn unwanted() -> Self {
+        Deltas(None)
+    }
+
+    /// Passes a piece on, and waits until there is room for it.
+    pub async fn send(&self, piece: &str) {
+        if let Some(sender) = &self.0 {
+            // Nobody reads any more: the answer is about to be dropped, and its work with it.
+            drop(sender.send(piece.to_owned()).await);
+        }
+    }
+}
+
+/// The responder that the configuration asks for, out of what the chat service prepared.
 #[must_use]
-pub fn open(chat: &Chat) -> Arc<dyn Responder> {
-    match chat.backend {
-        Backend::Echo => Arc::new(echo::Echo),
+pub fn responder(chat: &Chat, part: Option<&Readiness>) -> Arc<dyn Responder> {
+    match (&chat.backend, part) {
+        (Backend::Echo, _) => Arc::new(echo::Echo),
+        (Backend::OpenAi(_), Some(Readiness::Ready(part))) => match Arc::clone(part).downcast::<openai::OpenAi>() {
+            Ok(openai) => openai,
+            Err(_) => Arc::new(NotReady("the chat service prepared something else".to_owned())),
+        },
+        (Backend::OpenAi(_), Some(Readiness::Held { reason, .. })) => Arc::new(NotReady(reason.clone())),
+        (Backend::OpenAi(_), None) => Arc::new(NotReady("the chat service does not run".to_owned())),
+    }
+}
+
+/// What says back what it is told, whichever backend is chosen: the configured responder where that does it.
+#[must_use]
+pub fn echo(live: &Live) -> Arc<dyn Responder> {
+    match live.config.chat.backend {
+        Backend::Echo => Arc::clone(&live.responder),
+        Backend::OpenAi(_) => Arc::new(echo::Echo),
+    }
+}
+
+/// Stands in for a backend that lacks something. The reason is for the journal.
+struct NotReady(String);
+
+#[async_trait]
+impl Responder for NotReady {
+    async fn answer(&self, _: Ask<'_>, _: Deltas) -> Result<String, Failure> {
+        Err(Failure::new(Why::NotReady, format!("the chat service is not ready: {}", self.0)))
     }
 }

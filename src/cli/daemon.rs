@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::{CONFIGURATION, FAILED, INTERRUPTED, fail};
 use crate::aws::Aws;
+use crate::chat::Responding;
 use crate::discord::Discord;
 use crate::http::{Http, Requests};
 use crate::secrets::Kept;
@@ -54,6 +55,7 @@ impl Daemon {
             runtime_dir: self.runtime_dir,
             services: vec![
                 Arc::new(Http::new(sockets, requests, files)),
+                Arc::new(Responding),
                 Arc::new(Discord::new(discord::Options { resolve: self.discord_address }, store.clone())),
             ],
             store,

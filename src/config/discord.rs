@@ -1,6 +1,6 @@
 //! `[discord]`: the bot.
 
-use super::document::{Table, quote};
+use super::document::Table;
 use super::secret::{self, SecretRef};
 
 /// Where Discord's REST API lives unless the configuration says otherwise.
@@ -26,26 +26,8 @@ impl Discord {
     pub(super) fn read(mut table: Table<'_>) -> Discord {
         let token = secret::read(&mut table, "token");
         let respond = table.choice("respond", &[("echo", Respond::Echo)]).unwrap_or(Respond::Echo);
-        let api_url = api_url(&mut table);
+        let api_url = table.address("api_url", API_URL).filter(|url| url != API_URL);
         table.finish();
         Discord { token, respond, api_url }
-    }
-}
-
-fn api_url(table: &mut Table<'_>) -> Option<String> {
-    let entry = table.entry("api_url")?;
-    let text = entry.text("an address such as \"https://discord.com\"")?;
-    match reqwest::Url::parse(text) {
-        Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => {
-            if !url.username().is_empty() || url.password().is_some() {
-                entry.mistake("must not hold a user name or password");
-                return None;
-            }
-            Some(text.trim_end_matches('/').to_owned()).filter(|text| text != API_URL)
-        }
-        _ => {
-            entry.mistake(format!("{} is not an http or https address", quote(text)));
-            None
-        }
     }
 }

@@ -205,7 +205,7 @@ impl<'a> Entry<'a> {
     }
 
     /// What was found in place of `wanted`.
-    fn wrong_type(&self, wanted: &str) {
+    pub fn wrong_type(&self, wanted: &str) {
         self.mistake(format!("must be {wanted}, not {}", kind(self.value)));
     }
 

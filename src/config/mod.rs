@@ -96,6 +96,6 @@ impl Config {
     /// Every secret it names.
     #[must_use]
     pub fn secrets(&self) -> Vec<&SecretRef> {
-        self.discord.iter().map(|discord| &discord.token).collect()
+        self.discord.iter().map(|discord| &discord.token).chain(self.chat.secret()).collect()
     }
 }

@@ -3,6 +3,8 @@
 use std::fmt;
 
 use super::Config;
+use super::chat::{Backend, show_system};
+use super::secret::SecretRef;
 use super::values::show_duration;
 
 /// One thing that a new configuration changes.
@@ -54,12 +56,7 @@ pub fn plan(old: &Config, new: &Config) -> Vec<Step> {
     steps.compare("environment", &old.environment, &new.environment, Cost::Nothing);
     match (&old.discord, &new.discord) {
         (Some(old), Some(new)) => {
-            if old.token.places != new.token.places {
-                let show = |token: &super::secret::SecretRef| {
-                    token.places.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-                };
-                steps.push("discord.token", show(&old.token), show(&new.token), Cost::Nothing);
-            }
+            steps.compare("discord.token", &places(Some(&old.token)), &places(Some(&new.token)), Cost::Nothing);
             let url = |discord: &super::discord::Discord| {
                 discord.api_url.clone().unwrap_or_else(|| super::discord::API_URL.to_owned())
             };
@@ -74,6 +71,7 @@ pub fn plan(old: &Config, new: &Config) -> Vec<Step> {
         }
         (old, new) => steps.table("[http]", old.is_some(), new.is_some(), Cost::Listener),
     }
+    steps.chat(&old.chat.backend, &new.chat.backend);
     let durations = [
         ("reload.poll", old.reload.poll, new.reload.poll),
         ("reload.secrets", old.reload.secrets, new.reload.secrets),
@@ -88,6 +86,17 @@ pub fn plan(old: &Config, new: &Config) -> Vec<Step> {
     steps.0
 }
 
+/// The places of a secret, or that there is none.
+fn places(secret: Option<&SecretRef>) -> String {
+    let Some(secret) = secret else { return "none".to_owned() };
+    secret.places.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// A value that the API's own stands in for.
+fn or_theirs(value: Option<impl fmt::Display>) -> String {
+    value.map_or_else(|| "the API's own".to_owned(), |value| value.to_string())
+}
+
 struct Steps(Vec<Step>);
 
 impl Steps {
@@ -98,6 +107,29 @@ impl Steps {
     fn compare<T: PartialEq + fmt::Display>(&mut self, key: &str, old: &T, new: &T, cost: Cost) {
         if old != new {
             self.push(key, old.to_string(), new.to_string(), cost);
+        }
+    }
+
+    fn chat(&mut self, old: &Backend, new: &Backend) {
+        self.compare("chat.backend", &old.to_string(), &new.to_string(), Cost::Nothing);
+        let (Backend::OpenAi(old), Backend::OpenAi(new)) = (old, new) else { return };
+        self.compare("chat.base_url", &old.base_url, &new.base_url, Cost::Nothing);
+        self.compare("chat.model", &old.model, &new.model, Cost::Nothing);
+        self.compare("chat.api_key", &places(old.api_key.as_ref()), &places(new.api_key.as_ref()), Cost::Nothing);
+        if old.system != new.system {
+            let (from, to) = (show_system(old.system.as_ref()), show_system(new.system.as_ref()));
+            self.push("chat.system", from, to, Cost::Nothing);
+        }
+        self.compare("chat.temperature", &or_theirs(old.temperature), &or_theirs(new.temperature), Cost::Nothing);
+        self.compare("chat.max_tokens", &or_theirs(old.max_tokens), &or_theirs(new.max_tokens), Cost::Nothing);
+        self.compare("chat.history", &old.history, &new.history, Cost::Nothing);
+        let durations = [
+            ("chat.timeout.connect", old.timeout.connect, new.timeout.connect),
+            ("chat.timeout.first_token", old.timeout.first_token, new.timeout.first_token),
+            ("chat.timeout.between_tokens", old.timeout.between_tokens, new.timeout.between_tokens),
+        ];
+        for (key, old, new) in durations {
+            self.compare(key, &show_duration(old), &show_duration(new), Cost::Nothing);
         }
     }
 

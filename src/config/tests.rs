@@ -19,7 +19,19 @@ listen = "[::1]:8080"
 max_body = "1MiB"
 
 [chat]
-backend = "echo"
+backend = "openai"
+base_url = "http://127.0.0.1:11434/v1/"
+model = "llama3.2"
+api_key = [{ env = "KEY" }, { file = "/run/secrets/key" }]
+system = " Be brief. "
+temperature = 0.25
+max_tokens = 1_000
+history = 6
+
+[chat.timeout]
+connect = "500ms"
+first_token = "2m"
+between_tokens = "10s"
 
 [reload]
 poll = "1s"
@@ -45,7 +57,7 @@ fn load(text: &str) -> Config {
 fn every_value_is_read() {
     let config = load(FULL);
     assert_eq!(config.environment, Environment::Test);
-    let discord = config.discord.expect("there is a [discord] table");
+    let discord = config.discord.clone().expect("there is a [discord] table");
     let places: Vec<String> = discord.token.places.iter().map(ToString::to_string).collect();
     assert_eq!(
         places,
@@ -55,9 +67,17 @@ fn every_value_is_read() {
         ]
     );
     assert_eq!(discord.api_url.as_deref(), Some("http://127.0.0.1:9"));
-    let http = config.http.expect("there is an [http] table");
+    let http = config.http.clone().expect("there is an [http] table");
     assert_eq!(http.listen.to_string(), "[::1]:8080");
     assert_eq!(http.max_body, 1 << 20);
+    let chat::Backend::OpenAi(chat) = &config.chat.backend else { panic!("another backend: {:?}", config.chat) };
+    assert_eq!((&*chat.base_url, &*chat.model), ("http://127.0.0.1:11434/v1", "llama3.2"));
+    assert_eq!(config.secrets().last().map(|key| &*key.place.key), Some("chat.api_key"));
+    assert_eq!(chat.system.as_deref(), Some("Be brief."));
+    assert_eq!(chat.temperature.map(|temperature| temperature.to_string()).as_deref(), Some("0.25"));
+    assert_eq!((chat.max_tokens, chat.history), (Some(1_000), 6));
+    let (connect, first_token) = (Duration::from_millis(500), Duration::from_mins(2));
+    assert_eq!(chat.timeout, chat::Timeout { connect, first_token, between_tokens: Duration::from_secs(10) });
     assert_eq!(config.reload.poll, Duration::from_secs(1));
     assert_eq!(config.reload.secrets, Duration::from_mins(2));
     assert_eq!(config.reload.bake, Duration::ZERO);
@@ -71,6 +91,70 @@ fn defaults_are_those_of_the_readme() {
     assert_eq!(config.environment, Environment::Production);
     assert_eq!(config.http.expect("there is an [http] table").listen.to_string(), "0.0.0.0:8080");
     assert_eq!(config.reload.poll, Duration::from_secs(10));
+}
+
+#[test]
+fn a_chat_backend_needs_little_more_than_a_model() {
+    let chat = |lines: &str| match load(&format!("[http]\n[chat]\nbackend = \"openai\"\n{lines}")).chat.backend {
+        chat::Backend::OpenAi(openai) => openai,
+        chat::Backend::Echo => panic!("another backend"),
+    };
+    let local = chat("model = \"m\"\nbase_url = \"http://localhost:8000\"");
+    assert_eq!((local.api_key, local.system, local.temperature, local.max_tokens), (None, None, None, None));
+    assert_eq!((local.history, local.timeout), (20, chat::Timeout::default()));
+    let openai = chat("model = \"m\"\napi_key = { env = \"KEY\" }");
+    assert_eq!(openai.base_url, "https://api.openai.com/v1");
+    assert_eq!(
+        mistakes("[http]\n[chat]\nbackend = \"openai\"\n"),
+        "line 2, chat.api_key: is missing; write where to find it: { secret = NAME, key = KEY }, { file = PATH }, { \
+         credential = NAME } or { env = NAME }\n\
+         line 2, chat.model: is missing; name the model that answers, such as \"gpt-4o-mini\""
+    );
+    // The other backend's keys may stay where they are; its secret is not asked for.
+    let echo = load("[http]\n[chat]\nbackend = \"echo\"\nmodel = \"m\"\napi_key = { env = \"KEY\" }\n");
+    assert_eq!((echo.secrets().len(), echo.chat.history()), (0, 0));
+}
+
+#[test]
+fn mistakes_in_the_chat_table_have_their_places() {
+    insta::assert_snapshot!(mistakes(r#"
+[http]
+[chat]
+backend = "openapi"
+base_url = "https://me:secret@example.com/v1"
+model = "two\nlines"
+api_key = "sk-a-key-in-the-open"
+system = 1
+temperature = 2.5
+max_tokens = 0
+history = 1.5
+stream = true
+[chat.timeout]
+connect = "1ms"
+first = "1s"
+"#), @r#"
+    line 4, chat.backend: `openapi` is not one of "echo", "openai"
+    line 5, chat.base_url: must not hold a user name or password
+    line 6, chat.model: must be the name of a model, on one line
+    line 7, chat.api_key: must say where to find the secret, never the secret itself: { secret = NAME, key = KEY }, { file = PATH }, { credential = NAME } or { env = NAME }
+    line 8, chat.system: must be what the model is told first, as a string, not an integer
+    line 9, chat.temperature: is out of range; it goes from 0 to 2
+    line 10, chat.max_tokens: is out of range; it goes from 1 to 1000000
+    line 11, chat.history: must be a whole number, not a float
+    line 12, chat.stream: is an unknown key; known here: api_key, backend, base_url, history, max_tokens, model, system, temperature, timeout
+    line 14, chat.timeout.connect: `1ms` is out of range; it goes from 100ms to 1m
+    line 15, chat.timeout.first: is an unknown key; known here: between_tokens, connect, first_token
+    "#);
+    let mistakes = mistakes(
+        "[http]\n[chat]\nbase_url = \"ftp://x\"\nmodel = \" \"\ntemperature = nan\nhistory = -1\nmax_tokens = 99_999_999_999\n",
+    );
+    insta::assert_snapshot!(mistakes, @"
+    line 3, chat.base_url: `ftp://x` is not an http or https address
+    line 4, chat.model: is empty
+    line 5, chat.temperature: is out of range; it goes from 0 to 2
+    line 6, chat.history: is out of range; it goes from 0 to 200
+    line 7, chat.max_tokens: is out of range; it goes from 1 to 1000000
+    ");
 }
 
 #[test]
@@ -175,6 +259,14 @@ fn the_plan_names_what_changes_and_what_it_costs() {
             .replace("[::1]:8080", "[::1]:8081")
             .replace("127.0.0.1:9/", "127.0.0.1:10")
             .replace("\"debug\"", "\"info\"")
+            .replace(":11434/v1/", ":8000/v1")
+            .replace("llama3.2", "llama4")
+            .replace("{ env = \"KEY\" }", "{ env = \"OTHER\" }")
+            .replace("Be brief.", &"Be brief and friendly. ".repeat(4))
+            .replace("temperature = 0.25\n", "")
+            .replace("max_tokens = 1_000", "max_tokens = 2_000")
+            .replace("history = 6", "history = 0")
+            .replace("\"500ms\"", "\"1s\"")
             .replace("{ env = \"TOKEN\" }", "{ env = \"OTHER\" }"),
     );
     let steps: Vec<String> = plan(&old, &new).iter().map(ToString::to_string).collect();
@@ -182,8 +274,19 @@ fn the_plan_names_what_changes_and_what_it_costs() {
     discord.token: environment variable `TOKEN`, secret `arn:aws:secretsmanager:eu-west-1:123456789012:secret:bot-AbCdEf` (key `T`) → environment variable `OTHER`, secret `arn:aws:secretsmanager:eu-west-1:123456789012:secret:bot-AbCdEf` (key `T`)
     discord.api_url: http://127.0.0.1:9 → http://127.0.0.1:10 (new Discord session)
     http.listen: [::1]:8080 → [::1]:8081 (rebinds)
+    chat.base_url: http://127.0.0.1:11434/v1 → http://127.0.0.1:8000/v1
+    chat.model: llama3.2 → llama4
+    chat.api_key: environment variable `KEY`, file `/run/secrets/key` → environment variable `OTHER`, file `/run/secrets/key`
+    chat.system: `Be brief.` → `Be brief and friendly. Be brief and friendly. Be brief and f…`
+    chat.temperature: 0.25 → the API's own
+    chat.max_tokens: 1000 → 2000
+    chat.history: 6 → 0
+    chat.timeout.connect: 500ms → 1s
     log.level: debug → info
     ");
+    let echo = load(&FULL.replace("backend = \"openai\"", "backend = \"echo\""));
+    let steps: Vec<String> = plan(&old, &echo).iter().map(ToString::to_string).collect();
+    assert_eq!(steps, ["chat.backend: openai → echo"]);
     let without = load("environment = \"test\"\n[http]\nlisten = \"[::1]:8080\"\nmax_body = \"1MiB\"\n");
     let steps: Vec<String> = plan(&old, &without).iter().map(ToString::to_string).collect();
     assert_eq!(steps.first().map(String::as_str), Some("[discord]: on → off (new Discord session)"));

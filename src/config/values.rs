@@ -3,6 +3,8 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use toml::de::DeValue;
+
 use super::document::{Table, quote};
 
 impl Table<'_> {
@@ -40,6 +42,76 @@ impl Table<'_> {
             return None;
         }
         Some(value)
+    }
+
+    /// A whole number within `bounds`.
+    pub(super) fn integer(&mut self, key: &'static str, bounds: RangeInclusive<u32>) -> Option<u32> {
+        let entry = self.entry(key)?;
+        let DeValue::Integer(written) = entry.value else {
+            entry.wrong_type("a whole number");
+            return None;
+        };
+        let value = u32::from_str_radix(written.as_str(), written.radix()).ok().filter(|value| bounds.contains(value));
+        if value.is_none() {
+            entry.mistake(format!("is out of range; it goes from {} to {}", bounds.start(), bounds.end()));
+        }
+        value
+    }
+
+    /// A number with up to three decimals, in thousandths, within `bounds`.
+    pub(super) fn number(&mut self, key: &'static str, bounds: RangeInclusive<u32>) -> Option<u32> {
+        let entry = self.entry(key)?;
+        let value: Option<f64> = match entry.value {
+            DeValue::Float(written) => written.as_str().parse().ok(),
+            DeValue::Integer(written) => i32::from_str_radix(written.as_str(), written.radix()).ok().map(f64::from),
+            _ => {
+                entry.wrong_type("a number");
+                return None;
+            }
+        };
+        // Compared as it is written; what is not a number is in no range.
+        let (least, most) = (f64::from(*bounds.start()) / 1_000.0, f64::from(*bounds.end()) / 1_000.0);
+        let Some(value) = value.filter(|value| (least..=most).contains(value)) else {
+            entry.mistake(format!("is out of range; it goes from {least} to {most}"));
+            return None;
+        };
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the bounds are those of u32")]
+        let thousandths = (value * 1_000.0).round() as u32;
+        Some(thousandths)
+    }
+
+    /// A text on one line, neither empty nor longer than `longest` bytes.
+    pub(super) fn line(&mut self, key: &'static str, wanted: &str, longest: usize) -> Option<String> {
+        let entry = self.entry(key)?;
+        let text = entry.text(wanted)?;
+        let flaw = match text {
+            _ if text.trim().is_empty() => "is empty".to_owned(),
+            _ if text.chars().any(char::is_control) => format!("must be {wanted}, on one line"),
+            _ if text.len() > longest => format!("is longer than {longest} bytes"),
+            _ => return Some(text.to_owned()),
+        };
+        entry.mistake(flaw);
+        None
+    }
+
+    /// An http or https address without a trailing slash.
+    pub(super) fn address(&mut self, key: &'static str, example: &str) -> Option<String> {
+        let entry = self.entry(key)?;
+        let text = entry.text(&format!("an address such as \"{example}\""))?;
+        let flaw = match reqwest::Url::parse(text) {
+            Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => {
+                if !url.username().is_empty() || url.password().is_some() {
+                    "must not hold a user name or password".to_owned()
+                } else if url.query().is_some() || url.fragment().is_some() {
+                    "must not hold a query or a fragment".to_owned()
+                } else {
+                    return Some(text.trim_end_matches('/').to_owned());
+                }
+            }
+            _ => format!("{} is not an http or https address", quote(text)),
+        };
+        entry.mistake(flaw);
+        None
     }
 }
 

@@ -15,6 +15,7 @@ use super::event::{ChannelId, Incoming, MessageId};
 use super::lookup::{self, Found};
 use super::rest::RestError;
 use super::{mention, split};
+use crate::chat;
 use crate::service::Live;
 use crate::store::{Attempt, Key, Ledger, Standing, Verdict};
 
@@ -169,7 +170,8 @@ fn mark(reply: &str) -> u64 {
 }
 
 async fn respond(live: &Live, text: &str, message_id: MessageId) -> String {
-    let error = match timeout(RESPOND_TIMEOUT, live.responder.reply(text)).await {
+    // `respond` knows nothing but "echo" yet, whatever answers over HTTP.
+    let error = match timeout(RESPOND_TIMEOUT, chat::echo(live).reply(text)).await {
         Ok(Ok(reply)) => return reply,
         Ok(Err(error)) => format!("{error:#}"),
         Err(_) => format!("no answer within {} s", RESPOND_TIMEOUT.as_secs()),

@@ -1,18 +1,25 @@
-//! `POST /api/chat`: one message in, one reply out.
+//! `POST /api/chat`: one message in, one reply out, whole or piece by piece.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use anyhow::Context;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use http_body_util::BodyExt;
 use serde::{Deserialize, Serialize};
 
 use super::problem::Problem;
+use super::request_id::RequestId;
 use super::router::App;
+use crate::chat::{Ask, Deltas, Failure};
+use crate::service::Live;
+
+mod stream;
 
 /// How much of a body that is too large is read and thrown away, in bytes: a client that is still sending would meet a
 /// reset connection in place of the answer.
@@ -55,16 +62,17 @@ struct Question {
 }
 
 #[derive(Serialize)]
-pub struct Reply {
+struct Reply {
     reply: String,
     conversation: String,
 }
 
-/// Answers with the responder of the configuration that is live when the request comes.
-pub async fn chat(State(app): State<App>, request: Request) -> Result<Json<Reply>, Problem> {
-    let (responder, limit) = {
+/// Answers with the responder of the configuration that is live when the request comes: whole, or as a stream of
+/// server-sent events where the client asks for that.
+pub async fn chat(State(app): State<App>, request: Request) -> Result<Response, Problem> {
+    let (live, limit) = {
         let live = app.live.borrow();
-        (Arc::clone(&live.responder), live.config.http.as_ref().map_or(0, |http| http.max_body))
+        (Arc::clone(&live), live.config.http.as_ref().map_or(0, |http| http.max_body))
     };
     require_json(request.headers())?;
     let (head, body) = request.into_parts();
@@ -82,8 +90,50 @@ pub async fn chat(State(app): State<App>, request: Request) -> Result<Json<Reply
             ));
         }
     };
-    let reply = responder.reply(&question.message).await.map_err(Problem::internal)?;
-    Ok(Json(Reply { reply, conversation }))
+    let exchange = Exchange { app, live, conversation, message: question.message, remembered: AtomicBool::new(false) };
+    if !wants_stream(&head.headers) {
+        let reply = exchange.answer(Deltas::unwanted()).await?;
+        return Ok(Json(Reply { reply, conversation: exchange.conversation }).into_response());
+    }
+    let id = head.extensions.get::<RequestId>().copied().context("a request without an id");
+    let id = id.map_err(|error| Problem::internal(&error))?;
+    stream::answer(Arc::new(exchange), id)
+}
+
+/// One message and all that it takes to answer it.
+struct Exchange {
+    app: App,
+    live: Arc<Live>,
+    conversation: String,
+    message: String,
+    /// What was said is in the memory.
+    remembered: AtomicBool,
+}
+
+impl Exchange {
+    /// Answers it, and remembers what was said where the responder wants to know.
+    async fn answer(&self, deltas: Deltas) -> Result<String, Failure> {
+        let earlier = self.app.memory.recent(&self.conversation, self.live.config.chat.history());
+        let ask = Ask { message: &self.message, earlier: &earlier };
+        let answer = self.live.responder.answer(ask, deltas).await?;
+        self.remember(&answer);
+        Ok(answer)
+    }
+
+    fn remember(&self, answer: &str) {
+        if self.remembered.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        self.app.memory.add(&self.conversation, self.live.config.chat.history(), &self.message, answer);
+    }
+}
+
+/// Whether the client names server-sent events among what it accepts.
+fn wants_stream(headers: &HeaderMap) -> bool {
+    let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let mut essences =
+        accepted.flat_map(|value| value.split(',')).map(|kind| kind.split(';').next().unwrap_or_default());
+    essences.any(|essence| essence.trim().eq_ignore_ascii_case("text/event-stream"))
 }
 
 fn require_json(headers: &HeaderMap) -> Result<(), Problem> {
@@ -119,7 +169,7 @@ async fn read(app: &App, headers: &HeaderMap, mut body: Body, limit: u64) -> Res
                 break;
             }
         }
-        Ok(())
+        Ok::<(), Problem>(())
     };
     let too_slow = || Problem::new(StatusCode::REQUEST_TIMEOUT, "the request's body took too long to come");
     tokio::select! {

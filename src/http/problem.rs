@@ -1,15 +1,18 @@
 //! Errors as clients see them: `application/problem+json` (RFC 9457), opaque where the fault is ours.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, header};
 use axum::response::IntoResponse;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::request_id::RequestId;
 use super::router::App;
+use crate::chat::{Failure, Why};
 use crate::config::Environment;
+use crate::service::Live;
 
 /// An answer that says what went wrong. The outermost layer writes its body, as only that knows the request's id.
 #[derive(Clone, Debug)]
@@ -17,28 +20,36 @@ pub struct Problem {
     status: StatusCode,
     detail: String,
     /// What really happened, for the journal.
-    cause: Option<Arc<anyhow::Error>>,
+    cause: Option<Cause>,
+    retry_after: Option<Duration>,
+}
+
+#[derive(Clone, Debug)]
+struct Cause {
+    text: Arc<str>,
+    /// A fault of perch's own, and not of what it depends on.
+    ours: bool,
 }
 
 impl Problem {
     /// A problem whose `detail` the client may read.
     pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
-        Problem { status, detail: detail.into(), cause: None }
+        Problem { status, detail: detail.into(), cause: None, retry_after: None }
     }
 
     /// A fault of ours: the client learns the request's id, and the journal the cause.
-    pub fn internal(cause: anyhow::Error) -> Self {
+    pub fn internal(cause: &anyhow::Error) -> Self {
         Problem {
             status: StatusCode::INTERNAL_SERVER_ERROR,
             detail: "perch could not answer this; the operator finds the cause in the journal under the request id"
                 .to_owned(),
-            cause: Some(Arc::new(cause)),
+            cause: Some(Cause { text: format!("{cause:#}").into(), ours: true }),
+            retry_after: None,
         }
     }
 
-    /// The answer for request `id`. Logs the cause, if there is one.
-    pub(super) fn render(self, id: RequestId, app: &App, headers: &mut HeaderMap) -> Response<Body> {
-        let live = Arc::clone(&app.live.borrow());
+    /// The problem as a document, for request `id`. Logs the cause, if there is one.
+    pub(super) fn tell(&self, id: RequestId, live: &Live) -> Value {
         let mut body = json!({
             "type": "about:blank",
             "title": self.status.canonical_reason().unwrap_or("Error"),
@@ -46,23 +57,52 @@ impl Problem {
             "detail": self.detail,
             "request_id": id.to_string(),
         });
-        if let Some(cause) = self.cause {
+        let Some(Cause { text, ours }) = &self.cause else { return body };
+        let config_version = &live.version;
+        if *ours {
             tracing::error!(
-                service = super::NAME,
-                request_id = %id,
-                config_version = %live.version,
-                "request {id} failed: {cause:#}"
+                service = super::NAME, request_id = %id, config_version = %config_version, "request {id} failed: {text}"
             );
-            if live.config.environment == Environment::Development {
-                body["cause"] = json!(format!("{cause:#}"));
-            }
+        } else {
+            tracing::warn!(
+                service = super::NAME, request_id = %id, config_version = %config_version, "request {id} failed: {text}"
+            );
         }
+        if live.config.environment == Environment::Development {
+            body["cause"] = json!(text.as_ref());
+        }
+        body
+    }
+
+    /// The answer for request `id`.
+    pub(super) fn render(self, id: RequestId, app: &App, headers: &mut HeaderMap) -> Response<Body> {
+        let live = Arc::clone(&app.live.borrow());
+        let body = self.tell(id, &live);
         let mut response = Response::new(Body::from(body.to_string()));
         *response.status_mut() = self.status;
         std::mem::swap(response.headers_mut(), headers);
         response.headers_mut().remove(header::CONTENT_LENGTH);
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if let Some(wait) = self.retry_after {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)));
+        }
         response
+    }
+}
+
+impl From<Failure> for Problem {
+    fn from(failure: Failure) -> Self {
+        let (status, retry_after) = match failure.why {
+            Why::Broken => return Problem::internal(&failure.into()),
+            Why::NotReady => (StatusCode::SERVICE_UNAVAILABLE, None),
+            Why::Busy { retry_after } => (StatusCode::SERVICE_UNAVAILABLE, retry_after),
+            Why::Declined => (StatusCode::UNPROCESSABLE_ENTITY, None),
+            Why::TooLong => (StatusCode::PAYLOAD_TOO_LARGE, None),
+            Why::TimedOut => (StatusCode::GATEWAY_TIMEOUT, None),
+            Why::Refused(_) | Why::Unavailable | Why::CutShort | Why::Nonsense => (StatusCode::BAD_GATEWAY, None),
+        };
+        let cause = Cause { text: failure.to_string().into(), ours: false };
+        Problem { status, detail: failure.why.sentence(), cause: Some(cause), retry_after }
     }
 }
 

@@ -78,8 +78,10 @@ where
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let id = self.layer.ids.next();
+        // For a handler that tells of a problem once its answer has begun.
+        request.extensions_mut().insert(id);
         let answer = self.inner.call(request);
         let app = Arc::clone(&self.layer.app);
         let started = Instant::now();

@@ -21,9 +21,10 @@ use super::metrics::Requests;
 use super::problem::{self, Problem};
 use super::request_id::RequestIdLayer;
 use super::{chat, health, page};
+use crate::chat::Memory;
 use crate::service::Live;
 
-/// How long an answer may take, the request's body included.
+/// How long an answer may take that needs nothing but perch.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What handlers share. It is handed on with every request, so handing it on is one count.
@@ -34,6 +35,7 @@ pub struct Shared {
     pub live: watch::Receiver<Arc<Live>>,
     pub stop: CancellationToken,
     pub conversations: Conversations,
+    pub memory: Memory,
     pub requests: Arc<Requests>,
     /// How many bytes of requests that are still coming are held, in all.
     pub bodies: AtomicUsize,
@@ -41,7 +43,14 @@ pub struct Shared {
 
 impl Shared {
     fn new(live: watch::Receiver<Arc<Live>>, stop: CancellationToken, requests: Arc<Requests>) -> App {
-        Arc::new(Shared { live, stop, conversations: Conversations::new(), requests, bodies: AtomicUsize::new(0) })
+        Arc::new(Shared {
+            live,
+            stop,
+            conversations: Conversations::new(),
+            memory: Memory::default(),
+            requests,
+            bodies: AtomicUsize::new(0),
+        })
     }
 }
 
@@ -68,10 +77,12 @@ pub fn app(live: watch::Receiver<Arc<Live>>, stop: CancellationToken, requests: 
     let routes = Router::new()
         .route("/", get(page::index))
         .route("/assets/{name}", get(page::asset))
-        .route("/api/chat", post(chat::chat))
         .route("/health", get(health::health))
         .route("/ready", get(health::ready))
         .fallback(problem::not_found)
+        .layer(TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, ANSWER_TIMEOUT))
+        // A model may think long; the body and the responder have time-outs of their own.
+        .route("/api/chat", post(chat::chat))
         .method_not_allowed_fallback(problem::method_not_allowed)
         .with_state(Arc::clone(&app));
     layered(routes, app)
@@ -88,9 +99,8 @@ fn layered(router: Router, app: App) -> impl Answers {
         .layer(RequestIdLayer::new(app))
         .layer(CatchPanicLayer::custom(|_: Box<dyn std::any::Any + Send>| {
             // The panic itself is already in the log, with its place.
-            axum::response::IntoResponse::into_response(Problem::internal(anyhow::anyhow!("the handler panicked")))
+            axum::response::IntoResponse::into_response(Problem::internal(&anyhow::anyhow!("the handler panicked")))
         }))
-        .layer(TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, ANSWER_TIMEOUT))
         .map_request(|request: hyper::Request<Incoming>| request.map(Body::new))
         .service(router)
 }

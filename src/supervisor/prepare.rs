@@ -162,7 +162,7 @@ impl Preparation {
         Prepared::Ready(Live {
             change: self.change,
             version: self.version,
-            responder: chat::open(&self.config.chat),
+            responder: chat::responder(&self.config.chat, parts.get(chat::NAME)),
             config: self.config,
             secrets: values,
             parts: ready,

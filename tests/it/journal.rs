@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use perch::chat::Responder;
+use perch::chat::{Ask, Deltas, Failure, Responder, Why};
 use perch::sim::{Fault, Options, Say, Simulator, When};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
@@ -130,8 +130,8 @@ struct Touchy;
 
 #[async_trait]
 impl Responder for Touchy {
-    async fn reply(&self, message: &str) -> anyhow::Result<String> {
-        anyhow::bail!("no answer to {message}")
+    async fn answer(&self, ask: Ask<'_>, _: Deltas) -> Result<String, Failure> {
+        Err(Failure::new(Why::Broken, format!("no answer to {}", ask.message)))
     }
 }
 

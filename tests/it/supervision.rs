@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use perch::chat::Responder;
+use perch::chat::{Ask, Deltas, Failure, Responder};
 use perch::config::Config;
 use perch::discord::{self, Discord};
 use perch::service::{Context, Live, Next, Part, Problem, Service, State};
@@ -25,9 +25,9 @@ struct Touchy;
 
 #[async_trait]
 impl Responder for Touchy {
-    async fn reply(&self, message: &str) -> anyhow::Result<String> {
-        assert!(!message.contains("boo"), "frightened by a word");
-        Ok(message.to_owned())
+    async fn answer(&self, ask: Ask<'_>, _: Deltas) -> Result<String, Failure> {
+        assert!(!ask.message.contains("boo"), "frightened by a word");
+        Ok(ask.message.to_owned())
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use perch::chat::Responder;
+use perch::chat::{Ask, Deltas, Failure, Responder};
 use perch::config::Config;
 use perch::service::{Context, Live, Next, Part, Problem, Service};
 use perch::sim::{DEFAULT_TOKEN, Options, Simulator};
@@ -200,8 +200,8 @@ struct Echo;
 
 #[async_trait]
 impl Responder for Echo {
-    async fn reply(&self, message: &str) -> anyhow::Result<String> {
-        Ok(message.to_owned())
+    async fn answer(&self, ask: Ask<'_>, _: Deltas) -> Result<String, Failure> {
+        Ok(ask.message.to_owned())
     }
 }
 

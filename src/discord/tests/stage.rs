@@ -13,7 +13,7 @@ use tokio::task::{JoinError, JoinHandle};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::chat::Responder;
+use crate::chat::{Ask, Deltas, Failure, Responder, Why};
 use crate::config::Config;
 use crate::discord::account::Account;
 use crate::discord::rest::Rest;
@@ -307,8 +307,8 @@ pub struct Echo;
 
 #[async_trait]
 impl Responder for Echo {
-    async fn reply(&self, message: &str) -> anyhow::Result<String> {
-        Ok(message.to_owned())
+    async fn answer(&self, ask: Ask<'_>, _: Deltas) -> Result<String, Failure> {
+        Ok(ask.message.to_owned())
     }
 }
 
@@ -317,9 +317,9 @@ pub struct PanicsAt(pub &'static str);
 
 #[async_trait]
 impl Responder for PanicsAt {
-    async fn reply(&self, message: &str) -> anyhow::Result<String> {
-        assert_ne!(message, self.0);
-        Ok(message.to_owned())
+    async fn answer(&self, ask: Ask<'_>, _: Deltas) -> Result<String, Failure> {
+        assert_ne!(ask.message, self.0);
+        Ok(ask.message.to_owned())
     }
 }
 
@@ -328,9 +328,9 @@ pub struct Slow(pub Semaphore);
 
 #[async_trait]
 impl Responder for Slow {
-    async fn reply(&self, message: &str) -> anyhow::Result<String> {
-        self.0.acquire().await?.forget();
-        Ok(message.to_owned())
+    async fn answer(&self, ask: Ask<'_>, _: Deltas) -> Result<String, Failure> {
+        self.0.acquire().await.expect("it is never closed").forget();
+        Ok(ask.message.to_owned())
     }
 }
 
@@ -338,8 +338,8 @@ pub struct Broken;
 
 #[async_trait]
 impl Responder for Broken {
-    async fn reply(&self, _message: &str) -> anyhow::Result<String> {
-        anyhow::bail!("the model is out to lunch")
+    async fn answer(&self, _: Ask<'_>, _: Deltas) -> Result<String, Failure> {
+        Err(Failure::new(Why::Broken, "the model is out to lunch"))
     }
 }
 
@@ -348,7 +348,7 @@ pub struct Says(pub String);
 
 #[async_trait]
 impl Responder for Says {
-    async fn reply(&self, _message: &str) -> anyhow::Result<String> {
+    async fn answer(&self, _: Ask<'_>, _: Deltas) -> Result<String, Failure> {
         Ok(self.0.clone())
     }
 }

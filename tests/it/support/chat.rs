@@ -36,6 +36,88 @@ pub fn ask(port: u16, message: &str) -> String {
     answer["reply"].as_str().expect("a reply").to_owned()
 }
 
+/// Posts this body to the chat endpoint.
+#[track_caller]
+pub fn say(port: u16, body: &Value) -> Response {
+    let url = format!("http://127.0.0.1:{port}/api/chat");
+    exchange("POST", &url, &[("Content-Type", "application/json")], body.to_string().as_bytes())
+}
+
+/// An answer that comes as server-sent events.
+pub struct Stream {
+    reader: BufReader<TcpStream>,
+    pub status: u16,
+    /// In lower case.
+    pub head: String,
+}
+
+impl Stream {
+    /// Posts this body and reads the answer's head.
+    #[track_caller]
+    pub fn open(port: u16, body: &Value) -> Self {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        stream.set_read_timeout(Some(SILENCE)).unwrap();
+        let body = body.to_string();
+        let head = format!(
+            "POST /api/chat HTTP/1.1\r\nHost: perch\r\nAccept: text/event-stream\r\nContent-Type: application/json\r\n\
+             Content-Length: {}\r\n\r\n",
+            body.len()
+        );
+        stream.write_all((head + &body).as_bytes()).unwrap();
+        let mut reader = BufReader::new(stream);
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            assert!(reader.read_line(&mut head).unwrap() > 0, "the connection ended in the head: {head}");
+        }
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        Stream { reader, status, head: head.to_ascii_lowercase() }
+    }
+
+    /// The next event's name and data; `None` at the end. Comments are passed over.
+    #[track_caller]
+    pub fn event(&mut self) -> Option<(String, Value)> {
+        loop {
+            // perch writes each event as one chunk.
+            let mut size = String::new();
+            self.reader.read_line(&mut size).unwrap();
+            let size = usize::from_str_radix(size.trim(), 16).unwrap();
+            let mut chunk = vec![0; size + 2];
+            self.reader.read_exact(&mut chunk).unwrap();
+            let text = String::from_utf8(chunk).unwrap();
+            if size == 0 {
+                return None;
+            }
+            if let Some((name, data)) = text.trim().strip_prefix("event: ").and_then(|text| text.split_once("\ndata: "))
+            {
+                return Some((name.to_owned(), serde_json::from_str(data).unwrap()));
+            }
+            assert!(text.starts_with(':'), "neither an event nor a comment: {text}");
+        }
+    }
+
+    /// The text of the next event, which is a piece of the answer.
+    #[track_caller]
+    pub fn delta(&mut self) -> String {
+        let (name, data) = self.event().expect("a piece of the answer");
+        assert_eq!(name, "delta", "{data}");
+        data["text"].as_str().unwrap().to_owned()
+    }
+
+    /// Reads to the end: the text, and the last event.
+    #[track_caller]
+    pub fn rest(mut self) -> (String, String, Value) {
+        let mut text = String::new();
+        loop {
+            let (name, data) = self.event().expect("an event that says how it ended");
+            if name != "delta" {
+                assert!(self.event().is_none(), "more after {name}");
+                return (text, name, data);
+            }
+            text.push_str(data["text"].as_str().unwrap());
+        }
+    }
+}
+
 /// Whether anybody listens at this port of 127.0.0.1.
 pub fn listens(port: u16) -> bool {
     TcpStream::connect(("127.0.0.1", port)).is_ok()

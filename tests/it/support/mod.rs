@@ -9,3 +9,4 @@ pub mod exchange;
 pub mod host;
 pub mod namespace;
 pub mod perch;
+pub mod upstream;

@@ -1,0 +1,80 @@
+//! Why there is no answer: short and honest for the person, with the cause for the journal.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::service::Blame;
+
+/// What kept a responder from answering. It shows as its cause, which is for the journal alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    pub why: Why,
+    cause: String,
+}
+
+/// The kinds of failure that a person is told apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// The backend waits for something: a key, most likely.
+    NotReady,
+    /// The backend has too much to do, or perch asked it too often; it may have said when to come again.
+    Busy { retry_after: Option<Duration> },
+    /// The backend refuses what perch is configured to ask of it.
+    Refused(Blame),
+    /// The backend would answer, but not this message.
+    Declined,
+    /// The conversation is longer than the model can read.
+    TooLong,
+    /// The backend can't be reached, or is in trouble.
+    Unavailable,
+    /// The answer did not begin, or go on, in time.
+    TimedOut,
+    /// The answer ended in the middle.
+    CutShort,
+    /// What came is no answer.
+    Nonsense,
+    /// A fault of perch's own.
+    Broken,
+}
+
+impl Failure {
+    /// A failure with its cause in a sentence for the journal. Nothing secret may be in it.
+    #[must_use]
+    pub fn new(why: Why, cause: impl Into<String>) -> Self {
+        Failure { why, cause: cause.into() }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.cause)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+impl Why {
+    /// What the person is told.
+    #[must_use]
+    pub fn sentence(self) -> String {
+        match self {
+            Why::NotReady => "the chat is not ready yet; try again in a while".to_owned(),
+            Why::Busy { retry_after: Some(wait) } => {
+                format!("the chat has too much to do at the moment; try again in {} s", wait.as_secs().max(1))
+            }
+            Why::Busy { retry_after: None } => {
+                "the chat has too much to do at the moment; try again in a while".to_owned()
+            }
+            Why::Refused(_) => "the chat is not set up right, and can't answer until its operator mends it".to_owned(),
+            Why::Declined => "the chat would not answer this message; try other words".to_owned(),
+            Why::TooLong => {
+                "this is more than the model can read at once; write less, or begin a new conversation".to_owned()
+            }
+            Why::Unavailable => "the chat can't be reached at the moment; try again in a while".to_owned(),
+            Why::TimedOut => "the answer did not come in time; try again".to_owned(),
+            Why::CutShort => "the answer broke off; try again".to_owned(),
+            Why::Nonsense => "what came back was no answer; try again".to_owned(),
+            Why::Broken => "the chat failed".to_owned(),
+        }
+    }
+}

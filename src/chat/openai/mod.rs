@@ -1,0 +1,359 @@
+//! Answers by any API that speaks OpenAI's chat completions.
+//!
+//! An [`account`] is the API and the key; [`wire`] and [`events`] are what is said to it and what comes back. Every
+//! answer is asked for as a stream, also where it is wanted whole: only so a model that thinks is told from one that
+//! hangs.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use hyper::body::Bytes;
+use reqwest::{Response, StatusCode, header};
+use secrecy::{ExposeSecret, SecretString};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+use super::standing::{Standing, Tally};
+use super::{Ask, Deltas, Failure, Responder, Why};
+use crate::config;
+use crate::config::secret::SecretRef;
+use crate::service::{Blame, Cause, Problem};
+
+mod account;
+mod events;
+mod wire;
+
+use account::{Account, Trial, reason, retry_after};
+use events::Events;
+use wire::{ApiError, Piece};
+
+/// So often one message is put to the API, as long as nothing has come of it.
+const TRIES: u32 = 3;
+/// Before the second try; it doubles, and is spread by up to a half.
+const PAUSE: Duration = Duration::from_millis(250);
+/// Somebody who is asked to wait longer than this is told so, rather than kept waiting.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// For one answer from its first try to its end, however it trickles.
+const ANSWER_LIMIT: Duration = Duration::from_mins(10);
+/// The longest answer, in bytes; the longest that a model of today writes is a tenth of it.
+const LONGEST_ANSWER: usize = 4 << 20;
+
+/// The responder: one account, and how to ask.
+pub struct OpenAi {
+    account: Arc<Account>,
+    config: config::chat::OpenAi,
+    tally: Arc<Tally>,
+}
+
+impl OpenAi {
+    /// A responder whose key was tried. An account that runs is proven: it is tried again only when somebody `asked`,
+    /// and then an API in trouble does not count against it.
+    ///
+    /// # Errors
+    /// Why it can't be used.
+    pub async fn prepare(
+        config: &config::chat::OpenAi,
+        key: Option<&SecretString>,
+        running: Option<Arc<OpenAi>>,
+        asked: bool,
+    ) -> Result<Arc<OpenAi>, Problem> {
+        let place = config.api_key.as_ref().map_or(&config.place, |key| &key.place);
+        let problem = |cause, text: String| Problem { place: place.clone(), text, cause };
+        if config.api_key.is_some() && key.is_none() {
+            return Err(problem(Cause::Missing, "the key was not found".to_owned()));
+        }
+        if let Some(flaw) = key.and_then(|key| flaw(key.expose_secret())) {
+            return Err(problem(
+                Cause::Refused,
+                format!("{} holds no API key: {flaw}", places(config.api_key.as_ref())),
+            ));
+        }
+        let proven = running.filter(|running| running.account.has(&config.base_url, key));
+        let account = match &proven {
+            Some(proven) if proven.account.connects_within(config.timeout.connect) => Arc::clone(&proven.account),
+            _ => Arc::new(
+                Account::new(&config.base_url, key, config.timeout.connect)
+                    .map_err(|error| problem(Cause::Broken, format!("{error:#}")))?,
+            ),
+        };
+        if proven.is_none() || asked {
+            match (account.try_key().await, &proven) {
+                (Trial::Good, _) | (Trial::Unavailable(_), Some(_)) => {}
+                (Trial::Refused(why), _) => return Err(problem(Cause::Refused, why + &stored(config))),
+                (Trial::Unavailable(why), None) => {
+                    return Err(problem(Cause::Unavailable, format!("can't try the key: {why}")));
+                }
+            }
+        }
+        let tally = match proven {
+            Some(proven) if proven.config.model == config.model => Arc::clone(&proven.tally),
+            _ => Arc::new(Tally::new()),
+        };
+        Ok(Arc::new(OpenAi { account, config: config.clone(), tally }))
+    }
+
+    /// How it fares, now and from now on.
+    pub fn standing(&self) -> watch::Receiver<Standing> {
+        self.tally.watch()
+    }
+
+    pub fn base_url(&self) -> &str {
+        &self.account.base_url
+    }
+
+    pub fn model(&self) -> &str {
+        &self.config.model
+    }
+
+    /// Puts the question, again where that can help, until an answer begins to come.
+    async fn put(&self, body: Vec<u8>, deadline: Instant) -> Result<Response, Failure> {
+        let mut pause = PAUSE;
+        for tried in 1.. {
+            let (failure, wait) = match timeout_at(deadline, self.account.completion(body.clone()).send()).await {
+                Ok(Ok(response)) if response.status().is_success() => return Ok(response),
+                Ok(Ok(response)) => self.judge(response).await,
+                Ok(Err(error)) => {
+                    let again = error.is_connect().then_some(None);
+                    let cause = format!("{} can't be reached: {}", self.account.host, reason(error));
+                    (Failure::new(Why::Unavailable, cause), again)
+                }
+                Err(_) => return Err(self.no_first_token()),
+            };
+            let Some(asked) = wait.filter(|_| tried < TRIES) else { return Err(failure) };
+            // Hosts that failed together shall not come back together.
+            let wait = asked.unwrap_or_else(|| pause.mul_f32(0.5 + fastrand::f32()));
+            if wait > LONGEST_PAUSE || Instant::now() + wait >= deadline {
+                return Err(failure);
+            }
+            sleep(wait).await;
+            pause *= 2;
+        }
+        unreachable!("the last try returns")
+    }
+
+    /// What a refusal means, and whether to try again: after the time that the API asked for, or one of our own.
+    async fn judge(&self, response: Response) -> (Failure, Option<Option<Duration>>) {
+        let status = response.status();
+        let wait = retry_after(&response);
+        if status.is_redirection() {
+            return (Failure::new(Why::Refused(Blame::Configuration), self.account.redirected(&response)), None);
+        }
+        let error = self.account.explanation(response).await;
+        let said = self.account.said(status, &error);
+        let (host, model) = (&self.account.host, &self.config.model);
+        let (why, cause, again) = match status {
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+                let cause = self.account.refused(status, &error) + &stored(&self.config);
+                (Why::Refused(Blame::Credential), cause, None)
+            }
+            StatusCode::PAYMENT_REQUIRED => {
+                (Why::Refused(Blame::Others), format!("{host} wants to be paid first ({said})"), None)
+            }
+            StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => {
+                let cause = format!("{host} has no model `{model}`, or no chat at `base_url` ({said}); mend either");
+                (Why::Refused(Blame::Configuration), cause, None)
+            }
+            StatusCode::TOO_MANY_REQUESTS if error.code == "insufficient_quota" => {
+                let cause = format!("{host} answers no more until the account is paid up ({said})");
+                (Why::Busy { retry_after: None }, cause, None)
+            }
+            StatusCode::TOO_MANY_REQUESTS => {
+                (Why::Busy { retry_after: wait }, format!("{host} was asked too often ({said})"), Some(wait))
+            }
+            StatusCode::PAYLOAD_TOO_LARGE => (Why::TooLong, format!("{host} finds it too long ({said})"), None),
+            _ if status.is_server_error() => (Why::Unavailable, format!("{host} is in trouble ({said})"), Some(wait)),
+            _ if error.code == "context_length_exceeded" => {
+                (Why::TooLong, format!("{host} finds it too long ({said})"), None)
+            }
+            _ if self.is_about_configuration(&error) => {
+                let cause = format!("{host} will not have what it is asked for ({said}); mend the [chat] table");
+                (Why::Refused(Blame::Configuration), cause, None)
+            }
+            _ => (Why::Declined, format!("{host} would not answer ({said})"), None),
+        };
+        (Failure::new(why, cause), again)
+    }
+
+    /// Whether a refusal is about what every message is asked with, and not about this message.
+    fn is_about_configuration(&self, error: &ApiError) -> bool {
+        let param = ["model", "temperature", "max_tokens", "max_completion_tokens"].contains(&error.param.as_str());
+        let word = [&error.code, &error.kind].iter().any(|word| word.contains("model"));
+        param || (error.param.is_empty() && (word || error.message.contains(self.config.model.as_str())))
+    }
+
+    fn no_first_token(&self) -> Failure {
+        let (host, limit) = (&self.account.host, self.config.timeout.first_token.as_secs());
+        Failure::new(Why::TimedOut, format!("{host} began no answer within {limit} s (chat.timeout.first_token)"))
+    }
+
+    async fn ask(&self, ask: Ask<'_>, deltas: Deltas) -> Result<String, Failure> {
+        let deadline = Instant::now() + self.config.timeout.first_token;
+        let body = serde_json::to_vec(&wire::Request::new(&self.config, ask))
+            .map_err(|error| Failure::new(Why::Broken, format!("writing the question: {error}")))?;
+        let response = self.put(body, deadline).await?;
+        Reading { openai: self, deltas, text: String::new(), begun: false, finished: false, deadline }
+            .answer(response)
+            .await
+    }
+}
+
+#[async_trait]
+impl Responder for OpenAi {
+    async fn answer(&self, ask: Ask<'_>, deltas: Deltas) -> Result<String, Failure> {
+        let answer = timeout(ANSWER_LIMIT, self.ask(ask, deltas)).await.unwrap_or_else(|_| {
+            let cause = format!("{} did not end within {} s", self.account.host, ANSWER_LIMIT.as_secs());
+            Err(Failure::new(Why::TimedOut, cause))
+        });
+        match &answer {
+            Ok(_) => self.tally.answered(),
+            Err(failure) => self.tally.failed(failure),
+        }
+        answer
+    }
+}
+
+/// An answer on its way.
+struct Reading<'a> {
+    openai: &'a OpenAi,
+    deltas: Deltas,
+    text: String,
+    /// Something came, if not of the text.
+    begun: bool,
+    /// The model has no more to say.
+    finished: bool,
+    /// When the next piece has to be there.
+    deadline: Instant,
+}
+
+impl Reading<'_> {
+    async fn answer(mut self, mut response: Response) -> Result<String, Failure> {
+        let streamed = is_stream(&response);
+        let mut events = Events::default();
+        let mut whole = Vec::new();
+        while let Some(bytes) = self.next(&mut response).await? {
+            if !streamed {
+                if whole.len() + bytes.len() > LONGEST_ANSWER {
+                    return Err(self.nonsense("an answer without end"));
+                }
+                whole.extend_from_slice(&bytes);
+                continue;
+            }
+            let came = events.read(&bytes).map_err(|broken| self.nonsense(&broken.to_string()))?;
+            if came.is_empty() {
+                continue;
+            }
+            for data in came {
+                if self.take(&data).await? {
+                    return self.end();
+                }
+            }
+            // Counted from here: how fast the person reads is not the API's fault.
+            self.deadline = Instant::now() + self.openai.config.timeout.between_tokens;
+        }
+        if !streamed {
+            // Some servers pass over the wish for a stream.
+            self.add(self.read(&whole)?).await?;
+        } else if let Some(data) = events.end().map_err(|broken| self.nonsense(&broken.to_string()))? {
+            self.take(&data).await?;
+        }
+        if !self.finished {
+            let host = &self.openai.account.host;
+            return Err(Failure::new(Why::CutShort, format!("{host} ended the stream in the middle of an answer")));
+        }
+        self.end()
+    }
+
+    /// The next bytes, or `None` at the end.
+    async fn next(&self, response: &mut Response) -> Result<Option<Bytes>, Failure> {
+        let host = &self.openai.account.host;
+        match timeout_at(self.deadline, response.chunk()).await {
+            Ok(Ok(bytes)) => Ok(bytes),
+            // Nothing is missing: the connection was not ended as it should be.
+            Ok(Err(_)) if self.finished => Ok(None),
+            Ok(Err(error)) => {
+                let cause = format!("{host} broke off in the middle of an answer: {}", reason(error));
+                Err(Failure::new(Why::CutShort, cause))
+            }
+            Err(_) if self.begun => {
+                let limit = self.openai.config.timeout.between_tokens.as_secs();
+                let cause = format!("{host} paused its answer for {limit} s (chat.timeout.between_tokens)");
+                Err(Failure::new(Why::TimedOut, cause))
+            }
+            Err(_) => Err(self.openai.no_first_token()),
+        }
+    }
+
+    /// Takes one event, and says whether it was the last.
+    async fn take(&mut self, data: &str) -> Result<bool, Failure> {
+        if data.trim() == wire::DONE {
+            self.finished = true;
+            return Ok(true);
+        }
+        let piece = self.read(data.as_bytes())?;
+        self.begun = true;
+        self.add(piece).await?;
+        Ok(false)
+    }
+
+    fn read(&self, data: &[u8]) -> Result<Piece, Failure> {
+        let account = &self.openai.account;
+        wire::read(data).map_err(|error| match error {
+            Some(error) => {
+                let why = if self.text.is_empty() { Why::Unavailable } else { Why::CutShort };
+                Failure::new(why, format!("{} failed at the answer: {}", account.host, account.clean(&error.message)))
+            }
+            None => self.nonsense(&account.clean(&String::from_utf8_lossy(data))),
+        })
+    }
+
+    async fn add(&mut self, piece: Piece) -> Result<(), Failure> {
+        self.finished |= piece.last;
+        if piece.text.is_empty() {
+            return Ok(());
+        }
+        if self.text.len() + piece.text.len() > LONGEST_ANSWER {
+            return Err(self.nonsense("an answer without end"));
+        }
+        self.text.push_str(&piece.text);
+        self.deltas.send(&piece.text).await;
+        Ok(())
+    }
+
+    fn end(self) -> Result<String, Failure> {
+        if self.text.is_empty() {
+            return Err(self.nonsense("an answer without a word in it"));
+        }
+        Ok(self.text)
+    }
+
+    fn nonsense(&self, what: &str) -> Failure {
+        Failure::new(Why::Nonsense, format!("what {} sent is no answer: {what}", self.openai.account.host))
+    }
+}
+
+fn is_stream(response: &Response) -> bool {
+    let kind = response.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    kind.trim_start().to_ascii_lowercase().starts_with("text/event-stream")
+}
+
+/// Where a better key would go, to be said after a refusal.
+fn stored(config: &config::chat::OpenAi) -> String {
+    config.api_key.as_ref().map(|key| format!(" in {}", places(Some(key)))).unwrap_or_default()
+}
+
+fn places(key: Option<&SecretRef>) -> String {
+    key.map(|key| key.places.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or ")).unwrap_or_default()
+}
+
+/// Why `key` can't be one, in words that repeat nothing of it.
+fn flaw(key: &str) -> Option<&'static str> {
+    match key {
+        "" => Some("it is empty"),
+        _ if key.starts_with("Bearer ") => Some("it begins with \"Bearer \", which does not belong to the key"),
+        _ if key.contains(['\n', '\r']) => Some("it has a line break in it"),
+        _ if key.contains(char::is_whitespace) => Some("it has white space in it"),
+        _ if !key.chars().all(|c| c.is_ascii_graphic()) => Some("it has characters in it that no key has"),
+        _ => None,
+    }
+}

@@ -1,0 +1,512 @@
+//! Replies from an OpenAI-compatible API: what it is asked, what comes back, and what people hear when it goes wrong.
+
+use std::io::Write;
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::support::chat::{self, Stream};
+use super::support::discord::Discord;
+use super::support::perch::{Perch, Start, free_port, wait};
+use super::support::upstream::{Fault, MODEL, Then, Unreachable, Upstream, piece};
+
+const KEY: &str = "sk-the-key-of-this-test";
+
+/// perch with an upstream behind its chat, and the key in a file.
+struct Stage {
+    upstream: Upstream,
+    port: u16,
+    key: tempfile::NamedTempFile,
+}
+
+impl Stage {
+    fn new() -> Self {
+        let upstream = Upstream::start();
+        upstream.take_keys(&[KEY]);
+        let stage = Stage { upstream, port: free_port(), key: tempfile::NamedTempFile::new().unwrap() };
+        stage.set_key(KEY);
+        stage
+    }
+
+    fn set_key(&self, key: &str) {
+        std::fs::write(self.key.path(), key).unwrap();
+    }
+
+    /// A configuration whose `[chat]` table has these lines as well.
+    fn config(&self, lines: &str) -> String {
+        format!(
+            "[http]\nlisten = \"127.0.0.1:{}\"\n[reload]\nsecrets = \"1s\"\npoll = \"1s\"\n[chat]\nbackend = \
+             \"openai\"\nbase_url = \"{}\"\nmodel = \"{MODEL}\"\napi_key = {{ file = \"{}\" }}\n{lines}\n",
+            self.port,
+            self.upstream.url(),
+            self.key.path().display(),
+        )
+    }
+
+    fn perch(&self, lines: &str) -> Perch {
+        let perch = Start::with_text(&self.config(lines)).ready();
+        perch.wait_status("the chat", |status| status["services"]["chat"]["state"] == "running");
+        perch
+    }
+}
+
+/// Gives perch another configuration, which must be applied.
+#[track_caller]
+fn reload(perch: &Perch, text: &str) {
+    std::fs::write(perch.config_path(), text).unwrap();
+    let said = perch.verb(&["reload"]);
+    assert_eq!(said.status.code(), Some(0), "{said:?}{}", perch.log_text());
+}
+
+/// The one warning about a request, without the id that differs from run to run, and that id.
+#[track_caller]
+fn the_warning(perch: &Perch) -> (String, String) {
+    let log = perch.log();
+    let entries: Vec<&Value> = log.iter().filter(|entry| !entry["PERCH_REQUEST_ID"].is_null()).collect();
+    assert_eq!(entries.len(), 1, "{}", perch.log_text());
+    assert_eq!(entries[0]["level"], "WARN", "{}", perch.log_text());
+    let id = entries[0]["PERCH_REQUEST_ID"].as_str().unwrap().to_owned();
+    (entries[0]["message"].as_str().unwrap().replace(&id, "ID"), id)
+}
+
+#[test]
+fn an_answer_comes_whole_or_piece_by_piece() {
+    let stage = Stage::new();
+    let perch = stage.perch("system = \"Be a parrot.\"\ntemperature = 0.7\nmax_tokens = 99");
+    assert_eq!(chat::ask(stage.port, "hello there"), "You said: hello there");
+    let asked = stage.upstream.asked().remove(0);
+    assert_eq!(asked.authorization, format!("Bearer {KEY}"));
+    insta::assert_snapshot!(asked.body, @r#"{"max_tokens":99,"messages":[{"content":"Be a parrot.","role":"system"},{"content":"hello there","role":"user"}],"model":"parrot-1","stream":true,"temperature":0.7}"#);
+    let mut stream = Stream::open(stage.port, &json!({ "message": "hello again" }));
+    assert_eq!(stream.status, 200);
+    assert!(stream.head.contains("\r\ncontent-type: text/event-stream\r\n"), "{}", stream.head);
+    assert!(stream.head.contains("\r\ncache-control: no-cache\r\n"), "{}", stream.head);
+    assert!(stream.head.contains("\r\nx-request-id: "), "{}", stream.head);
+    assert_eq!(stream.delta(), "You ");
+    let (rest, name, done) = stream.rest();
+    assert_eq!((&*rest, &*name), ("said: hello again", "done"));
+    let conversation = done["conversation"].as_str().unwrap();
+    let body = json!({ "message": "and on", "conversation": conversation });
+    assert_eq!(chat::say(stage.port, &body).status, 200);
+    assert_eq!(perch.messages("WARN"), [""; 0]);
+}
+
+#[test]
+fn the_echo_streams_as_well() {
+    let port = free_port();
+    let _perch = Start::with_text(&format!("[http]\nlisten = \"127.0.0.1:{port}\"\n")).ready();
+    let mut stream = Stream::open(port, &json!({ "message": "two\nlines" }));
+    assert_eq!(stream.event(), Some(("delta".to_owned(), json!({ "text": "two\nlines" }))));
+    let (name, done) = stream.event().unwrap();
+    assert_eq!((&*name, done["conversation"].as_str().map(str::len)), ("done", Some(32)));
+    assert_eq!(stream.event(), None);
+    let refused = Stream::open(port, &json!({ "message": " " }));
+    assert_eq!(refused.status, 400);
+    assert!(refused.head.contains("\r\ncontent-type: application/problem+json\r\n"), "{}", refused.head);
+}
+
+#[test]
+fn a_conversation_goes_on_from_what_was_said_and_no_further_back_than_history() {
+    let stage = Stage::new();
+    let perch = stage.perch("history = 4");
+    let mut conversation = Value::Null;
+    for message in ["one", "two", "three", "four"] {
+        let answer = chat::say(stage.port, &json!({ "message": message, "conversation": conversation }));
+        let answer: Value = serde_json::from_slice(&answer.body).unwrap();
+        conversation = answer["conversation"].clone();
+    }
+    let sent = |index: usize| {
+        let messages = stage.upstream.asked()[index].body["messages"].clone();
+        let text = |message: &Value| format!("{}: {}", message["role"], message["content"]).replace('"', "");
+        messages.as_array().unwrap().iter().map(text).collect::<Vec<_>>()
+    };
+    assert_eq!(sent(1), ["user: one", "assistant: You said: one", "user: two"]);
+    assert_eq!(
+        sent(3),
+        ["user: two", "assistant: You said: two", "user: three", "assistant: You said: three", "user: four"]
+    );
+    // Somebody else's conversation is another one, and a reload forgets none.
+    chat::ask(stage.port, "elsewhere");
+    assert_eq!(sent(4), ["user: elsewhere"]);
+    reload(&perch, &stage.config("history = 2"));
+    chat::say(stage.port, &json!({ "message": "five", "conversation": conversation }));
+    assert_eq!(sent(5), ["user: four", "assistant: You said: four", "user: five"]);
+    // An answer that the person stopped was said as far as they have read it.
+    stage.upstream.fault(Fault::Stream(piece("Well, ") + &piece("I "), Then::Hang));
+    let mut stopped = Stream::open(stage.port, &json!({ "message": "six", "conversation": conversation }));
+    assert_eq!(stopped.delta() + &stopped.delta(), "Well, I ");
+    drop(stopped);
+    stage.upstream.wait_left(6);
+    wait("the stopped answer to be remembered", || {
+        chat::say(stage.port, &json!({ "message": "seven", "conversation": conversation }));
+        let last = stage.upstream.asked().len() - 1;
+        (sent(last)[..2] == ["user: six", "assistant: Well, I "] || sent(last).contains(&"user: seven".to_owned()))
+            .then_some(())
+    });
+    assert_eq!(sent(7), ["user: six", "assistant: Well, I ", "user: seven"]);
+}
+
+/// What a person, and the journal, are told of one fault, over both ways of asking.
+fn told(lines: &str, faults: &[Fault]) -> String {
+    let stage = Stage::new();
+    let mut told = String::new();
+    for streamed in [false, true] {
+        let perch = stage.perch(&format!("{lines}\n[chat.timeout]\nfirst_token = \"1s\"\nbetween_tokens = \"1s\""));
+        for fault in faults {
+            stage.upstream.fault(fault.clone());
+        }
+        let (text, retry_after, problem) = if streamed {
+            let (text, name, problem) = Stream::open(stage.port, &json!({ "message": "hello" })).rest();
+            assert_eq!(name, "error");
+            (text, None, problem)
+        } else {
+            let answer = chat::post(stage.port, "hello");
+            let problem: Value = serde_json::from_slice(&answer.body).unwrap();
+            assert_eq!(problem["status"], answer.status);
+            (String::new(), answer.header("Retry-After").map(str::to_owned), problem)
+        };
+        let (warning, id) = the_warning(&perch);
+        assert_eq!(problem["request_id"], id.as_str());
+        assert!(!perch.log_text().contains(KEY));
+        let warning = warning.replace(&stage.upstream.host(), "HOST");
+        let warning = warning.replace(&stage.key.path().display().to_string(), "KEY-FILE");
+        let one = format!(
+            "{}{} {}: {}{}\n",
+            if text.is_empty() { String::new() } else { format!("after {text:?}: ") },
+            problem["status"],
+            problem["title"].as_str().unwrap(),
+            problem["detail"].as_str().unwrap(),
+            retry_after.map(|wait| format!(" (Retry-After: {wait})")).unwrap_or_default(),
+        );
+        // Told once where both ways tell the same.
+        if !told.contains(&one) {
+            told += &one;
+        }
+        if !told.contains(&warning) {
+            told += &warning;
+            told.push('\n');
+        }
+    }
+    told
+}
+
+fn refuse(status: u16, headers: &'static str, message: &str) -> Fault {
+    Fault::Refuse(status, headers, json!({ "error": { "message": message } }))
+}
+
+#[test]
+fn a_key_that_is_refused_is_no_secret_to_the_journal_and_none_of_the_persons_business() {
+    let said = format!("Incorrect API key provided: {KEY}");
+    insta::assert_snapshot!(told("", &[refuse(401, "", &said)]), @"
+    502 Bad Gateway: the chat is not set up right, and can't answer until its operator mends it
+    request ID failed: HOST refused the key (401: Incorrect API key provided: [redacted]); store a good one in file `KEY-FILE`
+    ");
+}
+
+#[test]
+fn asked_too_often_it_says_when_to_come_again() {
+    insta::assert_snapshot!(told("", &[refuse(429, "Retry-After: 42\r\n", "slow down")]), @"
+    503 Service Unavailable: the chat has too much to do at the moment; try again in 42 s (Retry-After: 42)
+    request ID failed: HOST was asked too often (429: slow down)
+    503 Service Unavailable: the chat has too much to do at the moment; try again in 42 s
+    ");
+}
+
+#[test]
+fn an_upstream_in_trouble_is_asked_three_times() {
+    let trouble = refuse(500, "", "");
+    insta::assert_snapshot!(told("", &[trouble.clone(), trouble.clone(), trouble]), @"
+    502 Bad Gateway: the chat can't be reached at the moment; try again in a while
+    request ID failed: HOST is in trouble (500)
+    ");
+}
+
+#[test]
+fn an_upstream_that_hangs_is_left() {
+    insta::assert_snapshot!(told("", &[Fault::Silence]), @"
+    504 Gateway Timeout: the answer did not come in time; try again
+    request ID failed: HOST began no answer within 1 s (chat.timeout.first_token)
+    ");
+    // Comments keep a connection alive and are no answer.
+    insta::assert_snapshot!(told("", &[Fault::Stream(": still here\n\n".to_owned(), Then::Hang)]), @"
+    504 Gateway Timeout: the answer did not come in time; try again
+    request ID failed: HOST began no answer within 1 s (chat.timeout.first_token)
+    ");
+    insta::assert_snapshot!(told("", &[Fault::Stream(piece("Well, "), Then::Hang)]), @r#"
+    504 Gateway Timeout: the answer did not come in time; try again
+    request ID failed: HOST paused its answer for 1 s (chat.timeout.between_tokens)
+    after "Well, ": 504 Gateway Timeout: the answer did not come in time; try again
+    "#);
+}
+
+#[test]
+fn a_stream_that_is_cut_is_told_from_one_that_ends() {
+    insta::assert_snapshot!(told("", &[Fault::Stream(piece("Well, "), Then::Cut)]), @r#"
+    502 Bad Gateway: the answer broke off; try again
+    request ID failed: HOST broke off in the middle of an answer: unexpected EOF during chunk size line
+    after "Well, ": 502 Bad Gateway: the answer broke off; try again
+    "#);
+    insta::assert_snapshot!(told("", &[Fault::Stream(piece("Well, "), Then::End)]), @r#"
+    502 Bad Gateway: the answer broke off; try again
+    request ID failed: HOST ended the stream in the middle of an answer
+    after "Well, ": 502 Bad Gateway: the answer broke off; try again
+    "#);
+}
+
+#[test]
+fn nonsense_in_a_stream_is_not_passed_on() {
+    let nonsense = piece("Well, ") + "data: <html>Bad\u{7}   gateway</html>\n\n";
+    insta::assert_snapshot!(told("", &[Fault::Stream(nonsense, Then::Hang)]), @r#"
+    502 Bad Gateway: what came back was no answer; try again
+    request ID failed: what HOST sent is no answer: <html>Bad gateway</html>
+    after "Well, ": 502 Bad Gateway: what came back was no answer; try again
+    "#);
+    insta::assert_snapshot!(told("", &[Fault::Stream("x".repeat(300 << 10), Then::Hang)]), @"
+    502 Bad Gateway: what came back was no answer; try again
+    request ID failed: what HOST sent is no answer: an event of more than 256 KiB
+    ");
+    insta::assert_snapshot!(told("", &[Fault::Stream("data: [DONE]\n\n".to_owned(), Then::End)]), @"
+    502 Bad Gateway: what came back was no answer; try again
+    request ID failed: what HOST sent is no answer: an answer without a word in it
+    ");
+    let failed = piece("Well, ") + "data: {\"error\": {\"message\": \"the server is overloaded\"}}\n\n";
+    insta::assert_snapshot!(told("", &[Fault::Stream(failed, Then::Hang)]), @r#"
+    502 Bad Gateway: the answer broke off; try again
+    request ID failed: HOST failed at the answer: the server is overloaded
+    after "Well, ": 502 Bad Gateway: the answer broke off; try again
+    "#);
+}
+
+#[test]
+fn what_is_refused_says_whose_fault_it_is() {
+    insta::assert_snapshot!(told("", &[refuse(404, "", "The model `x` does not exist")]), @"
+    502 Bad Gateway: the chat is not set up right, and can't answer until its operator mends it
+    request ID failed: HOST has no model `parrot-1`, or no chat at `base_url` (404: The model `x` does not exist); mend either
+    ");
+    let invalid = json!({ "error": { "message": "Invalid model", "type": "invalid_model", "code": 400 } });
+    insta::assert_snapshot!(told("", &[Fault::Refuse(400, "", invalid)]), @"
+    502 Bad Gateway: the chat is not set up right, and can't answer until its operator mends it
+    request ID failed: HOST will not have what it is asked for (400: Invalid model); mend the [chat] table
+    ");
+    let long = json!({ "error": { "message": "maximum context length", "code": "context_length_exceeded" } });
+    insta::assert_snapshot!(told("", &[Fault::Refuse(400, "", long)]), @"
+    413 Payload Too Large: this is more than the model can read at once; write less, or begin a new conversation
+    request ID failed: HOST finds it too long (400: maximum context length)
+    ");
+    insta::assert_snapshot!(told("", &[refuse(400, "", "flagged by moderation")]), @"
+    422 Unprocessable Entity: the chat would not answer this message; try other words
+    request ID failed: HOST would not answer (400: flagged by moderation)
+    ");
+    insta::assert_snapshot!(told("", &[refuse(307, "Location: https://elsewhere.test/\r\n", "")]), @"
+    502 Bad Gateway: the chat is not set up right, and can't answer until its operator mends it
+    request ID failed: HOST sends elsewhere (307 Temporary Redirect, to https://elsewhere.test/); name the right address with `base_url`
+    ");
+}
+
+#[test]
+fn trouble_that_passes_is_not_noticed() {
+    let stage = Stage::new();
+    let perch = stage.perch("");
+    stage.upstream.fault(refuse(503, "", "restarting"));
+    stage.upstream.fault(refuse(429, "Retry-After: 1\r\n", "slow down"));
+    let begun = Instant::now();
+    assert_eq!(chat::ask(stage.port, "hello"), "You said: hello");
+    assert!(begun.elapsed() >= Duration::from_secs(1), "the wait that it asked for: {:?}", begun.elapsed());
+    assert_eq!(stage.upstream.asked().len(), 3);
+    // A server that has no streams answers whole.
+    stage.upstream.fault(Fault::Whole("all at once"));
+    assert_eq!(Stream::open(stage.port, &json!({ "message": "hello" })).rest().0, "all at once");
+    // What has begun is never asked for again.
+    stage.upstream.fault(Fault::Stream(piece("Well, "), Then::Cut));
+    assert_eq!(Stream::open(stage.port, &json!({ "message": "hello" })).rest().1, "error");
+    assert_eq!(stage.upstream.asked().len(), 5);
+    assert_eq!(perch.messages("WARN").len(), 1);
+}
+
+#[test]
+fn an_address_that_takes_no_connection_is_given_up_in_time() {
+    let (stage, unreachable) = (Stage::new(), Unreachable::new());
+    let text = stage.config("[chat.timeout]\nconnect = \"100ms\"").replace(&stage.upstream.url(), &unreachable.url());
+    let perch = Start::with_text(&text).ready();
+    let host = unreachable.url().replace("http://", "").replace("/v1", "");
+    let status = perch.status();
+    assert_eq!(status["services"]["chat"]["state"], "waiting");
+    let reason = status["services"]["chat"]["reason"].as_str().unwrap();
+    assert!(
+        reason.ends_with(&format!("can't try the key: {host} can't be reached: no connection in time")),
+        "{reason}"
+    );
+}
+
+#[test]
+fn an_upstream_that_is_gone_is_an_outage() {
+    let stage = Stage::new();
+    let perch = stage.perch("");
+    stage.upstream.close();
+    let answer = chat::post(stage.port, "hello");
+    assert_eq!(answer.status, 502, "{}", answer.text());
+    assert!(answer.text().contains("the chat can't be reached at the moment; try again in a while"));
+    let (warning, _) = the_warning(&perch);
+    let cause = "can't be reached: Connection refused (os error 111)";
+    assert_eq!(warning, format!("request ID failed: {} {cause}", stage.upstream.host()));
+}
+
+#[test]
+fn whoever_goes_away_ends_the_request_behind_it() {
+    let stage = Stage::new();
+    let perch = stage.perch("");
+    stage.upstream.fault(Fault::Stream(piece("Well, "), Then::Hang));
+    let mut stream = Stream::open(stage.port, &json!({ "message": "tell me" }));
+    assert_eq!(stream.delta(), "Well, ");
+    let gone = Instant::now();
+    drop(stream);
+    let left = stage.upstream.wait_left(0);
+    assert!(left < gone + Duration::from_secs(1), "{:?}", left - gone);
+    // Before the first piece, and of an answer that is wanted whole.
+    for (index, accept) in [(1, "text/event-stream"), (2, "application/json")] {
+        stage.upstream.fault(Fault::Silence);
+        let mut client = TcpStream::connect(("127.0.0.1", stage.port)).unwrap();
+        let body = json!({ "message": "tell me" }).to_string();
+        write!(
+            client,
+            "POST /api/chat HTTP/1.1\r\nHost: perch\r\nAccept: {accept}\r\nContent-Type: application/json\r\n\
+             Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
+        .unwrap();
+        stage.upstream.wait_asked(index + 1);
+        let gone = Instant::now();
+        drop(client);
+        let left = stage.upstream.wait_left(index);
+        assert!(left < gone + Duration::from_secs(1), "{accept}: {:?}", left - gone);
+    }
+    assert_eq!(perch.messages("WARN"), [""; 0]);
+    assert_eq!(perch.status()["services"]["chat"]["state"], "running");
+}
+
+#[test]
+fn an_answer_on_its_way_survives_a_reload_and_the_drain_waits_for_it() {
+    let stage = Stage::new();
+    let mut perch = stage.perch("");
+    stage.upstream.fault(Fault::Stream(piece("Well, "), Then::Hang));
+    let mut stream = Stream::open(stage.port, &json!({ "message": "tell me" }));
+    assert_eq!(stream.delta(), "Well, ");
+    reload(&perch, &stage.config("temperature = 1\n[chat.timeout]\nbetween_tokens = \"3s\""));
+    stage.upstream.fault(Fault::Stream(piece("Well, "), Then::Hang));
+    let mut last = Stream::open(stage.port, &json!({ "message": "tell me more" }));
+    assert_eq!(last.delta(), "Well, ");
+    drop(stream);
+    perch.signal("TERM");
+    // Longer than an idle connection is kept by then: the stream ends by its own time-out, with its last event.
+    let (_, name, problem) = last.rest();
+    assert_eq!((&*name, &problem["status"]), ("error", &json!(504)));
+    let ended = Instant::now();
+    assert_eq!(perch.wait().code(), Some(0), "{}", perch.log_text());
+    assert!(ended.elapsed() < Duration::from_secs(5), "{:?}", ended.elapsed());
+}
+
+#[test]
+fn without_its_key_the_chat_alone_waits() {
+    let stage = Stage::new();
+    std::fs::remove_file(stage.key.path()).unwrap();
+    let discord = Discord::start();
+    let text =
+        format!("{}[discord]\ntoken = {{ env = \"TOKEN\" }}\napi_url = \"{}\"\n", stage.config(""), discord.url());
+    let token = [("TOKEN".to_owned(), perch::sim::DEFAULT_TOKEN.to_owned())];
+    let perch = Start::with_text(&text).env(token).ready();
+    let reason = format!(
+        "line 10, chat.api_key: no place has the secret: file `{}`: does not exist",
+        stage.key.path().display()
+    );
+    let status = perch.wait_status("the bot", |status| status["services"]["discord"]["state"] == "running");
+    assert_eq!(status["services"]["chat"]["state"], "waiting");
+    assert_eq!(status["services"]["chat"]["reason"], reason);
+    assert_eq!(discord.ask("anybody?"), "anybody?");
+    for answer in [chat::post(stage.port, "anybody?").text(), {
+        let stream = Stream::open(stage.port, &json!({ "message": "anybody?" }));
+        assert_eq!(stream.status, 503);
+        stream.head
+    }] {
+        assert!(!answer.contains("api_key") && !answer.contains("file"), "{answer}");
+    }
+    let refused = chat::post(stage.port, "anybody?");
+    assert_eq!(refused.status, 503);
+    assert_eq!(refused.header("Content-Type"), Some("application/problem+json"));
+    assert!(refused.text().contains("the chat is not ready yet; try again in a while"), "{}", refused.text());
+    stage.set_key(KEY);
+    perch.wait_status("the chat", |status| status["services"]["chat"]["state"] == "running");
+    assert_eq!(chat::ask(stage.port, "hello"), "You said: hello");
+    assert_eq!(discord.ask("still there?"), "still there?", "the bot echoes, whatever answers over HTTP");
+}
+
+#[test]
+fn a_key_is_tried_before_it_is_taken() {
+    let stage = Stage::new();
+    let perch = stage.perch("");
+    let other = "sk-another-key-of-this-test";
+    // A new one that nobody knows changes nothing.
+    stage.set_key("sk-unknown-key-of-this-test");
+    let said = perch.verb(&["reload"]);
+    assert_eq!(said.status.code(), Some(1), "{said:?}");
+    let said = String::from_utf8_lossy(&said.stderr).into_owned() + &String::from_utf8_lossy(&said.stdout);
+    let host = stage.upstream.host();
+    assert!(said.contains(&format!("line 10, chat.api_key: {host} refused the key (401: Incorrect API key")), "{said}");
+    assert!(!said.contains("sk-unknown"), "{said}");
+    assert_eq!(chat::ask(stage.port, "hello"), "You said: hello");
+    // One that is known takes over, without a restart.
+    stage.upstream.take_keys(&[KEY, other]);
+    stage.set_key(other);
+    wait("the new key", || {
+        chat::ask(stage.port, "hello");
+        (stage.upstream.asked().last()?.authorization == format!("Bearer {other}")).then_some(())
+    });
+}
+
+#[test]
+fn an_upstream_that_is_down_keeps_nothing_else_from_being_reloaded() {
+    let stage = Stage::new();
+    let perch = stage.perch("");
+    stage.upstream.models_fault(Some(refuse(502, "", "down")));
+    reload(&perch, &stage.config("temperature = 0"));
+    assert_eq!(chat::ask(stage.port, "hello"), "You said: hello");
+    assert_eq!(stage.upstream.asked()[0].body["temperature"], 0.0);
+    // Another address is not taken unseen.
+    let text = stage.config("").replace("127.0.0.1:", "localhost:").replace("\"localhost:", "\"127.0.0.1:");
+    std::fs::write(perch.config_path(), &text).unwrap();
+    let refused = perch.verb(&["reload"]);
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    // Where there is no list of models, a key is believed.
+    stage.upstream.models_fault(Some(refuse(404, "", "Not Found")));
+    reload(&perch, &text);
+    assert_eq!(chat::ask(stage.port, "hello"), "You said: hello");
+}
+
+#[test]
+fn how_the_upstream_fares_is_in_the_status() {
+    let stage = Stage::new();
+    let perch = stage.perch("");
+    let wait_for = |wanted: &str| {
+        let status = perch.wait_status(wanted, |status| status["services"]["chat"]["state"] == wanted);
+        status["services"]["chat"]["reason"].as_str().unwrap_or_default().replace(&stage.upstream.host(), "HOST")
+    };
+    assert_eq!(perch.status()["chat"], json!({ "base_url": stage.upstream.url(), "model": MODEL }));
+    stage.upstream.take_keys(&["sk-nobody-has-this-one"]);
+    assert_eq!(chat::post(stage.port, "hello").status, 502);
+    let reason = wait_for("recovering");
+    assert!(reason.starts_with("HOST refused the key (401: "), "{reason}");
+    stage.upstream.take_keys(&[KEY]);
+    chat::ask(stage.port, "hello");
+    wait_for("running");
+    assert!(perch.messages("INFO").contains(&"messages are answered again".to_owned()));
+    // An outage is one after a few messages in vain.
+    for _ in 0..3 {
+        stage.upstream.fault(Fault::Stream(String::new(), Then::Cut));
+        assert_eq!(perch.status()["services"]["chat"]["state"], "running");
+        assert_eq!(chat::post(stage.port, "hello").status, 502);
+    }
+    let reason = wait_for("recovering");
+    assert!(reason.starts_with("HOST broke off in the middle of an answer"), "{reason}");
+    chat::ask(stage.port, "hello");
+    wait_for("running");
+}
