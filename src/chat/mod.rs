@@ -84,6 +84,12 @@ impl Deltas {
         Deltas(None)
     }
 
+    /// Whether anybody wants pieces.
+    #[must_use]
+    pub fn wanted(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// Passes a piece on, and waits until there is room for it.
     pub async fn send(&self, piece: &str) {
         if let Some(sender) = &self.0 {

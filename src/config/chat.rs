@@ -84,7 +84,8 @@ impl fmt::Display for Temperature {
 pub struct Timeout {
     /// Until it takes a connection, TLS included.
     pub connect: Duration,
-    /// From the question to the first piece of the answer, further tries included.
+    /// From the question to the first piece of the answer, further tries included; to all of it, where it is asked for
+    /// whole.
     pub first_token: Duration,
     /// From one piece to the next.
     pub between_tokens: Duration,

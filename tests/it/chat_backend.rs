@@ -2,10 +2,13 @@
 
 use std::io::Write;
 use std::net::TcpStream;
+use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use super::support::aws::Peer;
 use super::support::chat::{self, Stream};
 use super::support::discord::Discord;
 use super::support::perch::{Perch, Start, free_port, wait};
@@ -77,7 +80,7 @@ fn an_answer_comes_whole_or_piece_by_piece() {
     assert_eq!(chat::ask(stage.port, "hello there"), "You said: hello there");
     let asked = stage.upstream.asked().remove(0);
     assert_eq!(asked.authorization, format!("Bearer {KEY}"));
-    insta::assert_snapshot!(asked.body, @r#"{"max_tokens":99,"messages":[{"content":"Be a parrot.","role":"system"},{"content":"hello there","role":"user"}],"model":"parrot-1","stream":true,"temperature":0.7}"#);
+    insta::assert_snapshot!(asked.body, @r#"{"max_tokens":99,"messages":[{"content":"Be a parrot.","role":"system"},{"content":"hello there","role":"user"}],"model":"parrot-1","stream":false,"temperature":0.7}"#);
     let mut stream = Stream::open(stage.port, &json!({ "message": "hello again" }));
     assert_eq!(stream.status, 200);
     assert!(stream.head.contains("\r\ncontent-type: text/event-stream\r\n"), "{}", stream.head);
@@ -86,11 +89,76 @@ fn an_answer_comes_whole_or_piece_by_piece() {
     assert_eq!(stream.delta(), "You ");
     let (rest, name, done) = stream.rest();
     assert_eq!((&*rest, &*name), ("said: hello again", "done"));
+    assert_eq!(stage.upstream.asked()[1].body["stream"], true);
     let conversation = done["conversation"].as_str().unwrap();
     let body = json!({ "message": "and on", "conversation": conversation });
     assert_eq!(chat::say(stage.port, &body).status, 200);
     assert_eq!(perch.messages("WARN"), [""; 0]);
 }
+
+/// perch with somebody else's API behind its chat.
+fn perch_with(base_url: &str, lines: &str) -> (Perch, u16) {
+    let port = free_port();
+    let text = format!(
+        "[http]\nlisten = \"127.0.0.1:{port}\"\n[chat]\nbackend = \"openai\"\nbase_url = \"{base_url}/v1\"\nmodel = \
+         \"gpt-4o-mini\"\n{lines}\n"
+    );
+    let perch = Start::with_text(&text).ready();
+    perch.wait_status("the chat", |status| status["services"]["chat"]["state"] == "running");
+    (perch, port)
+}
+
+#[test]
+fn aimock_takes_perch_for_a_client_of_openai() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let installed = Command::new(root.join("tests/upstreams/install")).status().expect("the script is there");
+    assert!(installed.success(), "tests/upstreams/install failed");
+    let mut node = Command::new("node");
+    node.arg(root.join("target/upstreams/aimock.mjs"));
+    let aimock = Peer::run(node);
+    let (perch, port) = perch_with(&aimock.urls[0], "system = \"Be kind.\"\ntemperature = 1\nmax_tokens = 50");
+    assert_eq!(chat::ask(port, "hello"), "Hello! I am a mock, and happy to be one.");
+    let mut stream = Stream::open(port, &json!({ "message": "and in your language?" }));
+    let first = stream.delta();
+    let (rest, name, _) = stream.rest();
+    assert_eq!((first + &rest, &*name), ("こんにちは — שלום — 🐦".to_owned(), "done"));
+    assert_eq!(chat::post(port, "no fixture is for this").status, 502);
+    let status = perch.wait_status("the refusal", |status| status["services"]["chat"]["state"] == "recovering");
+    let reason = status["services"]["chat"]["reason"].as_str().unwrap();
+    assert!(reason.contains("(404: No fixture matched)"), "{reason}");
+}
+
+#[test]
+fn fakellm_takes_perch_for_a_client_of_openai() {
+    let rules = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(rules.path(), FAKELLM_RULES).unwrap();
+    let fakellm = Peer::start(Path::new("fakellm"), &[rules.path().to_str().unwrap()]);
+    // It has no list of models, so its key is believed.
+    let (perch, port) = perch_with(&fakellm.urls[0], "");
+    assert_eq!(chat::ask(port, "hello"), "Hello from a rule.");
+    let (text, name, done) = Stream::open(port, &json!({ "message": "hello" })).rest();
+    assert_eq!((&*text, &*name), ("Hello from a rule.", "done"));
+    let again = json!({ "message": "what was that?", "conversation": done["conversation"] });
+    let (text, name, _) = Stream::open(port, &again).rest();
+    assert_eq!((&*text, &*name), ("You said hello before.", "done"));
+    assert_eq!(chat::post(port, "too fast").status, 503);
+    assert_eq!(perch.messages("WARN").len(), 1, "{}", perch.log_text());
+}
+
+/// What fakellm answers; the first rule that fits.
+const FAKELLM_RULES: &str = "
+version: 1
+rules:
+  - name: limited
+    when: { messages_contain: too fast }
+    respond: { status: 429, error: slow down }
+  - name: later
+    when: { previous_message_contains: from a rule }
+    respond: { content: You said hello before. }
+  - name: hello
+    when: { messages_contain: hello }
+    respond: { content: Hello from a rule. }
+";
 
 #[test]
 fn the_echo_streams_as_well() {
@@ -314,13 +382,15 @@ fn trouble_that_passes_is_not_noticed() {
     assert_eq!(chat::ask(stage.port, "hello"), "You said: hello");
     assert!(begun.elapsed() >= Duration::from_secs(1), "the wait that it asked for: {:?}", begun.elapsed());
     assert_eq!(stage.upstream.asked().len(), 3);
-    // A server that has no streams answers whole.
+    // A server that has no streams answers whole, and one that knows nothing else in a stream.
     stage.upstream.fault(Fault::Whole("all at once"));
     assert_eq!(Stream::open(stage.port, &json!({ "message": "hello" })).rest().0, "all at once");
+    stage.upstream.fault(Fault::Stream(piece("bit ") + &piece("by bit") + "data: [DONE]\n\n", Then::End));
+    assert_eq!(chat::ask(stage.port, "hello"), "bit by bit");
     // What has begun is never asked for again.
     stage.upstream.fault(Fault::Stream(piece("Well, "), Then::Cut));
     assert_eq!(Stream::open(stage.port, &json!({ "message": "hello" })).rest().1, "error");
-    assert_eq!(stage.upstream.asked().len(), 5);
+    assert_eq!(stage.upstream.asked().len(), 6);
     assert_eq!(perch.messages("WARN").len(), 1);
 }
 

@@ -3,11 +3,13 @@
 
     leashed.py SCRIPT [ARGUMENTS]   one of the scripts beside this one
     leashed.py moto                 S3 and Secrets Manager on a free port; prints their URL
+    leashed.py fakellm CONFIG       an OpenAI-compatible API on a free port, with the rules of a file; prints its URL
 """
 
 import logging
 import os
 import runpy
+import socket
 import sys
 import threading
 
@@ -29,10 +31,23 @@ def moto():
     threading.Event().wait()
 
 
+def fakellm(config):
+    os.environ["FAKELLM_CONFIG"] = config
+    import uvicorn
+    from fakellm.server import app
+
+    listener = socket.create_server(("127.0.0.1", 0))
+    host, port = listener.getsockname()
+    print(f"http://{host}:{port}", flush=True)
+    uvicorn.Server(uvicorn.Config(app, log_level="error")).run(sockets=[listener])
+
+
 def main():
     threading.Thread(target=end_with_standard_input, daemon=True).start()
     if sys.argv[1] == "moto":
         return moto()
+    if sys.argv[1] == "fakellm":
+        return fakellm(sys.argv[2])
     sys.argv = sys.argv[1:]
     return runpy.run_path(sys.argv[0], run_name="__main__")
 

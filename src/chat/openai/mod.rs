@@ -1,8 +1,7 @@
 //! Answers by any API that speaks OpenAI's chat completions.
 //!
-//! An [`account`] is the API and the key; [`wire`] and [`events`] are what is said to it and what comes back. Every
-//! answer is asked for as a stream, also where it is wanted whole: only so a model that thinks is told from one that
-//! hangs.
+//! An [`account`] is the API and the key; [`wire`] and [`events`] are what is said to it and what comes back, whole or as a
+//! stream, as whoever waits for it wants it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,6 +35,8 @@ const PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// For one answer from its first try to its end, however it trickles.
 const ANSWER_LIMIT: Duration = Duration::from_mins(10);
+/// For what an API sends after its last event: nothing but the end of the stream.
+const LAST_BYTES: Duration = Duration::from_millis(50);
 /// The longest answer, in bytes; the longest that a model of today writes is a tenth of it.
 const LONGEST_ANSWER: usize = 4 << 20;
 
@@ -189,7 +190,7 @@ impl OpenAi {
 
     async fn ask(&self, ask: Ask<'_>, deltas: Deltas) -> Result<String, Failure> {
         let deadline = Instant::now() + self.config.timeout.first_token;
-        let body = serde_json::to_vec(&wire::Request::new(&self.config, ask))
+        let body = serde_json::to_vec(&wire::Request::new(&self.config, ask, deltas.wanted()))
             .map_err(|error| Failure::new(Why::Broken, format!("writing the question: {error}")))?;
         let response = self.put(body, deadline).await?;
         Reading { openai: self, deltas, text: String::new(), begun: false, finished: false, deadline }
@@ -245,6 +246,8 @@ impl Reading<'_> {
             }
             for data in came {
                 if self.take(&data).await? {
+                    // Read to its end, the connection can be used again.
+                    drop(timeout(LAST_BYTES, response.chunk()).await);
                     return self.end();
                 }
             }
@@ -252,7 +255,7 @@ impl Reading<'_> {
             self.deadline = Instant::now() + self.openai.config.timeout.between_tokens;
         }
         if !streamed {
-            // Some servers pass over the wish for a stream.
+            // As it was asked for; or else the server passes over the wish for a stream.
             self.add(self.read(&whole)?).await?;
         } else if let Some(data) = events.end().map_err(|broken| self.nonsense(&broken.to_string()))? {
             self.take(&data).await?;

@@ -33,8 +33,8 @@ struct Message<'a> {
 }
 
 impl<'a> Request<'a> {
-    /// A request for a streamed answer.
-    pub fn new(config: &'a config::chat::OpenAi, ask: Ask<'a>) -> Self {
+    /// A request for an answer, as a `stream` or whole.
+    pub fn new(config: &'a config::chat::OpenAi, ask: Ask<'a>, stream: bool) -> Self {
         let system = config.system.iter().map(|system| Message { role: "system", content: system });
         let earlier = ask.earlier.iter().map(|turn| Message {
             role: match turn.by {
@@ -49,7 +49,7 @@ impl<'a> Request<'a> {
         Request {
             model: &config.model,
             messages: system.chain(earlier).chain(message).collect(),
-            stream: true,
+            stream,
             temperature: config.temperature.map(|temperature| f64::from(temperature.0) / 1_000.0),
             max_tokens: config.max_tokens.filter(|_| !own),
             max_completion_tokens: config.max_tokens.filter(|_| own),

@@ -321,26 +321,27 @@ impl Fault {
 }
 
 /// A stand-in that runs as a process of its own until it is dropped, or this process is gone.
-struct Peer {
+pub struct Peer {
     process: Child,
-    urls: Vec<String>,
+    pub urls: Vec<String>,
 }
 
 impl Peer {
-    fn start(script: &Path, arguments: &[&str]) -> Self {
-        let mut process = Command::new(python())
-            .arg(support("leashed.py"))
-            .arg(script)
-            .args(arguments)
-            .env("PYTHONDONTWRITEBYTECODE", "1")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("tests/venv has made a Python");
+    /// One that `tests/support/leashed.py` knows.
+    pub fn start(script: &Path, arguments: &[&str]) -> Self {
+        let mut command = Command::new(python());
+        command.arg(support("leashed.py")).arg(script).args(arguments).env("PYTHONDONTWRITEBYTECODE", "1");
+        Self::run(command)
+    }
+
+    /// A program that says first where it is, and ends when its standard input does.
+    pub fn run(mut command: Command) -> Self {
+        let mut process =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("tests/run has installed it");
         let mut line = String::new();
         BufReader::new(process.stdout.take().expect("it is piped")).read_line(&mut line).unwrap();
         let urls: Vec<_> = line.split_whitespace().map(str::to_owned).collect();
-        assert!(!urls.is_empty(), "a stand-in ended before it said where it is: {arguments:?}");
+        assert!(!urls.is_empty(), "a stand-in ended before it said where it is: {command:?}");
         Peer { process, urls }
     }
 }

@@ -70,6 +70,10 @@ pub fn piece(text: &str) -> String {
     format!("data: {chunk}\n\n")
 }
 
+fn completion(text: &str) -> Value {
+    json!({ "choices": [{ "index": 0, "message": { "role": "assistant", "content": text }, "finish_reason": "stop" }] })
+}
+
 impl Upstream {
     pub fn start() -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
@@ -213,10 +217,7 @@ fn converse(stream: &TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
     };
     match fault {
         Some(Fault::Refuse(status, headers, body)) => respond(stream, status, headers, &body),
-        Some(Fault::Whole(text)) => {
-            let message = json!({ "choices": [{ "message": { "content": text }, "finish_reason": "stop" }] });
-            respond(stream, 200, "", &message)
-        }
+        Some(Fault::Whole(text)) => respond(stream, 200, "", &completion(text)),
         Some(Fault::Silence) => hang(stream, state, index),
         Some(Fault::Stream(text, then)) => {
             begin_stream(stream)?;
@@ -230,8 +231,12 @@ fn converse(stream: &TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
             }
         }
         None => {
-            let messages = state.lock().unwrap().asked[index.unwrap_or_default()].body["messages"].clone();
+            let body = state.lock().unwrap().asked[index.unwrap_or_default()].body.clone();
+            let (messages, streamed) = (&body["messages"], body["stream"] == true);
             let said = messages.as_array().unwrap().last().unwrap()["content"].as_str().unwrap().to_owned();
+            if !streamed {
+                return respond(stream, 200, "", &completion(&format!("You said: {said}")));
+            }
             begin_stream(stream)?;
             for word in format!("You said: {said}").split_inclusive(' ') {
                 send(stream, &piece(word))?;
