@@ -144,6 +144,7 @@ fn details(service: &str, details: &Value) -> Vec<String> {
     match service {
         _ if !details.is_object() => Vec::new(),
         "http" => vec![format!("listens on {}", plain(&details["listeners"]))],
+        "chat" => vec![format!("asks {} at {}", plain(&details["model"]), plain(&details["base_url"]))],
         "discord" => {
             let session = if details["session"] == true { "session" } else { "no session" };
             let latency = details["latency_ms"]

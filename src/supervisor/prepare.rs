@@ -162,7 +162,7 @@ impl Preparation {
         Prepared::Ready(Live {
             change: self.change,
             version: self.version,
-            responder: chat::responder(&self.config.chat, parts.get(chat::NAME)),
+            responder: chat::responder(&self.config.chat, ready.get(chat::NAME)),
             config: self.config,
             secrets: values,
             parts: ready,
@@ -209,7 +209,10 @@ impl Preparation {
         let deadline = tokio::time::Instant::now() + limit;
         for wanted in self.config.secrets() {
             let path = &wanted.place.key;
-            if let Some(secret) = &self.simulated {
+            // The simulator's token is for Discord, and would be no key of anybody else's.
+            if let Some(secret) = &self.simulated
+                && path == "discord.token"
+            {
                 values.insert(path.clone(), secret.clone());
                 continue;
             }

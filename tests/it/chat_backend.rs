@@ -561,6 +561,8 @@ fn how_the_upstream_fares_is_in_the_status() {
         status["services"]["chat"]["reason"].as_str().unwrap_or_default().replace(&stage.upstream.host(), "HOST")
     };
     assert_eq!(perch.status()["chat"], json!({ "base_url": stage.upstream.url(), "model": MODEL }));
+    let shown = String::from_utf8(perch.verb(&["status"]).stdout).unwrap();
+    assert!(shown.contains(&format!("asks {MODEL} at {}\n", stage.upstream.url())), "{shown}");
     stage.upstream.take_keys(&["sk-nobody-has-this-one"]);
     assert_eq!(chat::post(stage.port, "hello").status, 502);
     let reason = wait_for("recovering");
