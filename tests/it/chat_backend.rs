@@ -511,6 +511,37 @@ fn without_its_key_the_chat_alone_waits() {
 }
 
 #[test]
+fn a_key_that_is_refused_at_boot_parks_the_chat_alone() {
+    let stage = Stage::new();
+    stage.upstream.take_keys(&["sk-some-other-key-instead"]);
+    let perch = Start::with_text(&stage.config("")).ready();
+    let status = perch.wait_status("the chat parked", |status| status["services"]["chat"]["state"] == "parked");
+    let reason = status["services"]["chat"]["reason"].as_str().unwrap();
+    let (host, key) = (stage.upstream.host(), stage.key.path().display().to_string());
+    let said = "401: Incorrect API key provided: Bearer [redacted].";
+    assert_eq!(
+        reason,
+        format!("line 10, chat.api_key: {host} refused the key ({said}); store a good one in file `{key}`")
+    );
+    assert_eq!(perch.messages("ERROR"), [format!("chat is parked until a person acts: {reason}")]);
+    assert_eq!(chat::post(stage.port, "hello").status, 503);
+    stage.upstream.take_keys(&[KEY]);
+    reload(&perch, &stage.config(""));
+    perch.wait_status("the chat", |status| status["services"]["chat"]["state"] == "running");
+    assert_eq!(chat::ask(stage.port, "hello"), "You said: hello");
+}
+
+#[test]
+fn a_restricted_key_need_not_be_allowed_to_list_models() {
+    let stage = Stage::new();
+    let said = "You have insufficient permissions for this operation. Missing scopes: api.model.read.";
+    stage.upstream.models_fault(Some(refuse(403, "", said)));
+    let perch = stage.perch("");
+    assert_eq!(chat::ask(stage.port, "hello"), "You said: hello");
+    assert_eq!(perch.messages("WARN"), [""; 0]);
+}
+
+#[test]
 fn a_key_is_tried_before_it_is_taken() {
     let stage = Stage::new();
     let perch = stage.perch("");

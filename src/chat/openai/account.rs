@@ -21,6 +21,9 @@ const QUOTE: usize = 300;
 /// A connection that nobody used for so long is closed; many servers close theirs after a minute.
 const IDLE: Duration = Duration::from_secs(50);
 
+/// So many are kept after a rush; each is a file of the process.
+const IDLE_CONNECTIONS: usize = 16;
+
 /// A client of one API with one key.
 pub struct Account {
     client: Client,
@@ -67,6 +70,7 @@ impl Account {
             .default_headers(headers)
             .connect_timeout(connect)
             .pool_idle_timeout(IDLE)
+            .pool_max_idle_per_host(IDLE_CONNECTIONS)
             // A key is meant for the address that the configuration names, and for no other.
             .redirect(reqwest::redirect::Policy::none())
             .build()
