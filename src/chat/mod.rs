@@ -1,4 +1,4 @@
-//! What perch answers: one responder at a time, [`echo`] or [`openai`], behind one trait.
+//! What perch answers: one responder at a time, [`mod@echo`] or [`openai`], behind one trait.
 //!
 //! A responder that needs something of the outside is the part of a service of its own ([`service`]), which tries it
 //! before it is used and tells how it fares ([`standing`]). What keeps it from answering is a [`Failure`]: a sentence
