@@ -5,6 +5,22 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::moment::Moment;
 use super::{Store, signed, unsigned};
 
+pub(super) const TABLES: &str = "
+    -- A change is kept as the JSON that `status` shows of it.
+    CREATE TABLE change (
+        id INTEGER PRIMARY KEY,
+        record TEXT NOT NULL
+    ) STRICT;
+    CREATE TABLE trial (
+        source TEXT PRIMARY KEY,
+        version TEXT NOT NULL,
+        change INTEGER NOT NULL,
+        fate INTEGER NOT NULL,
+        boot INTEGER NOT NULL,
+        reason TEXT NOT NULL
+    ) STRICT;
+";
+
 /// So many changes are kept: years of a host that is left alone, weeks of one that is worked on.
 pub const KEPT: u32 = 1_000;
 

@@ -8,10 +8,10 @@ use std::time::{Duration, SystemTime};
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 use thiserror::Error;
 
-use super::{changes, identifies, ledger, sessions};
+use super::{changes, identifies, ledger, seen, sessions};
 
 /// Each takes the database one version further; `PRAGMA user_version` counts them. What is here once is never changed.
-const MIGRATIONS: [&str; 2] = [
+const MIGRATIONS: &[&str] = &[
     "
     CREATE TABLE bot (
         number INTEGER PRIMARY KEY,
@@ -46,21 +46,8 @@ const MIGRATIONS: [&str; 2] = [
         wall_ms INTEGER NOT NULL
     ) STRICT;
 ",
-    "
-    -- A change is kept as the JSON that `status` shows of it.
-    CREATE TABLE change (
-        id INTEGER PRIMARY KEY,
-        record TEXT NOT NULL
-    ) STRICT;
-    CREATE TABLE trial (
-        source TEXT PRIMARY KEY,
-        version TEXT NOT NULL,
-        change INTEGER NOT NULL,
-        fate INTEGER NOT NULL,
-        boot INTEGER NOT NULL,
-        reason TEXT NOT NULL
-    ) STRICT;
-",
+    changes::TABLES,
+    seen::TABLE,
 ];
 
 /// Somebody who looks at the file with `sqlite3` may hold it for so long.
@@ -159,6 +146,7 @@ pub fn carry(db: &Connection, path: &Path, direction: Direction) -> rusqlite::Re
         sessions::carry(&transaction, from, to)?;
         identifies::carry(&transaction, from, to)?;
         changes::carry(&transaction, from, to)?;
+        seen::carry(&transaction, from, to)?;
         transaction.commit()
     })();
     let detached = db.execute_batch("DETACH DATABASE file");

@@ -15,7 +15,7 @@ const PRUNE_STEP: i64 = 5_000;
 const CARRIED: i64 = 20_000;
 
 /// Source: API Reference, "Snowflakes": milliseconds are above the lowest 22 bits.
-const SNOWFLAKE_MS: u32 = 22;
+pub(super) const SNOWFLAKE_MS: u32 = 22;
 
 const SENDING: i64 = 0;
 
@@ -129,7 +129,7 @@ pub(super) fn prune(db: &Connection) -> rusqlite::Result<bool> {
         let sql = "SELECT max(message), count(*) FROM ledger WHERE bot = ?1";
         let (newest, rows) =
             db.query_row(sql, [bot], |row| Ok((row.get::<_, Option<i64>>(0)?, row.get::<_, i64>(1)?)))?;
-        let oldest = newest.unwrap_or(0).saturating_sub(KEEP_MS << SNOWFLAKE_MS);
+        let oldest = oldest_kept(newest.unwrap_or(0));
         let surplus = (rows - KEEP_ROWS).clamp(0, PRUNE_STEP);
         // The oldest come first in the table: so many of them, as far as they are too old, or too many.
         let sql = "DELETE FROM ledger WHERE bot = ?1 AND message IN
@@ -140,6 +140,11 @@ pub(super) fn prune(db: &Connection) -> rusqlite::Result<bool> {
         }
     }
     Ok(deleted > 0)
+}
+
+/// The oldest message that is still remembered when `newest` is.
+pub(super) fn oldest_kept(newest: i64) -> i64 {
+    newest.saturating_sub(KEEP_MS << SNOWFLAKE_MS)
 }
 
 /// Copies the newest rows. Each database numbers its bots by itself.

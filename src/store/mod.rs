@@ -4,11 +4,11 @@
 //! the same tables are kept in memory, that is said once, and the file is tried again until it takes everything back.
 //!
 //! ```text
-//!   Ledger, Sessions,   ──► Store ──► owner (one thread, one transaction for all that waits) ──► file
-//!   Identifies, Changes                                                                      └──► memory
+//!   Ledger, Sessions, LastSeen, ──► Store ──► owner (one thread, one transaction for all that waits) ──► file
+//!   Identifies, Changes                                                                              └──► memory
 //! ```
 //!
-//! The rest of perch sees [`Ledger`], [`Sessions`], [`Identifies`] and [`Changes`]; SQL stays in here.
+//! The rest of perch sees [`Ledger`], [`Sessions`], [`LastSeen`], [`Identifies`] and [`Changes`]; SQL stays in here.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -29,6 +29,7 @@ mod identifies;
 mod ledger;
 mod moment;
 mod owner;
+mod seen;
 mod sessions;
 #[cfg(test)]
 mod tests;
@@ -37,6 +38,7 @@ pub use changes::{Changes, Fate, KEPT as CHANGES_KEPT, Trial};
 pub use identifies::{Identifies, Spending};
 pub use ledger::{Attempt, Key, Ledger, Standing, Verdict};
 pub use owner::{NAME, Pace};
+pub use seen::{LastSeen, Seen};
 pub use sessions::{Owner as SessionOwner, Saved, Sessions};
 
 /// The database's name in the state directory.
@@ -54,13 +56,15 @@ struct Inner {
     waiting: Mutex<Option<Receiver<Order>>>,
     /// What the gateway said last is worth one write, however often it changes between two.
     session: sessions::Slot,
+    /// Likewise how far each channel was read.
+    seen: seen::Slot,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// What the owner is told.
 enum Order {
     Work(Box<dyn Job>),
-    /// The slot of the session is filled.
+    /// The slot of the session is filled, or that of what was seen.
     Session,
     Close,
 }
@@ -108,6 +112,7 @@ impl Store {
             orders,
             waiting: Mutex::new(Some(waiting)),
             session: sessions::Slot::default(),
+            seen: seen::Slot::default(),
             thread: Mutex::new(None),
         };
         Store(Arc::new(inner))
@@ -129,8 +134,8 @@ impl Store {
     fn begin(&self, directory: Option<PathBuf>, board: Option<Arc<Board>>, pace: Pace) {
         let Some(orders) = lock(&self.0.waiting).take() else { return };
         // The thread holds nothing that keeps the sender alive: it ends when every clone is gone.
-        let slot = self.0.session.clone();
-        let owner = move || owner::Owner::new(directory, board, pace, slot).run(&orders);
+        let slots = (self.0.session.clone(), self.0.seen.clone());
+        let owner = move || owner::Owner::new(directory, board, pace, slots).run(&orders);
         match std::thread::Builder::new().name("store".to_owned()).spawn(owner) {
             Ok(thread) => *lock(&self.0.thread) = Some(thread),
             Err(error) => {
@@ -159,6 +164,12 @@ impl Store {
     #[must_use]
     pub fn sessions(&self) -> Sessions {
         Sessions(self.clone())
+    }
+
+    /// How far each channel was read.
+    #[must_use]
+    pub fn last_seen(&self) -> LastSeen {
+        LastSeen(self.clone())
     }
 
     /// How many IDENTIFYs were sent, and when.

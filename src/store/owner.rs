@@ -15,7 +15,7 @@ use rusqlite::{Connection, Transaction, TransactionBehavior};
 use serde_json::json;
 
 use super::file::{self, Direction, Unusable};
-use super::{FILE, Job, Order, ledger, sessions};
+use super::{FILE, Job, Order, ledger, seen, sessions};
 use crate::service::Board;
 
 /// Whose lines these are in the journal and in `status`.
@@ -45,7 +45,7 @@ pub(super) struct Owner {
     path: Option<PathBuf>,
     board: Option<Arc<Board>>,
     pace: Pace,
-    slot: sessions::Slot,
+    slots: (sessions::Slot, seen::Slot),
     db: Option<Connection>,
     /// The open file; `None` while the database is in memory.
     on_disk: Option<Identity>,
@@ -69,13 +69,18 @@ impl From<Metadata> for Identity {
 }
 
 impl Owner {
-    pub fn new(directory: Option<PathBuf>, board: Option<Arc<Board>>, pace: Pace, slot: sessions::Slot) -> Owner {
+    pub fn new(
+        directory: Option<PathBuf>,
+        board: Option<Arc<Board>>,
+        pace: Pace,
+        slots: (sessions::Slot, seen::Slot),
+    ) -> Owner {
         let now = Instant::now();
         Owner {
             path: directory.map(|directory| directory.join(FILE)),
             board,
             pace,
-            slot,
+            slots,
             db: None,
             on_disk: None,
             full: None,
@@ -127,13 +132,13 @@ impl Owner {
 
     fn commit(&mut self, mut jobs: Vec<Box<dyn Job>>, last: bool) {
         let session_due = self.session_due.is_some_and(|due| due <= Instant::now());
-        let mut pending = sessions::Pending::new();
+        let mut pending = (sessions::Pending::new(), seen::Pending::new());
         // It rides along with any other work.
         if last || session_due || (self.session_due.is_some() && !jobs.is_empty()) {
             self.session_due = None;
-            pending = self.slot.take();
+            pending = (self.slots.0.take(), self.slots.1.take());
         }
-        if jobs.is_empty() && pending.is_empty() {
+        if jobs.is_empty() && pending.0.is_empty() && pending.1.is_empty() {
             return;
         }
         let mut done = self.transaction(&mut jobs, &pending);
@@ -148,7 +153,11 @@ impl Owner {
         }
     }
 
-    fn transaction(&mut self, jobs: &mut [Box<dyn Job>], pending: &sessions::Pending) -> Result<(), Unusable> {
+    fn transaction(
+        &mut self,
+        jobs: &mut [Box<dyn Job>],
+        (sessions, seen): &(sessions::Pending, seen::Pending),
+    ) -> Result<(), Unusable> {
         let Some(db) = &self.db else { return Ok(()) };
         let full = jobs.iter().any(|job| job.durable());
         if self.full != Some(full) {
@@ -156,9 +165,10 @@ impl Owner {
             self.full = Some(full);
         }
         let transaction = Transaction::new_unchecked(db, TransactionBehavior::Immediate)?;
-        for (owner, session) in pending.values() {
+        for (owner, session) in sessions.values() {
             sessions::write(&transaction, owner, session.as_ref())?;
         }
+        seen::write(&transaction, seen)?;
         for job in jobs {
             job.work(&transaction)?;
         }
@@ -241,6 +251,7 @@ impl Owner {
             let more = self.db.as_ref().map(|db| {
                 let transaction = Transaction::new_unchecked(db, TransactionBehavior::Immediate)?;
                 let more = ledger::prune(&transaction)?;
+                seen::prune(&transaction)?;
                 transaction.commit()?;
                 Ok::<_, Unusable>(more)
             });
