@@ -7,6 +7,9 @@ use serde_json::{Map, Value, json};
 use super::snowflake::{Snowflake, iso8601};
 use super::world::{Channel, ChannelKind, Message, Person, Role, World, permission};
 
+/// Source: Channel Resource, "Channel Flags".
+const OBFUSCATED: u64 = 1 << 17;
+
 pub fn user(person: &Person) -> Value {
     json!({
         "id": person.id,
@@ -136,7 +139,8 @@ pub fn guild_create(world: &World, all_members: bool) -> Value {
     object["member_count"] = json!(members.clone().count());
     object["voice_states"] = json!([]);
     object["members"] = members.filter(|person| all_members || person.id == world.bot).map(member).collect();
-    object["channels"] = in_guild().filter(|it| it.kind != ChannelKind::Thread).map(|it| channel(world, it)).collect();
+    object["channels"] =
+        in_guild().filter(|it| it.kind != ChannelKind::Thread).map(|it| channel_event(world, it)).collect();
     object["threads"] = in_guild()
         .filter(|it| it.kind == ChannelKind::Thread && !it.archived && world.bot_sees(it))
         .map(|it| channel(world, it))
@@ -187,6 +191,23 @@ pub fn channel(world: &World, channel: &Channel) -> Value {
         object["default_reaction_emoji"] = Value::Null;
         object["default_sort_order"] = Value::Null;
         object["default_forum_layout"] = json!(0);
+    }
+    object
+}
+
+/// A channel as the gateway shows it: one that the bot may not view has its name and what else tells of it taken away.
+///
+/// Sources: Channel Resource, "Obfuscated Channels"; Change Log, "Channel Obfuscation for Users and Bots".
+pub fn channel_event(world: &World, channel: &Channel) -> Value {
+    let mut object = self::channel(world, channel);
+    if channel.guild.is_some() && !world.bot_sees(channel) {
+        object["name"] = json!("___hidden___");
+        object["flags"] = json!(OBFUSCATED);
+        for field in ["topic", "last_message_id"] {
+            object[field] = Value::Null;
+        }
+        let deny = permission::VIEW_CHANNEL.to_string();
+        object["permission_overwrites"] = json!([{ "id": world.guild.id, "type": 0, "allow": "0", "deny": deny }]);
     }
     object
 }
@@ -287,17 +308,32 @@ pub fn message_event(world: &World, message: &Message, content_intent: bool) -> 
             }
         }
     }
-    if content_intent {
-        return object;
+    if !content_intent {
+        veil(world, message, &mut object);
     }
+    object
+}
+
+/// A message as an application reads it over REST: what the gateway would not show it, REST does not either.
+///
+/// Source: "You Might Not Need a Privileged Intent", "Message Content Intent".
+pub fn message_read(world: &World, message: &Message, content_intent: bool) -> Value {
+    let mut object = self::message(world, message);
+    if !content_intent {
+        veil(world, message, &mut object);
+    }
+    object
+}
+
+/// Takes away what the intent guards.
+fn veil(world: &World, message: &Message, object: &mut Value) {
     if !readable_without_intent(world, message) {
-        hide_content(&mut object);
+        hide_content(object);
     }
     let quoted = message.reply_to.and_then(|id| world.message(message.channel, id));
     if quoted.is_some_and(|quoted| !readable_without_intent(world, quoted)) {
         hide_content(&mut object["referenced_message"]);
     }
-    object
 }
 
 /// The fields the intent guards. Polls are one more; the simulator has none.

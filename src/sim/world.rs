@@ -153,6 +153,8 @@ pub struct Guild {
     pub name: String,
     pub owner: Snowflake,
     pub roles: Vec<Role>,
+    /// Without an outage that takes it away.
+    pub available: bool,
 }
 
 pub struct World {
@@ -209,7 +211,7 @@ impl World {
             bot,
             application: bot,
             people: people.into_iter().map(|person| (person.id, person)).collect(),
-            guild: Guild { id: guild, name: "Birdhouse".to_owned(), owner: fixed(11), roles },
+            guild: Guild { id: guild, name: "Birdhouse".to_owned(), owner: fixed(11), roles, available: true },
             channels: BTreeMap::new(),
         };
         let text = |number, name: &str, topic: &str| Channel {
@@ -229,7 +231,6 @@ impl World {
         };
         let read_only = Access { send: false, ..Access::FULL };
         let hidden = Access { view: false, send: false, history: false };
-        let kind = |kind, channel: Channel| Channel { kind, ..channel };
         let thread = |parent, owner, channel: Channel| Channel {
             kind: ChannelKind::Thread,
             parent: Some(fixed(parent)),
@@ -248,7 +249,11 @@ impl World {
             text(101, "random", "Anything with feathers"),
             Channel { access: read_only, ..text(102, "announcements", "The bot reads here and may not write") },
             Channel { access: hidden, ..text(103, "keepers-only", "The bot can't see this one") },
-            kind(ChannelKind::Forum, text(104, "field-notes", "One sighting a post")),
+            Channel {
+                kind: ChannelKind::Forum,
+                last_message: Some(fixed(105)),
+                ..text(104, "field-notes", "One sighting a post")
+            },
             thread(104, 12, text(105, "A wren in the hedge", "")),
             thread(100, 11, text(106, "nest box", "")),
             direct(200, 11),

@@ -93,6 +93,12 @@ fn make(state: &mut Sim, new: NewChannel) -> Result<Value, Problem> {
         messages: BTreeMap::new(),
     };
     state.world.channels.insert(id, channel.clone());
+    // The last "message" of a forum is a thread. Source: Channel resource, "Channel Structure", `last_message_id`.
+    if let Some(forum) = parent.and_then(|id| state.world.channels.get_mut(&id))
+        && forum.kind == ChannelKind::Forum
+    {
+        forum.last_message = Some(id);
+    }
     announce(state, "CREATE", &channel);
     Ok(overview::channel(state, &channel))
 }
@@ -142,7 +148,7 @@ fn announce(state: &mut Sim, what: &str, channel: &Channel) {
         (false, "UPDATE") => "CHANNEL_UPDATE",
         (false, _) => "CHANNEL_DELETE",
     };
-    let mut object = render::channel(&state.world, channel);
+    let mut object = render::channel_event(&state.world, channel);
     if name == "THREAD_CREATE" {
         object["newly_created"] = Value::Bool(true);
     }

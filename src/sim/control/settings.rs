@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::{Body, Problem};
 use crate::sim::gateway::close;
-use crate::sim::gateway::events::intent;
+use crate::sim::gateway::events::{Event, intent};
 use crate::sim::rate_limit::RateLimits;
 use crate::sim::state::{Outgoing, Shared, State as Sim};
 
@@ -28,6 +28,8 @@ pub struct Settings {
     pub rate_limits: Option<ChangeRateLimits>,
     /// Whether a person takes direct messages, by name.
     pub accepts_direct_messages: Option<std::collections::BTreeMap<String, bool>>,
+    /// Whether the guild is there; an outage takes it away.
+    pub guild_available: Option<bool>,
 }
 
 /// See [`RateLimits`].
@@ -60,6 +62,11 @@ pub fn change(state: &mut Sim, settings: Settings) -> Result<(), Problem> {
     }
     if let Some(ChangeRateLimits { scale, global }) = settings.rate_limits {
         state.limits.set(RateLimits { scale, global });
+    }
+    if let Some(available) = settings.guild_available {
+        let guild = state.world.guild.id;
+        state.world.guild.available = available;
+        state.dispatch(&if available { Event::GuildCreate(guild) } else { Event::GuildDelete(guild) });
     }
     if let Some(tokens) = settings.tokens {
         state.tokens = tokens;

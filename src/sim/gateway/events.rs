@@ -36,6 +36,10 @@ pub enum Event {
         guild: Option<Snowflake>,
         person: Snowflake,
     },
+    /// The guild comes into sight.
+    GuildCreate(Snowflake),
+    /// An outage takes it away. Source: gateway events, "Guild Delete".
+    GuildDelete(Snowflake),
     /// CHANNEL_* and THREAD_*, rendered while the channel was there, and only made for those the bot may see.
     Channel {
         name: &'static str,
@@ -49,6 +53,7 @@ impl Event {
         match self {
             Self::MessageCreate(message) | Self::MessageUpdate(message) => message.guild,
             Self::MessageDelete { guild, .. } | Self::TypingStart { guild, .. } => *guild,
+            Self::GuildCreate(guild) | Self::GuildDelete(guild) => Some(*guild),
             Self::Channel { object, .. } => object["guild_id"].as_str().and_then(|id| id.parse().ok()),
         }
     }
@@ -59,6 +64,8 @@ impl Event {
         let sees = |channel: &Snowflake| world.channels.get(channel).is_none_or(|channel| world.bot_sees(channel));
         let needed = self.intent();
         (intents & needed != 0).then_some(())?;
+        let gone = self.guild().is_some() && !world.guild.available;
+        (!gone || matches!(self, Self::GuildDelete(_))).then_some(())?;
         let content = intents & intent::MESSAGE_CONTENT != 0;
         Some(match self {
             Self::MessageCreate(message) if sees(&message.channel) => {
@@ -78,6 +85,8 @@ impl Event {
                 }
                 ("TYPING_START", object)
             }
+            Self::GuildCreate(_) => ("GUILD_CREATE", render::guild_create(world, intents & intent::GUILD_MEMBERS != 0)),
+            Self::GuildDelete(guild) => ("GUILD_DELETE", json!({ "id": guild, "unavailable": true })),
             Self::Channel { name, object } => (name, object.clone()),
             _ => return None,
         })
@@ -85,7 +94,7 @@ impl Event {
 
     fn intent(&self) -> u64 {
         match self {
-            Self::Channel { .. } => intent::GUILDS,
+            Self::Channel { .. } | Self::GuildCreate(_) | Self::GuildDelete(_) => intent::GUILDS,
             Self::TypingStart { guild: Some(_), .. } => intent::GUILD_MESSAGE_TYPING,
             Self::TypingStart { guild: None, .. } => intent::DIRECT_MESSAGE_TYPING,
             _ if self.guild().is_some() => intent::GUILD_MESSAGES,

@@ -193,6 +193,11 @@ impl State {
         .fold(0, |all, (_, flag)| all | flag)
     }
 
+    /// Whether the application may read what others say to others.
+    pub fn reads_content(&self) -> bool {
+        self.privileged_intents & intent::MESSAGE_CONTENT != 0
+    }
+
     /// Ends every session and its connection.
     pub fn end_sessions(&mut self, code: u16, reason: &str) {
         self.sessions.clear();

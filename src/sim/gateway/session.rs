@@ -9,8 +9,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::events::{Event, intent};
-use crate::sim::render;
+use super::events::Event;
 use crate::sim::snowflake::Snowflake;
 use crate::sim::state::Outgoing;
 use crate::sim::world::World;
@@ -91,9 +90,13 @@ impl Sessions {
             ready["shard"] = json!(shard);
         }
         session.push("READY", &ready, self.keep);
-        if here && new.intents & intent::GUILDS != 0 {
-            let guild = render::guild_create(world, new.intents & intent::GUILD_MEMBERS != 0);
-            session.push("GUILD_CREATE", &guild, self.keep);
+        // "Guilds that are unavailable due to an outage will send a Guild Delete event." Source: gateway events, "Guild
+        // Create".
+        let id_of_guild = world.guild.id;
+        let event =
+            if world.guild.available { Event::GuildCreate(id_of_guild) } else { Event::GuildDelete(id_of_guild) };
+        if here && let Some((name, data)) = event.payload(world, new.intents) {
+            session.push(name, &data, self.keep);
         }
         self.all.insert(id.clone(), session);
         id

@@ -52,7 +52,8 @@ pub async fn guild(State(shared): State<Arc<Shared>>, Path(id): Path<Snowflake>)
     Ok(Json(render::guild(&state.world)))
 }
 
-/// "Does not include threads." Source: Guild resource, "Get Guild Channels".
+/// "Does not include threads", nor what the bot may not view. Sources: Guild resource, "Get Guild Channels"; Channel
+/// resource, "Obfuscated Channels".
 pub async fn guild_channels(
     State(shared): State<Arc<Shared>>,
     Path(id): Path<Snowflake>,
@@ -60,8 +61,8 @@ pub async fn guild_channels(
     let state = shared.state();
     in_guild(&state, id)?;
     let world = &state.world;
-    let channels = world.channels.values().filter(|it| it.guild.is_some() && it.kind != ChannelKind::Thread);
-    Ok(Json(channels.map(|it| render::channel(world, it)).collect()))
+    let seen = |it: &&Channel| it.guild.is_some() && it.kind != ChannelKind::Thread && world.bot_sees(it);
+    Ok(Json(world.channels.values().filter(seen).map(|it| render::channel(world, it)).collect()))
 }
 
 pub async fn active_threads(

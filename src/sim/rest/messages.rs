@@ -55,7 +55,8 @@ pub async fn list(
         return Ok(Json(json!([])));
     }
     let picked = pick(channel, &page, limit);
-    Ok(Json(picked.into_iter().map(|message| render::message(&state.world, message)).collect()))
+    let content = state.reads_content();
+    Ok(Json(picked.into_iter().map(|message| render::message_read(&state.world, message, content)).collect()))
 }
 
 fn pick<'a>(channel: &'a Channel, page: &Page, limit: usize) -> Vec<&'a Message> {
@@ -90,7 +91,7 @@ pub async fn one(
         return Err(ApiError::missing_access());
     }
     let message = state.world.message(channel, id).ok_or_else(ApiError::unknown_message)?;
-    Ok(Json(render::message(&state.world, message)))
+    Ok(Json(render::message_read(&state.world, message, state.reads_content())))
 }
 
 pub async fn edit(

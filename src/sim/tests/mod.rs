@@ -309,9 +309,49 @@ async fn history_is_paged_both_ways() {
         let page = http.get_messages(ChannelId::new(GENERAL), Some(pagination), Some(2)).await.unwrap();
         page.into_iter().map(|message| message.content).collect::<Vec<_>>()
     };
+    assert_eq!(page(After(ids[1])).await, ["", ""], "what others say to others is not the bot's to read");
+    let intents = Some(vec!["message_content".to_owned()]);
+    simulator.change(Settings { privileged_intents: intents, ..Settings::default() }).unwrap();
     assert_eq!(page(After(ids[1])).await, ["3", "2"]);
     assert_eq!(page(Before(ids[2])).await, ["1", "0"]);
     assert_eq!(page(Around(ids[2])).await, ["2", "1"]);
+    simulator.stop().await;
+}
+
+#[tokio::test]
+async fn a_mention_is_read_without_the_intent_and_a_hidden_channel_shows_nothing() {
+    let simulator = simulator().await;
+    let http = http(&simulator);
+    let me = http.get_current_user().await.unwrap();
+    simulator.say(Say::new(format!("<@{}> hello", me.id))).unwrap();
+    assert_eq!(messages_of(&http, GENERAL).await[0].content, format!("<@{}> hello", me.id));
+    simulator.say(Say::new("psst").in_channel("keepers-only")).unwrap();
+    let mut shard = shard(&simulator, config(INTENTS)).await;
+    let guild = next(&mut shard, "GUILD_CREATE").await.unwrap();
+    let channel = |id: &str| guild["channels"].as_array().unwrap().iter().find(|it| it["id"] == id).unwrap();
+    let hidden = channel("1100000000000000103");
+    assert_eq!((&hidden["name"], &hidden["flags"]), (&json!("___hidden___"), &json!(1 << 17)));
+    assert_eq!((&hidden["last_message_id"], &hidden["topic"]), (&Value::Null, &Value::Null));
+    // The last message of a forum is a thread.
+    assert_eq!(channel("1100000000000000104")["last_message_id"], "1100000000000000105");
+    let listed = http.get_channels(1_100_000_000_000_000_001.into()).await.unwrap();
+    assert!(listed.iter().all(|channel| channel.id != ChannelId::new(1_100_000_000_000_000_103)));
+    simulator.stop().await;
+}
+
+#[tokio::test]
+async fn an_outage_takes_the_guild_away_and_brings_it_back() {
+    let simulator = simulator().await;
+    let available = |available| Settings { guild_available: Some(available), ..Settings::default() };
+    simulator.change(available(false)).unwrap();
+    let mut shard = shard(&simulator, config(INTENTS)).await;
+    assert_eq!(next(&mut shard, "GUILD_DELETE").await.unwrap()["unavailable"], true);
+    simulator.say(Say::new("nobody hears it")).unwrap();
+    simulator.change(available(true)).unwrap();
+    let guild = next(&mut shard, "GUILD_CREATE").await.unwrap();
+    assert!(guild["channels"][0]["last_message_id"].is_string());
+    simulator.say(Say::new("again")).unwrap();
+    assert_eq!(next(&mut shard, "MESSAGE_CREATE").await.unwrap()["id"], simulator.messages("general")[1]["id"]);
     simulator.stop().await;
 }
 
