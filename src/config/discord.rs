@@ -1,10 +1,18 @@
 //! `[discord]`: the bot.
 
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
 use super::document::Table;
 use super::secret::{self, SecretRef};
 
 /// Where Discord's REST API lives unless the configuration says otherwise.
 pub const API_URL: &str = "https://discord.com";
+
+/// Up to a day: who asked yesterday has found another way.
+const MAX_AGE_BOUNDS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_hours(24);
+const PER_CHANNEL_BOUNDS: RangeInclusive<u32> = 1..=1_000;
+const TOTAL_BOUNDS: RangeInclusive<u32> = 1..=10_000;
 
 /// The bot.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,6 +22,40 @@ pub struct Discord {
     /// Another address of the REST API, without a trailing slash. It is taken for a proxy that keeps Discord's rate
     /// limits; perch then only obeys the 429s it answers.
     pub api_url: Option<String>,
+    pub catch_up: CatchUp,
+}
+
+/// How much is answered of what was said while there was no session, where the old one can't be resumed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CatchUp {
+    /// What is older is not answered; zero turns it off.
+    pub max_age: Duration,
+    /// How many messages of a channel are answered, the newest.
+    pub per_channel: usize,
+    /// How many are answered in all.
+    pub total: usize,
+}
+
+impl Default for CatchUp {
+    /// An hour is longer than a host takes to be replaced, and an answer that late is still of use. Discord takes an
+    /// answer a second in a channel: a hundred are nearly two minutes, which whoever writes there now waits behind them.
+    fn default() -> CatchUp {
+        CatchUp { max_age: Duration::from_hours(1), per_channel: 100, total: 500 }
+    }
+}
+
+impl CatchUp {
+    fn read(mut table: Table<'_>) -> CatchUp {
+        let default = CatchUp::default();
+        let number = |number: Option<u32>, default| number.and_then(|number| number.try_into().ok()).unwrap_or(default);
+        let catch_up = CatchUp {
+            max_age: table.duration("max_age", MAX_AGE_BOUNDS).unwrap_or(default.max_age),
+            per_channel: number(table.integer("per_channel", PER_CHANNEL_BOUNDS), default.per_channel),
+            total: number(table.integer("total", TOTAL_BOUNDS), default.total),
+        };
+        table.finish();
+        catch_up
+    }
 }
 
 /// What makes the bot's answers.
@@ -27,7 +69,8 @@ impl Discord {
         let token = secret::read(&mut table, "token");
         let respond = table.choice("respond", &[("echo", Respond::Echo)]).unwrap_or(Respond::Echo);
         let api_url = table.address("api_url", API_URL).filter(|url| url != API_URL);
+        let catch_up = table.table("catch_up").map(CatchUp::read).unwrap_or_default();
         table.finish();
-        Discord { token, respond, api_url }
+        Discord { token, respond, api_url, catch_up }
     }
 }

@@ -21,6 +21,7 @@ mod tests;
 mod values;
 
 pub use document::{Document, Mistake, Mistakes, Place};
+pub use values::show_duration;
 
 use document::Table;
 use secret::SecretRef;

@@ -61,6 +61,11 @@ pub fn plan(old: &Config, new: &Config) -> Vec<Step> {
                 discord.api_url.clone().unwrap_or_else(|| super::discord::API_URL.to_owned())
             };
             steps.compare("discord.api_url", &url(old), &url(new), Cost::DiscordSession);
+            let (old, new) = (old.catch_up, new.catch_up);
+            let age = |bounds: super::discord::CatchUp| show_duration(bounds.max_age);
+            steps.compare("discord.catch_up.max_age", &age(old), &age(new), Cost::Nothing);
+            steps.compare("discord.catch_up.per_channel", &old.per_channel, &new.per_channel, Cost::Nothing);
+            steps.compare("discord.catch_up.total", &old.total, &new.total, Cost::Nothing);
         }
         (old, new) => steps.table("[discord]", old.is_some(), new.is_some(), Cost::DiscordSession),
     }

@@ -14,6 +14,11 @@ token = [{ env = "TOKEN" }, { secret = "arn:aws:secretsmanager:eu-west-1:1234567
 respond = "echo"
 api_url = "http://127.0.0.1:9/"
 
+[discord.catch_up]
+max_age = "30m"
+per_channel = 10
+total = 0x20
+
 [http]
 listen = "[::1]:8080"
 max_body = "1MiB"
@@ -67,6 +72,8 @@ fn every_value_is_read() {
         ]
     );
     assert_eq!(discord.api_url.as_deref(), Some("http://127.0.0.1:9"));
+    let catch_up = discord::CatchUp { max_age: Duration::from_mins(30), per_channel: 10, total: 32 };
+    assert_eq!(discord.catch_up, catch_up);
     let http = config.http.clone().expect("there is an [http] table");
     assert_eq!(http.listen.to_string(), "[::1]:8080");
     assert_eq!(http.max_body, 1 << 20);
@@ -87,8 +94,10 @@ fn every_value_is_read() {
 
 #[test]
 fn defaults_are_those_of_the_readme() {
-    let config = load("[http]\n");
+    let config = load("[http]\n[discord]\ntoken = { env = \"TOKEN\" }\n");
     assert_eq!(config.environment, Environment::Production);
+    let catch_up = discord::CatchUp { max_age: Duration::from_hours(1), per_channel: 100, total: 500 };
+    assert_eq!(config.discord.expect("there is a [discord] table").catch_up, catch_up);
     assert_eq!(config.http.expect("there is an [http] table").listen.to_string(), "0.0.0.0:8080");
     assert_eq!(config.reload.poll, Duration::from_secs(10));
 }
@@ -188,6 +197,22 @@ level = "loud"
 }
 
 #[test]
+fn the_bounds_of_a_catch_up_are_numbers_within_reason() {
+    insta::assert_snapshot!(mistakes(r#"
+[discord]
+token = { env = "TOKEN" }
+[discord.catch_up]
+max_age = "48h"
+per_channel = "many"
+total = -1
+"#), @r#"
+    line 5, discord.catch_up.max_age: `48h` is out of range; it goes from 0ms to 24h
+    line 6, discord.catch_up.per_channel: must be a whole number, not a string
+    line 7, discord.catch_up.total: is out of range; it goes from 1 to 10000
+    "#);
+}
+
+#[test]
 fn broken_toml_is_reported_with_the_mistakes_around_it() {
     insta::assert_snapshot!(mistakes("[http]\nlisten = \nport = 1\n\n[reload]\npoll = \"1x\"\n"), @"
     line 2: is not TOML: string values must be quoted, expected literal string
@@ -258,6 +283,8 @@ fn the_plan_names_what_changes_and_what_it_costs() {
         &FULL
             .replace("[::1]:8080", "[::1]:8081")
             .replace("127.0.0.1:9/", "127.0.0.1:10")
+            .replace("max_age = \"30m\"", "max_age = \"2h\"")
+            .replace("total = 0x20", "total = 40")
             .replace("\"debug\"", "\"info\"")
             .replace(":11434/v1/", ":8000/v1")
             .replace("llama3.2", "llama4")
@@ -273,6 +300,8 @@ fn the_plan_names_what_changes_and_what_it_costs() {
     insta::assert_snapshot!(steps.join("\n"), @"
     discord.token: environment variable `TOKEN`, secret `arn:aws:secretsmanager:eu-west-1:123456789012:secret:bot-AbCdEf` (key `T`) → environment variable `OTHER`, secret `arn:aws:secretsmanager:eu-west-1:123456789012:secret:bot-AbCdEf` (key `T`)
     discord.api_url: http://127.0.0.1:9 → http://127.0.0.1:10 (new Discord session)
+    discord.catch_up.max_age: 30m → 2h
+    discord.catch_up.total: 32 → 40
     http.listen: [::1]:8080 → [::1]:8081 (rebinds)
     chat.base_url: http://127.0.0.1:11434/v1 → http://127.0.0.1:8000/v1
     chat.model: llama3.2 → llama4
