@@ -61,7 +61,7 @@ pub async fn answer(job: &Job, live: &watch::Receiver<Arc<Live>>, ledger: &Ledge
         Some(Standing::Settled) => return Outcome::Known,
     }) else {
         // One that an earlier process left is in the ledger, or was settled by now.
-        let Asked::Heard { message, .. } = &job.asked else { return Outcome::Known };
+        let (Asked::Heard { message, .. } | Asked::Missed { message }) = &job.asked else { return Outcome::Known };
         let outcome = fresh(message, &now, &account, ledger).await;
         settle(ledger, key, &outcome);
         return outcome;

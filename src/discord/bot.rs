@@ -9,12 +9,12 @@ use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
-use twilight_model::gateway::CloseCode;
 
-use super::account::{self, Account, PORTAL};
+use super::account::Account;
 use super::answer::Outcome;
 use super::backoff::Backoff;
-use super::channels::{Asked, Channels, Job};
+use super::catch_up::CatchUp;
+use super::channels::{Asked, Channels, Done, Job, Records};
 use super::event::{ChannelId, MessageId};
 use super::gateway::{End, INTENTS, Lost, SHARD};
 use super::identify::Permit;
@@ -36,6 +36,7 @@ pub struct Bot<'a> {
     pub(super) live: watch::Receiver<Arc<Live>>,
     pub(super) reporter: Reporter,
     pub(super) channels: Channels,
+    pub(super) catch_up: CatchUp,
     stop: CancellationToken,
     /// Somebody was told that the connection is gone.
     outage_told: bool,
@@ -56,9 +57,16 @@ pub enum Interrupt {
 pub async fn run(discord: &Discord, context: Context) {
     let Context { mut live, stop, reporter } = context;
     discord.store.rewind();
+    discord.marks.rewind();
     let Some(account) = first_account(&mut live, &stop, &reporter).await else { return };
-    let channels = Channels::new(live.clone(), Arc::clone(&discord.store), discord.memory.ledger());
-    let mut bot = Bot { discord, account, live, reporter, channels, stop, outage_told: false };
+    let records = Records {
+        store: Arc::clone(&discord.store),
+        marks: Arc::clone(&discord.marks),
+        ledger: discord.memory.ledger(),
+    };
+    let channels = Channels::new(live.clone(), records.clone());
+    let catch_up = CatchUp::new(records, discord.patience.history);
+    let mut bot = Bot { discord, account, live, reporter, channels, catch_up, stop, outage_told: false };
     bot.converge().await;
     bot.reporter.state(State::Stopped, "");
 }
@@ -100,6 +108,7 @@ impl Bot<'_> {
                     self.adopt(account).await;
                     let interrupt = self.stay_connected().await;
                     self.tell(|facts| facts.session = false);
+                    self.let_go();
                     match interrupt {
                         Interrupt::Stop => break,
                         Interrupt::Replaced => continue,
@@ -136,6 +145,7 @@ impl Bot<'_> {
             self.discord.store.adopt(self.session_owner()).await;
             if before.is_none_or(|before| before.user.id != self.account.user.id) {
                 self.discord.gate.adopt(bot).await;
+                self.discord.marks.adopt(bot).await;
             }
             let user = self.account.user.clone();
             self.tell(|facts| facts.user = Some(user));
@@ -285,6 +295,11 @@ impl Bot<'_> {
                         return Err(Interrupt::Parked(Blame::Credential, self.refused(&said)));
                     }
                 }
+                step = self.catch_up.next(), if !self.catch_up.idle() => {
+                    if let Some(said) = self.looked(step) {
+                        return Err(Interrupt::Parked(Blame::Credential, self.refused(&said)));
+                    }
+                }
                 output = &mut future => return Ok(output),
             }
         }
@@ -332,8 +347,11 @@ impl Bot<'_> {
     }
 
     /// Counts a message that is dealt with. Returns what Discord said if it refused the token that is in use.
-    pub(super) fn note(&mut self, done: Option<(Arc<Account>, Outcome)>) -> Option<String> {
-        let (account, outcome) = done?;
+    pub(super) fn note(&mut self, done: Option<Done>) -> Option<String> {
+        let Done { account, outcome, missed, .. } = done?;
+        if missed {
+            self.catch_up.answered();
+        }
         self.tell(|facts| match outcome {
             Outcome::Answered => facts.replies += 1,
             Outcome::Known => {}
@@ -366,39 +384,6 @@ impl Bot<'_> {
 
     pub(super) fn tell(&self, change: impl FnOnce(&mut Facts)) {
         self.discord.status.change(&self.discord.gate, &self.reporter, change);
-    }
-
-    fn refused(&self, said: &str) -> String {
-        let live = self.live.borrow();
-        let token = live.config.discord.as_ref().map(|discord| discord.token.clone()).unwrap_or_default();
-        account::refused(said, &token)
-    }
-
-    /// What to do about a close code after which trying again can't help.
-    fn fatal(&self, code: u16) -> (Blame, String) {
-        let reason = match CloseCode::try_from(code) {
-            Ok(CloseCode::AuthenticationFailed) => {
-                return (Blame::Credential, self.refused("gateway close code 4004"));
-            }
-            Ok(CloseCode::DisallowedIntents) => format!(
-                "Discord does not grant the intents perch asks for (gateway close code 4014); turn them on in {PORTAL} → \
-                 the application → Bot → Privileged Gateway Intents, then run `perch reload`"
-            ),
-            Ok(CloseCode::InvalidIntents) => format!(
-                "Discord does not know the intents perch asks for (gateway close code 4013); compare them with {PORTAL} → \
-                 the application → Bot → Privileged Gateway Intents, and update perch"
-            ),
-            Ok(CloseCode::ShardingRequired) => {
-                "Discord requires sharding (gateway close code 4011): the bot is in more \
-                 guilds than one connection may serve, and perch has one; take it out of some"
-                    .to_owned()
-            }
-            _ => format!(
-                "Discord will not talk to this version of perch (gateway close code {code}); update perch, then run \
-                 `perch reload`"
-            ),
-        };
-        (Blame::Configuration, reason)
     }
 }
 

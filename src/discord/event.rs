@@ -2,6 +2,8 @@
 //! elsewhere can't make a message unreadable.
 
 use serde::{Deserialize, Deserializer};
+use serde_json::Value;
+pub use serenity::model::Timestamp;
 pub use serenity::model::channel::MessageType;
 pub use serenity::model::id::{ApplicationId, ChannelId, GuildId, MessageId, UserId, WebhookId};
 
@@ -14,6 +16,16 @@ pub struct Data<T> {
 /// A field that may be absent may as well be null.
 fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(field: D) -> Result<T, D::Error> {
     Option::deserialize(field).map(Option::unwrap_or_default)
+}
+
+/// An id that nothing depends on: one that can't be read is none.
+fn or_none<'de, D: Deserializer<'de>>(field: D) -> Result<Option<u64>, D::Error> {
+    Ok(match Value::deserialize(field)? {
+        Value::String(text) => text.parse().ok(),
+        Value::Number(number) => number.as_u64(),
+        _ => None,
+    }
+    .filter(|id| *id > 0))
 }
 
 /// Reads the data of the frame `text`.
@@ -50,6 +62,34 @@ pub struct Guild {
     /// Discord has an outage there; the bot has not left.
     #[serde(default)]
     pub unavailable: Option<bool>,
+}
+
+/// Of `GUILD_CREATE`. Source: Gateway Events, "Guild Create Extra Fields".
+#[derive(Deserialize)]
+pub struct GuildCreated {
+    pub id: GuildId,
+    #[serde(default)]
+    pub unavailable: Option<bool>,
+    /// When the bot was taken in.
+    pub joined_at: Option<Timestamp>,
+    #[serde(default, deserialize_with = "or_default")]
+    pub channels: Vec<Channel>,
+    /// "All active threads in the guild that current user has permission to view".
+    #[serde(default, deserialize_with = "or_default")]
+    pub threads: Vec<Channel>,
+}
+
+/// Source: Channel Resource, "Channel Object".
+#[derive(Deserialize)]
+pub struct Channel {
+    pub id: ChannelId,
+    #[serde(rename = "type")]
+    pub kind: u8,
+    /// Of a forum it is a thread; it "may not point to an existing or valid message".
+    #[serde(default, deserialize_with = "or_none")]
+    pub last_message_id: Option<u64>,
+    #[serde(default, deserialize_with = "or_default")]
+    pub flags: u64,
 }
 
 /// Of `MESSAGE_CREATE`. Source: Message Resource, "Message Object".

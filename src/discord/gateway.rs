@@ -22,8 +22,9 @@ use twilight_model::gateway::{CloseCode, OpCode};
 
 use super::bot::{Bot, Interrupt, gateway_base};
 use super::channels::{Asked, Job};
-use super::event::{self, Guild, Incoming, Ready};
+use super::event::{self, Guild, GuildCreated, Incoming, Ready};
 use super::identify::Gate;
+use super::seen::Place;
 use super::session::Session;
 use super::{NAME, mention};
 use crate::service::State;
@@ -47,11 +48,19 @@ pub struct Patience {
     pub ready: Duration,
     /// From our close frame to theirs.
     pub close: Duration,
+    /// For reading one channel's history, which takes half a minute at most unless Discord is in trouble. Who writes there
+    /// now waits behind what was missed.
+    pub history: Duration,
 }
 
 impl Default for Patience {
     fn default() -> Self {
-        Patience { hello: Duration::from_secs(15), ready: Duration::from_secs(30), close: Duration::from_secs(2) }
+        Patience {
+            hello: Duration::from_secs(15),
+            ready: Duration::from_secs(30),
+            close: Duration::from_secs(2),
+            history: Duration::from_mins(2),
+        }
     }
 }
 
@@ -225,24 +234,41 @@ impl Bot<'_> {
                     sequence,
                     resume_url: ready.resume_gateway_url,
                 });
+                let alone = ready.guilds.is_empty();
                 self.tell(|facts| {
                     facts.user = Some(ready.user);
                     facts.application = ready.application.map(|application| application.id);
                     facts.guilds = ready.guilds.iter().map(|guild| guild.id).collect();
                 });
+                self.catch_up.session(true);
+                if alone {
+                    self.look_at_direct();
+                }
                 self.up(course);
             }),
             "RESUMED" => {
+                self.catch_up.session(false);
                 self.up(course);
                 Ok(())
             }
-            "GUILD_CREATE" => event::read::<Guild>(text).map(|guild| self.tell(|facts| facts.guild(&guild, false))),
+            "GUILD_CREATE" => event::read::<GuildCreated>(text).map(|created| {
+                let guild = Guild { id: created.id, unavailable: created.unavailable };
+                self.tell(|facts| facts.guild(&guild, false));
+                self.look_around(&created, self.discord.store.event(sequence));
+            }),
             "GUILD_DELETE" => event::read::<Guild>(text).map(|guild| self.tell(|facts| facts.guild(&guild, true))),
             "MESSAGE_CREATE" => event::read::<Incoming>(text).map(|message| {
                 let account = Arc::clone(&self.account);
+                let place = Place::new(account.user.id.get(), message.channel_id);
+                let (id, channel, direct) = (message.id, message.channel_id, message.guild_id.is_none());
                 if mention::is_for(&message, account.user.id) {
-                    self.take(Job { asked: Asked::Heard { message, sequence }, account });
+                    let event = self.discord.store.event(sequence);
+                    self.take(Job { asked: Asked::Heard { message, event }, account });
+                    if self.channels.holds(channel) {
+                        self.catch_up.hurry(channel);
+                    }
                 }
+                self.discord.marks.heard(place, id, direct);
             }),
             _ => Ok(()),
         };
@@ -305,6 +331,7 @@ impl Bot<'_> {
     /// the connection still stands.
     pub(super) async fn drain(&mut self, mut shard: Option<&mut Shard<Gate>>) -> bool {
         self.reporter.state(State::Draining, "finishing what is in flight");
+        self.let_go();
         let deadline = Instant::now() + self.live.borrow().config.run.drain * 3 / 4;
         while !self.channels.idle() {
             let heartbeats = async {

@@ -3,10 +3,9 @@
 use serde::Deserialize;
 
 use super::event::{ChannelId, Incoming, MessageId, UserId};
+use super::history::{PAGE, Past, sorted};
 use super::rest::{Rest, RestError};
 
-/// "max number of messages to return (1-100)". Source: Message Resource, "Get Channel Messages".
-const PAGE: usize = 100;
 /// An answer comes within minutes of its question, and few channels have more messages in that time.
 const PAGES: usize = 10;
 
@@ -17,26 +16,6 @@ pub struct Found {
     pub question: Option<Incoming>,
     /// How many parts of the answer were said.
     pub said: usize,
-}
-
-/// A message of the channel's history.
-#[derive(Deserialize)]
-struct Past {
-    id: MessageId,
-    author: Author,
-    message_reference: Option<Reference>,
-    #[serde(default)]
-    nonce: serde_json::Value,
-}
-
-#[derive(Deserialize)]
-struct Author {
-    id: UserId,
-}
-
-#[derive(Deserialize)]
-struct Reference {
-    message_id: Option<MessageId>,
 }
 
 /// Looks in `channel` for `message` and for up to `parts` messages of `bot` that answer it.
@@ -54,12 +33,9 @@ pub async fn look(
     // The message itself comes first, as the proof that the history can be read.
     let mut after = message.get() - 1;
     for _ in 0..PAGES {
-        let values = rest.messages_after(channel, after, PAGE).await?;
+        let values = rest.messages_after(channel, after).await?;
         let full = values.len() == PAGE;
-        let read = |value| Past::deserialize(&value).ok().map(|past| (past, value));
-        let mut page: Vec<_> = values.into_iter().filter_map(read).collect();
-        // Discord lists the newest first.
-        page.sort_by_key(|(past, _)| past.id);
+        let page = sorted(values);
         after = page.last().map_or(after, |(past, _)| past.id.get());
         for (past, value) in page {
             if past.id == message {
@@ -80,17 +56,12 @@ impl Found {
     /// Takes one of the bot's own messages into account. Returns whether more of the answer can follow: perch answers
     /// the messages of a channel one after the other, the first part as a reply and the others right behind it.
     fn take(&mut self, past: &Past, message: MessageId) -> bool {
-        let answers = past.message_reference.as_ref().and_then(|reference| reference.message_id);
-        match answers {
-            Some(answers) if answers == message => self.said += 1,
+        match past.replies_to() {
+            Some(question) if question == message => self.said += 1,
             Some(_) => return self.said == 0,
-            None if self.said > 0 || is_part(&past.nonce, message) => self.said += 1,
+            None if self.said > 0 || past.is_part_for() == Some(message) => self.said += 1,
             None => {}
         }
         true
     }
-}
-
-fn is_part(nonce: &serde_json::Value, message: MessageId) -> bool {
-    nonce.as_str().and_then(|nonce| nonce.split_once('-')).is_some_and(|(id, _)| id == message.to_string())
 }

@@ -4,7 +4,8 @@
 //! ([`backoff`]), and asks [`identify`] before it begins a session; [`gateway`] is one connection. A message is read
 //! ([`event`]), found to be for the bot ([`mention`]), put behind the others of its channel ([`channels`]) and answered
 //! ([`answer`], [`split`]) over [`rest`], once: what an earlier process left unfinished is looked for ([`lookup`]). What
-//! must outlive a connection is in [`session`]; what people are told of it, in [`status`].
+//! must outlive a connection is in [`session`] and [`seen`]; where a session was lost, what was said meanwhile is looked for
+//! ([`catch_up`]). What people are told of it, in [`status`].
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -20,13 +21,17 @@ mod account;
 mod answer;
 mod backoff;
 mod bot;
+mod catch_up;
 mod channels;
 mod event;
 mod gateway;
+mod history;
 mod identify;
 mod lookup;
 mod mention;
+mod refusals;
 mod rest;
+mod seen;
 mod session;
 mod split;
 mod status;
@@ -44,6 +49,7 @@ pub struct Discord {
     patience: Patience,
     gate: identify::Gate,
     store: Arc<session::SessionStore>,
+    marks: Arc<seen::Marks>,
     /// What outlives the process, too.
     memory: Store,
     status: status::Status,
@@ -68,6 +74,7 @@ impl Discord {
             patience: Patience::default(),
             gate: identify::Gate::new(memory.identifies()),
             store: Arc::new(session::SessionStore::new(memory.sessions())),
+            marks: Arc::new(seen::Marks::new(memory.last_seen())),
             memory,
             status: status::Status::default(),
             last: ArcSwapOption::default(),

@@ -20,6 +20,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use super::backoff;
 use super::event::{ChannelId, User};
+use super::history::PAGE;
 
 /// For one exchange of request and answer. Discord answers within a second on a good day.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -138,18 +139,35 @@ impl Rest {
         .await
     }
 
-    /// The `limit` (100 at most) oldest messages of a channel whose ids are above `after`, in no order that matters.
+    /// The oldest hundred messages of a channel whose ids are above `after`, in no order that matters.
     ///
     /// # Errors
     /// As [`RestError`] says, after a minute of trying when Discord is in trouble.
-    pub async fn messages_after(
+    pub async fn messages_after(&self, channel_id: ChannelId, after: u64) -> Result<Vec<Value>, RestError> {
+        self.messages(channel_id, Some(("after", after)), Instant::now() + MESSAGE_DEADLINE).await
+    }
+
+    /// The newest hundred messages of a channel, or of those whose ids are below `before`, in no order that matters.
+    ///
+    /// # Errors
+    /// As [`RestError`] says, at `deadline` when Discord is in trouble.
+    pub async fn messages_before(
         &self,
         channel_id: ChannelId,
-        after: u64,
-        limit: usize,
+        before: Option<u64>,
+        deadline: Instant,
     ) -> Result<Vec<Value>, RestError> {
-        let deadline = Instant::now() + MESSAGE_DEADLINE;
-        let parameters = vec![("after", after.to_string()), ("limit", limit.to_string())];
+        self.messages(channel_id, before.map(|before| ("before", before)), deadline).await
+    }
+
+    async fn messages(
+        &self,
+        channel_id: ChannelId,
+        bound: Option<(&'static str, u64)>,
+        deadline: Instant,
+    ) -> Result<Vec<Value>, RestError> {
+        let mut parameters = vec![("limit", PAGE.to_string())];
+        parameters.extend(bound.map(|(name, message)| (name, message.to_string())));
         let request = Request::new(Route::ChannelMessages { channel_id }, LightMethod::Get).params(Some(parameters));
         self.read(request, Patience { deadline, tries: u32::MAX }).await
     }

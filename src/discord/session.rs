@@ -10,6 +10,13 @@ use crate::store::{SessionOwner, Sessions};
 /// So many answered messages are remembered, so that a replay does not answer one again.
 const ANSWERED: usize = 4_096;
 
+/// An event of one session: the numbers begin anew with each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EventId {
+    session: u64,
+    sequence: u64,
+}
+
 /// The one session. It outlives a panic of the service, and by way of [`Sessions`] the process.
 pub struct SessionStore {
     kept: Mutex<Kept>,
@@ -21,6 +28,8 @@ struct Kept {
     owner: Option<SessionOwner>,
     /// Its sequence is that of the last event taken.
     session: Option<Session>,
+    /// How many sessions there were before.
+    number: u64,
     /// Events that were taken from the gateway and not yet dealt with.
     unfinished: BTreeSet<u64>,
     answered: Answered,
@@ -42,7 +51,7 @@ impl SessionStore {
     pub async fn adopt(&self, owner: SessionOwner) {
         let session = self.sessions.find(owner).await;
         let mut kept = self.kept();
-        kept.unfinished.clear();
+        kept.begin_anew();
         kept.owner = Some(owner);
         kept.session = session;
     }
@@ -50,7 +59,7 @@ impl SessionStore {
     /// A new session began.
     pub fn open(&self, session: Session) {
         let mut kept = self.kept();
-        kept.unfinished.clear();
+        kept.begin_anew();
         kept.session = Some(session);
         self.save(&kept);
     }
@@ -58,7 +67,7 @@ impl SessionStore {
     /// The session can't be resumed any more.
     pub fn forget(&self) {
         let mut kept = self.kept();
-        kept.unfinished.clear();
+        kept.begin_anew();
         kept.session = None;
         self.save(&kept);
     }
@@ -97,17 +106,32 @@ impl SessionStore {
         self.save(&kept);
     }
 
-    /// The event `sequence` is being dealt with until [`finished`](Self::finished).
-    pub fn begun(&self, sequence: u64) {
-        self.kept().unfinished.insert(sequence);
+    /// The event `sequence` of the session that is open.
+    pub fn event(&self, sequence: u64) -> EventId {
+        EventId { session: self.kept().number, sequence }
     }
 
-    /// The event `sequence`, which brought `message`, is dealt with for good.
-    pub fn finished(&self, sequence: u64, message: MessageId) {
+    /// The event `event` is being dealt with until [`finished`](Self::finished).
+    pub fn begun(&self, event: EventId) {
         let mut kept = self.kept();
-        kept.unfinished.remove(&sequence);
-        kept.answered.insert(message);
-        self.save(&kept);
+        if event.session == kept.number {
+            kept.unfinished.insert(event.sequence);
+        }
+    }
+
+    /// The event `event` is dealt with for good.
+    pub fn finished(&self, event: EventId) {
+        let mut kept = self.kept();
+        // One of a session that is over says nothing of this one.
+        if event.session == kept.number {
+            kept.unfinished.remove(&event.sequence);
+            self.save(&kept);
+        }
+    }
+
+    /// `message` is dealt with for good.
+    pub fn done(&self, message: MessageId) {
+        self.kept().answered.insert(message);
     }
 
     /// Whether `message` was dealt with before.
@@ -123,6 +147,13 @@ impl SessionStore {
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Kept {
+    fn begin_anew(&mut self) {
+        self.number += 1;
+        self.unfinished.clear();
     }
 }
 
@@ -156,16 +187,16 @@ mod tests {
         store.open(Session { id: "a".to_owned(), sequence: 1, resume_url: String::new() });
         for sequence in 2..=6 {
             if sequence > 3 {
-                store.begun(sequence);
+                store.begun(store.event(sequence));
             }
             store.taken(sequence);
         }
-        store.finished(5, MessageId::new(50));
+        store.finished(store.event(5));
         let saved = async || memory.sessions().find(owner()).await.map(|session| session.sequence);
         assert_eq!(saved().await, Some(3));
-        store.finished(4, MessageId::new(40));
+        store.finished(store.event(4));
         assert_eq!(saved().await, Some(5));
-        store.finished(6, MessageId::new(60));
+        store.finished(store.event(6));
         assert_eq!(saved().await, Some(6));
 
         store.adopt(SessionOwner { bot: 2, ..owner() }).await;
@@ -184,9 +215,10 @@ mod tests {
         for sequence in 2..=6 {
             store.taken(sequence);
         }
-        store.begun(3);
-        store.begun(5);
-        store.finished(3, MessageId::new(30));
+        store.begun(store.event(3));
+        store.begun(store.event(5));
+        store.finished(store.event(3));
+        store.done(MessageId::new(30));
         assert_eq!(store.session().unwrap().sequence, 6);
         store.rewind();
         assert_eq!(store.session().unwrap().sequence, 4);
@@ -195,11 +227,29 @@ mod tests {
         assert!(store.session().is_none());
     }
 
+    #[tokio::test]
+    async fn an_event_of_an_earlier_session_finishes_none_of_this_one() {
+        let memory = Store::in_memory();
+        let store = SessionStore::new(memory.sessions());
+        store.adopt(owner()).await;
+        let session = |id: &str| Session { id: id.to_owned(), sequence: 1, resume_url: String::new() };
+        store.open(session("a"));
+        let old = store.event(2);
+        store.begun(old);
+        store.taken(2);
+        store.open(session("b"));
+        store.begun(store.event(2));
+        store.taken(2);
+        store.finished(old);
+        store.taken(3);
+        assert_eq!(memory.sessions().find(owner()).await.map(|session| session.sequence), Some(1));
+    }
+
     #[test]
     fn only_so_many_answers_are_remembered() {
         let store = SessionStore::new(Store::in_memory().sessions());
         for id in 1..=2 * ANSWERED as u64 {
-            store.finished(id, MessageId::new(id));
+            store.done(MessageId::new(id));
         }
         assert_eq!(store.kept().answered.set.len(), ANSWERED);
         assert!(!store.answered(MessageId::new(1)));

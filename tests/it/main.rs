@@ -4,6 +4,7 @@
 
 mod aws_boundary;
 mod boot;
+mod catch_up;
 mod chat_backend;
 mod cli;
 mod daemon;

@@ -1,5 +1,6 @@
 //! The bot against the simulator, through the client code that production runs.
 
+mod catch_up;
 mod echo;
 mod outages;
 mod parked;

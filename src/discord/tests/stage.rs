@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::chat::{Ask, Deltas, Failure, Responder, Why};
 use crate::config::Config;
+use crate::config::discord::CatchUp;
 use crate::discord::account::Account;
 use crate::discord::rest::Rest;
 use crate::discord::{Discord, NAME, Options, Patience};
@@ -113,6 +114,17 @@ impl Stage {
         self.live.send_replace(Arc::new(state(&self.simulator, sim::DEFAULT_TOKEN, part, responder)));
     }
 
+    /// Publishes the same account with other bounds of a catch-up.
+    pub fn bound(&self, catch_up: CatchUp) {
+        let running = Arc::clone(&self.live.borrow());
+        let part = running.parts[NAME].clone();
+        let mut next = state(&self.simulator, sim::DEFAULT_TOKEN, part, Arc::clone(&running.responder));
+        if let Some(discord) = &mut Arc::make_mut(&mut next.config).discord {
+            discord.catch_up = catch_up;
+        }
+        self.live.send_replace(Arc::new(next));
+    }
+
     /// Publishes that the bot may not serve.
     pub fn hold(&self, state_: State, reason: &str) {
         let held = Readiness::Held { state: state_, reason: reason.to_owned() };
@@ -141,6 +153,46 @@ impl Stage {
         self.task.abort();
         assert!((&mut self.task).await.unwrap_err().is_cancelled());
         self.discord = discord(self.memory.clone());
+    }
+
+    /// Puts a new process in the place of one that stopped.
+    pub fn replace(&mut self) {
+        self.discord = discord(self.memory.clone());
+    }
+
+    /// Ends it as SIGKILL does, and puts a new process in its place that resumes nothing. What is said from now on is
+    /// said to nobody.
+    pub async fn lose(&mut self) {
+        self.kill().await;
+        self.expire().await;
+    }
+
+    /// The same, and the state directory is deleted.
+    pub async fn forget(&mut self) {
+        self.task.abort();
+        assert!((&mut self.task).await.unwrap_err().is_cancelled());
+        self.memory = Store::in_memory();
+        self.discord = discord(self.memory.clone());
+        self.expire().await;
+    }
+
+    async fn expire(&self) {
+        let nobody = |state: &Value| state["gateway"]["connections"].as_array()?.is_empty().then_some(());
+        assert!(self.simulator.until(PATIENCE, nobody).await.is_some(), "a connection stays");
+        self.simulator.expire_sessions();
+    }
+
+    /// Waits until Discord knows of a session.
+    pub async fn in_session(&self) {
+        let ready = |state: &Value| (state["gateway"]["connections"][0]["phase"] == "ready").then_some(());
+        assert!(self.simulator.until(PATIENCE, ready).await.is_some(), "no session");
+    }
+
+    /// Asks something of the simulator's control interface.
+    pub async fn control(&self, method: &str, path: &str, body: &Value) {
+        let url = format!("{}/sim/{path}", self.simulator.control_url());
+        let request = reqwest::Client::new().request(method.parse().unwrap(), url).body(body.to_string());
+        request.header("content-type", "application/json").send().await.unwrap().error_for_status().unwrap();
     }
 
     /// Waits until an answer is about to be sent, or is on its way.
@@ -251,7 +303,7 @@ pub fn secs(seconds: u64) -> Duration {
 }
 
 fn discord(memory: Store) -> Arc<Discord> {
-    let patience = Patience { hello: secs(1), ready: secs(1), close: Duration::from_millis(300) };
+    let patience = Patience { hello: secs(1), ready: secs(1), close: Duration::from_millis(300), history: secs(1) };
     Arc::new(Discord::new(Options::default(), memory).with_patience(patience))
 }
 

@@ -9,4 +9,5 @@ pub mod exchange;
 pub mod host;
 pub mod namespace;
 pub mod perch;
+pub mod site;
 pub mod upstream;
