@@ -87,6 +87,12 @@ pub enum Fault {
         route: Option<String>,
         ms: u64,
     },
+    /// The request is handled at once, and answered after a while.
+    RestLate {
+        #[serde(default)]
+        route: Option<String>,
+        ms: u64,
+    },
     /// The request is never answered and not handled.
     RestHang {
         #[serde(default)]
@@ -123,6 +129,7 @@ impl Fault {
     pub fn means(&self, method: &str, path: &str) -> bool {
         let (Self::Rest { route, .. }
         | Self::RestDelay { route, .. }
+        | Self::RestLate { route, .. }
         | Self::RestHang { route }
         | Self::RestCut { route }
         | Self::RestGarbage { route }) = self
@@ -147,6 +154,7 @@ impl Fault {
             }
             Self::Rest { route: Some(route), .. }
             | Self::RestDelay { route: Some(route), .. }
+            | Self::RestLate { route: Some(route), .. }
             | Self::RestHang { route: Some(route) }
             | Self::RestCut { route: Some(route) }
             | Self::RestGarbage { route: Some(route) }

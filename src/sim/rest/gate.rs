@@ -49,21 +49,29 @@ pub async fn pass(
         }
         fault => {
             if let Some(Fault::RestDelay { ms, .. }) = fault {
-                tokio::select! {
-                    () = shared.shutdown.cancelled() => {}
-                    () = tokio::time::sleep(Duration::from_millis(*ms)) => {}
-                }
+                pause(&shared, *ms).await;
             }
             admit(&shared, method.as_str(), &path, request, next).await
         }
     };
     let answer = match fault {
+        Some(Fault::RestLate { ms, .. }) => {
+            pause(&shared, ms).await;
+            answer
+        }
         Some(Fault::RestCut { .. }) => cut_in_the_middle(answer).await,
         Some(Fault::RestGarbage { .. }) => garbage(),
         _ => answer,
     };
     note(&shared, method.as_str(), &path, answer.status());
     answer
+}
+
+async fn pause(shared: &Shared, ms: u64) {
+    tokio::select! {
+        () = shared.shutdown.cancelled() => {}
+        () = tokio::time::sleep(Duration::from_millis(ms)) => {}
+    }
 }
 
 async fn admit(shared: &Shared, method: &str, path: &str, request: Request, next: Next) -> Response {
