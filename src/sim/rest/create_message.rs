@@ -164,8 +164,7 @@ fn reply_to(state: &Sim, channel: Snowflake, body: &Value) -> Result<Option<Snow
     }
     // "When creating a message as a reply …, the current user must have the READ_MESSAGE_HISTORY permission."
     if state.world.channels.get(&channel).is_some_and(|channel| !channel.access.history) {
-        let code = "REPLIES_REQUIRE_READ_MESSAGE_HISTORY";
-        return Err(ApiError::invalid_form(&path, code, "Cannot reply without permission to read message history"));
+        return Err(ApiError::no_reply_without_history());
     }
     Ok(Some(message))
 }

@@ -73,6 +73,11 @@ impl ApiError {
         Self::new(StatusCode::FORBIDDEN, 50_013, "Missing Permissions")
     }
 
+    /// Source: Opcodes and Status Codes, "JSON Error Codes"; clients report it with status 403.
+    pub fn no_reply_without_history() -> Self {
+        Self::new(StatusCode::FORBIDDEN, 160_002, "Cannot reply without permission to read message history")
+    }
+
     pub fn invalid_json() -> Self {
         Self::new(StatusCode::BAD_REQUEST, 50_109, "The request body contains invalid JSON.")
     }
