@@ -14,17 +14,27 @@ pub struct Discord {
 }
 
 impl Discord {
+    /// As Discord is.
     pub fn start() -> Self {
+        Self::with(Options::default())
+    }
+
+    pub fn with(options: Options) -> Self {
         keep_secret(perch::sim::DEFAULT_TOKEN);
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("threads");
-        let simulator = runtime.block_on(Simulator::start(Options::default())).expect("a free port");
+        let simulator = runtime.block_on(Simulator::start(options)).expect("a free port");
         Discord { runtime, simulator }
     }
 
     /// For `discord.api_url`.
     pub fn url(&self) -> String {
         self.simulator.url()
+    }
+
+    /// To break it, and to say and read what no helper here does.
+    pub fn simulator(&self) -> &Simulator {
+        &self.simulator
     }
 
     pub fn counters(&self) -> Counters {

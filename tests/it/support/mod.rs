@@ -2,6 +2,7 @@
 
 pub mod authority;
 pub mod aws;
+pub mod bot;
 pub mod chat;
 pub mod child;
 pub mod discord;

@@ -1,0 +1,92 @@
+//! A bot that many processes are, one after the other: what outlives them is its state directory and Discord.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use perch::service::Board;
+use perch::sim::{DEFAULT_TOKEN, Options, RateLimits, Say};
+use perch::store::{Attempt, Pace, Store};
+use tempfile::TempDir;
+
+use super::discord::Discord;
+use super::perch::{Start, free_port, wait};
+
+/// The user id of the simulator's bot.
+pub const ID: u64 = 1_100_000_000_000_000_010;
+
+pub struct Bot {
+    pub discord: Discord,
+    pub port: u16,
+    state: TempDir,
+}
+
+/// Something the bot said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// The message that it replies to, if it does.
+    pub to: Option<String>,
+    pub text: String,
+}
+
+impl Bot {
+    /// Discord's rate limits are out of the way.
+    pub fn new() -> Self {
+        let options = Options { rate_limits: RateLimits { scale: 0, global: 0 }, ..Options::default() };
+        Bot { discord: Discord::with(options), port: free_port(), state: TempDir::new().unwrap() }
+    }
+
+    pub fn config(&self) -> String {
+        format!(
+            "[discord]\ntoken = {{ env = \"TOKEN\" }}\napi_url = \"{}\"\n[http]\nlisten = \"127.0.0.1:{}\"\n",
+            self.discord.url(),
+            self.port
+        )
+    }
+
+    /// `perch run`, the next time.
+    pub fn perch(&self) -> Start {
+        self.perch_remembering_in(self.state.path())
+    }
+
+    /// The same with its state elsewhere.
+    pub fn perch_remembering_in(&self, state: &Path) -> Start {
+        let variables = [("TOKEN", DEFAULT_TOKEN), ("STATE_DIRECTORY", state.to_str().unwrap())];
+        let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        Start::with_text(&self.config()).env(variables)
+    }
+
+    /// Ada says `text` to the bot; returns the message's id.
+    pub fn mention(&self, channel: &str, text: &str) -> String {
+        let say = Say::new(format!("<@{ID}> {text}")).in_channel(channel);
+        self.discord.simulator().say(say).unwrap()["id"].as_str().unwrap().to_owned()
+    }
+
+    /// What the bot said in `channel`, in order.
+    pub fn answers(&self, channel: &str) -> Vec<Answer> {
+        let mut messages = self.discord.simulator().messages(channel);
+        messages.retain(|message| message["author"]["id"] == ID.to_string());
+        let answer = |message: &serde_json::Value| Answer {
+            to: message["message_reference"]["message_id"].as_str().map(str::to_owned),
+            text: message["content"].as_str().unwrap().to_owned(),
+        };
+        messages.iter().map(answer).collect()
+    }
+
+    /// Waits until the bot has said so much in `channel`.
+    #[track_caller]
+    pub fn wait_answers(&self, channel: &str, count: usize) -> Vec<Answer> {
+        wait(&format!("{count} answers in #{channel}"), || {
+            Some(self.answers(channel)).filter(|answers| answers.len() >= count)
+        })
+    }
+
+    /// What the bot began to answer and did not finish, by the messages' ids. No perch may be running.
+    pub fn unsettled(&self) -> Vec<(u64, Attempt)> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let store = Store::new();
+        store.open(self.state.path().to_owned(), Arc::new(Board::default()), Pace::default());
+        let unsettled = runtime.block_on(store.ledger().unsettled(ID));
+        store.close();
+        unsettled
+    }
+}
