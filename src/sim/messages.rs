@@ -1,5 +1,7 @@
 //! What happens when somebody writes, edits or deletes: the one way messages come into the world, whoever sends them.
 
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -53,12 +55,36 @@ impl Draft {
     }
 }
 
-pub struct UsedNonce {
-    at: Instant,
+/// The nonces of late, so that the same one gets its first message.
+#[derive(Default)]
+pub struct Nonces {
+    messages: HashMap<UsedNonce, Snowflake>,
+    /// The oldest first.
+    order: VecDeque<(Instant, UsedNonce)>,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct UsedNonce {
     author: Snowflake,
     channel: Snowflake,
-    nonce: Value,
-    message: Snowflake,
+    /// As JSON, for a number is another one than its digits.
+    nonce: String,
+}
+
+impl Nonces {
+    fn find(&mut self, used: &UsedNonce, now: Instant) -> Option<Snowflake> {
+        while let Some((_, oldest)) = self.order.pop_front_if(|(at, _)| now - *at >= NONCE_REMEMBERED) {
+            self.messages.remove(&oldest);
+        }
+        self.messages.get(used).copied()
+    }
+
+    fn remember(&mut self, used: UsedNonce, message: Snowflake, now: Instant) {
+        if let Entry::Vacant(vacant) = self.messages.entry(used.clone()) {
+            vacant.insert(message);
+            self.order.push_back((now, used));
+        }
+    }
 }
 
 /// The mentions a text has in force, and whom they notify.
@@ -145,24 +171,17 @@ impl State {
 
     /// The message that an earlier request with this nonce created. Source: Message resource, `enforce_nonce`.
     pub fn by_nonce(&mut self, author: Snowflake, channel: Snowflake, nonce: &Value) -> Option<Message> {
-        let now = Instant::now();
-        self.nonces.retain(|used| now - used.at < NONCE_REMEMBERED);
-        let same = |used: &&UsedNonce| used.author == author && used.channel == channel && used.nonce == *nonce;
-        let id = self.nonces.iter().find(same)?.message;
+        let used = UsedNonce { author, channel, nonce: nonce.to_string() };
+        let id = self.nonces.find(&used, Instant::now())?;
         let first = self.world.message(channel, id)?.clone();
         self.counters.nonce_deduplicated += 1;
         Some(first)
     }
 
     pub fn remember_nonce(&mut self, message: &Message) {
-        if let Some(nonce) = message.nonce.clone() {
-            self.nonces.push(UsedNonce {
-                at: Instant::now(),
-                author: message.author,
-                channel: message.channel,
-                nonce,
-                message: message.id,
-            });
+        if let Some(nonce) = &message.nonce {
+            let used = UsedNonce { author: message.author, channel: message.channel, nonce: nonce.to_string() };
+            self.nonces.remember(used, message.id, Instant::now());
         }
     }
 

@@ -72,7 +72,7 @@ pub struct State {
     pub tokens: Vec<String>,
     /// Bits of the privileged intents enabled in the developer portal.
     pub privileged_intents: u64,
-    pub nonces: Vec<super::messages::UsedNonce>,
+    pub nonces: super::messages::Nonces,
     happenings: broadcast::Sender<Arc<str>>,
 }
 
@@ -88,7 +88,7 @@ impl State {
             starts: Starts::new(options.identify_spacing),
             tokens: vec![options.token.clone()],
             privileged_intents: options.privileged_intents,
-            nonces: Vec::new(),
+            nonces: super::messages::Nonces::default(),
             happenings: broadcast::Sender::new(HAPPENINGS_KEPT),
         }
     }
