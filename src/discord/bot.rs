@@ -186,7 +186,7 @@ impl Bot<'_> {
     }
 
     async fn stay_connected(&mut self) -> Interrupt {
-        let mut backoff = Backoff::default();
+        let mut backoff = Backoff::new(self.discord.patience.stable);
         // The address of the session is tried first, then the one that Discord names today, in turns.
         let mut elsewhere = false;
         loop {

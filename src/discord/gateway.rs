@@ -51,6 +51,8 @@ pub struct Patience {
     /// For reading one channel's history, which takes half a minute at most unless Discord is in trouble. Who writes there
     /// now waits behind what was missed.
     pub history: Duration,
+    /// How long a connection has to hold, so that its end is taken for a first failure and soon followed by the next.
+    pub stable: Duration,
 }
 
 impl Default for Patience {
@@ -60,6 +62,7 @@ impl Default for Patience {
             ready: Duration::from_secs(30),
             close: Duration::from_secs(2),
             history: Duration::from_mins(2),
+            stable: Duration::from_mins(1),
         }
     }
 }

@@ -303,7 +303,13 @@ pub fn secs(seconds: u64) -> Duration {
 }
 
 fn discord(memory: Store) -> Arc<Discord> {
-    let patience = Patience { hello: secs(1), ready: secs(1), close: Duration::from_millis(300), history: secs(1) };
+    let patience = Patience {
+        hello: secs(1),
+        ready: secs(1),
+        close: Duration::from_millis(300),
+        history: secs(1),
+        ..Patience::default()
+    };
     Arc::new(Discord::new(Options::default(), memory).with_patience(patience))
 }
 
