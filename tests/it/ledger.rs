@@ -3,21 +3,19 @@
 use perch::sim::{Fault, Order, Say};
 
 use super::support::bot::{Answer, Bot};
-use super::support::exchange::exchange;
 use super::support::perch::{Perch, wait};
 
-fn saying() -> Option<String> {
-    Some("POST /channels/".to_owned())
-}
+/// What an answer is sent with.
+const SAYING: &str = "POST /channels/";
 
 /// Discord says the answer at once, and perch does not live to hear of it.
 fn unheard() -> Fault {
-    Fault::RestLate { route: saying(), ms: 3_600_000 }
+    Fault::RestLate { route: Some(SAYING.to_owned()), ms: 3_600_000 }
 }
 
 /// Discord never gets the answer.
 fn unsaid() -> Fault {
-    Fault::RestHang { route: saying() }
+    Fault::RestHang { route: Some(SAYING.to_owned()) }
 }
 
 /// perch with a session.
@@ -62,7 +60,7 @@ fn killed_between_the_row_and_the_sending_perch_answers_once() {
     kill(perch);
     // What is on its way is on the disk already.
     let begun = bot.unsettled();
-    assert_eq!(begun.iter().map(|(message, _)| message.to_string()).collect::<Vec<_>>(), [asked.clone()]);
+    assert_eq!(begun.iter().map(|(message, _)| message.to_string()).collect::<Vec<_>>().as_slice(), &[asked.as_str()]);
     settle(&bot);
     assert_eq!(bot.answers("general"), [reply(&asked, "hello")]);
 }
@@ -80,27 +78,19 @@ fn killed_when_the_answer_was_said_and_not_heard_of_perch_does_not_say_it_again(
     assert_eq!(bot.answers("general"), [reply(&asked, "hello")]);
 }
 
-/// A channel whose history the bot may not read: neither can it reply there, nor look.
-fn without_history(bot: &Bot) {
-    let url = format!("{}/sim/channels", bot.discord.simulator().control_url());
-    let body = br#"{"name": "no-history", "history": false}"#;
-    let answer = exchange("POST", &url, &[("Content-Type", "application/json")], body);
-    assert_eq!(answer.status, 201, "{}", answer.text());
-}
-
 #[test]
 fn where_the_history_cannot_be_read_perch_answers_without_a_reply() {
     let bot = Bot::new();
-    without_history(&bot);
+    bot.add_channel("no-history", false);
     let _perch = connected(&bot);
     bot.mention("no-history", "hello");
     assert_eq!(bot.wait_answers("no-history", 1), [Answer { to: None, text: "hello".to_owned() }]);
 }
 
-/// Kills perch in a channel that it can't look into, and returns what it said there once all is settled.
+/// Kills perch in a channel where it can neither reply nor look, and returns what it said there once all is settled.
 fn killed_without_history(fault: Fault, said: usize) -> Vec<Answer> {
     let bot = Bot::new();
-    without_history(&bot);
+    bot.add_channel("no-history", false);
     let perch = connected(&bot);
     // The first try is the reply, which is refused.
     bot.discord.simulator().fault(Order { fault, times: None, after: 1 });
@@ -127,7 +117,12 @@ fn after_so_much_talk(others: usize, fault: Fault) -> (Vec<Answer>, Answer, Perc
     let bot = Bot::new();
     let perch = connected(&bot);
     let simulator = bot.discord.simulator();
-    simulator.fault(Fault::Rest { route: saying(), status: 500, retry_after: None, scope: perch::sim::Scope::User });
+    simulator.fault(Fault::Rest {
+        route: Some(SAYING.to_owned()),
+        status: 500,
+        retry_after: None,
+        scope: perch::sim::Scope::User,
+    });
     let before = bot.discord.counters().rest_requests;
     let asked = bot.mention("general", "hello");
     wait("the first try", || (bot.discord.counters().rest_requests > before).then_some(()));

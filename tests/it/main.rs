@@ -9,6 +9,7 @@ mod chat_backend;
 mod cli;
 mod crash_loop;
 mod daemon;
+mod endurance;
 mod journal;
 mod kept_secrets;
 mod ledger;

@@ -157,5 +157,5 @@ fn stopped_and_killed_while_people_talk_perch_loses_nothing_and_says_nothing_twi
 /// killed.
 fn slow(round: u32) -> Fault {
     let route = Some("POST /channels/".to_owned());
-    if round / 2 % 2 == 0 { Fault::RestDelay { route, ms: 40 } } else { Fault::RestLate { route, ms: 40 } }
+    if (round / 2).is_multiple_of(2) { Fault::RestDelay { route, ms: 40 } } else { Fault::RestLate { route, ms: 40 } }
 }

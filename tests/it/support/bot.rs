@@ -9,6 +9,7 @@ use perch::store::{Attempt, Pace, Store};
 use tempfile::TempDir;
 
 use super::discord::Discord;
+use super::exchange::exchange;
 use super::perch::{Start, free_port, wait};
 
 /// The user id of the simulator's bot.
@@ -31,7 +32,10 @@ pub struct Answer {
 impl Bot {
     /// Discord's rate limits are out of the way.
     pub fn new() -> Self {
-        let options = Options { rate_limits: RateLimits { scale: 0, global: 0 }, ..Options::default() };
+        Bot::with(Options { rate_limits: RateLimits { scale: 0, global: 0 }, ..Options::default() })
+    }
+
+    pub fn with(options: Options) -> Self {
         Bot { discord: Discord::with(options), port: free_port(), state: TempDir::new().unwrap() }
     }
 
@@ -55,6 +59,14 @@ impl Bot {
         Start::with_text(&self.config()).env(variables)
     }
 
+    /// Adds a channel, of which the bot may or may not read the history.
+    pub fn add_channel(&self, name: &str, history: bool) {
+        let url = format!("{}/sim/channels", self.discord.simulator().control_url());
+        let body = serde_json::json!({ "name": name, "history": history }).to_string();
+        let answer = exchange("POST", &url, &[("Content-Type", "application/json")], body.as_bytes());
+        assert_eq!(answer.status, 201, "{}", answer.text());
+    }
+
     /// Ada says `text` to the bot; returns the message's id.
     pub fn mention(&self, channel: &str, text: &str) -> String {
         let say = Say::new(format!("<@{ID}> {text}")).in_channel(channel);
@@ -63,8 +75,8 @@ impl Bot {
 
     /// What the bot said in `channel`, in order.
     pub fn answers(&self, channel: &str) -> Vec<Answer> {
-        let mut messages = self.discord.simulator().messages(channel);
-        messages.retain(|message| message["author"]["id"] == ID.to_string());
+        let (mut messages, id) = (self.discord.simulator().messages(channel), ID.to_string());
+        messages.retain(|message| message["author"]["id"] == id);
         let answer = |message: &serde_json::Value| Answer {
             to: message["message_reference"]["message_id"].as_str().map(str::to_owned),
             text: message["content"].as_str().unwrap().to_owned(),
