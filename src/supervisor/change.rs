@@ -61,7 +61,7 @@ impl Supervisor {
             back_to: self.good.as_ref().filter(|_| cause == Cause::Revert).map(|good| good.secrets.clone()),
             strict: running.is_none() && other.is_some(),
             kept: self.kept.clone(),
-            parked: self.board.services().values().any(|health| health.state == State::Parked),
+            held: self.board.services().values().any(|it| matches!(it.state, State::Parked | State::Waiting)),
             blamed: self.board.blamed(),
             refusals: Arc::clone(&self.refusals),
             simulated: self.simulator.as_ref().map(|simulator| simulator.token.clone()),

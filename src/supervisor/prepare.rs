@@ -47,8 +47,8 @@ pub struct Preparation {
     pub strict: bool,
     /// What the process before used.
     pub kept: Kept,
-    /// A service is parked: it is tried again even if nothing is new.
-    pub parked: bool,
+    /// A service is parked, or waits for a better moment: whoever asks has it tried again even if nothing is new.
+    pub held: bool,
     /// The services whose credential was refused while in use, and what they say of it.
     pub blamed: BTreeMap<&'static str, String>,
     /// What the journal knows of secrets that are refused.
@@ -120,7 +120,7 @@ impl Preparation {
         };
         took.secrets_ms = millis(begun.elapsed());
         let settled = self.running.as_deref().is_some_and(|live| live.parts.values().all(Readiness::is_settled));
-        let again = self.parked && self.why == Why::Asked;
+        let again = self.held && self.why == Why::Asked;
         let blamed = self.why == Why::Secrets && !self.blamed.is_empty();
         if self.nothing_new(&values) && settled && !again && !blamed {
             self.refusals.settle(&self, &findings);

@@ -1,7 +1,7 @@
 //! perch is started again and again while every session that it begins fails: Discord's daily budget lasts, and HTTP
 //! does not wait for it.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use perch::sim::{Fault, When};
 
@@ -72,13 +72,20 @@ fn in_a_crash_loop_with_sessions_that_fail_identifies_are_spaced_and_http_never_
     assert_eq!(before, "sessions that don't last have cost many IDENTIFYs of late; perch spaces them and");
     assert_eq!(after.split_once(" min, ").map(|(_, rest)| rest), Some("or on `perch reload`"));
     let next = said["discord"]["next_identify"].as_u64().expect("it says when the next one may be");
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
     assert!((now..now + 300).contains(&next), "{next} is not soon after {now}");
     let shown = perch.verb(&["status"]);
     assert!(String::from_utf8_lossy(&shown.stdout).contains(&reason), "{shown:?}");
     let line = perch.notified().into_iter().rev().find(|text| text.starts_with("STATUS=")).unwrap();
     assert!(line.contains(&reason), "{line}");
     assert_eq!(chat::ask(bot.port, "and still"), "and still");
+
+    // Whoever has mended it need not wait, but for the 5 s that Discord asks for.
+    discord.simulator().clear_faults();
+    assert_eq!(perch.verb(&["reload"]).status.code(), Some(0));
+    perch.wait_status("a session", |status| status["discord"]["session"] == true);
+    assert!(SystemTime::now() < SystemTime::UNIX_EPOCH + Duration::from_secs(next), "it was not waited for");
+    assert_eq!(discord.counters().violation_count, 0);
 }
 
 /// Whatever session begins from now on fails, in one of the ways there are.
