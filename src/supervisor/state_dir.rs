@@ -1,7 +1,7 @@
 //! The state directory: made at start, 0700, and held by one daemon at a time.
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{Read, Seek, Write};
+use std::io::{ErrorKind, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -10,27 +10,28 @@ use anyhow::{Context, bail};
 /// The directory, held for as long as this value lives.
 pub struct StateDir {
     path: PathBuf,
-    /// Its lock goes with the process, however that ends.
-    _lock: File,
+    /// Goes with the process, however that ends. There is none where nobody can write.
+    _lock: Option<File>,
 }
 
 impl StateDir {
-    /// Makes the directory if need be and takes it.
+    /// Makes the directory if need be and takes it. A disk that is full, or read-only for the time being, keeps nobody
+    /// from starting: that costs memory, which others say.
     ///
     /// # Errors
-    /// When it can't be made or written, or another perch holds it.
+    /// When it can't be made or perch may not write there, or another perch holds it.
     pub fn open(path: &Path) -> anyhow::Result<StateDir> {
         let shown = path.display();
         let advice = || format!("state directory {shown} can't be used; name a writable one with --state-dir");
         DirBuilder::new().recursive(true).mode(0o700).create(path).with_context(advice)?;
-        let mut lock = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(path.join("lock"))
-            .with_context(advice)?;
+        let opened =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path.join("lock"));
+        let mut lock = match opened {
+            Err(error) if matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::ReadOnlyFilesystem) => {
+                return Ok(StateDir { path: path.to_owned(), _lock: None });
+            }
+            opened => opened.with_context(advice)?,
+        };
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -46,8 +47,9 @@ impl StateDir {
             Err(TryLockError::Error(error)) => return Err(error).with_context(advice),
         }
         lock.set_len(0).and_then(|()| lock.rewind()).with_context(advice)?;
-        writeln!(lock, "{}", std::process::id()).with_context(advice)?;
-        Ok(StateDir { path: path.to_owned(), _lock: lock })
+        // It holds without its words, too.
+        drop(writeln!(lock, "{}", std::process::id()));
+        Ok(StateDir { path: path.to_owned(), _lock: Some(lock) })
     }
 
     /// Where it is.

@@ -17,6 +17,7 @@ mod pages;
 mod reload;
 mod restart;
 mod rotated_secrets;
+mod state_directory;
 mod static_binary;
 mod supervision;
 mod support;

@@ -49,14 +49,13 @@ impl Bot {
 
     /// `perch run`, the next time.
     pub fn perch(&self) -> Start {
-        self.perch_remembering_in(self.state.path())
-    }
-
-    /// The same with its state elsewhere.
-    pub fn perch_remembering_in(&self, state: &Path) -> Start {
-        let variables = [("TOKEN", DEFAULT_TOKEN), ("STATE_DIRECTORY", state.to_str().unwrap())];
+        let variables = [("TOKEN", DEFAULT_TOKEN), ("STATE_DIRECTORY", self.state.path().to_str().unwrap())];
         let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
         Start::with_text(&self.config()).env(variables)
+    }
+
+    pub fn state_dir(&self) -> &Path {
+        self.state.path()
     }
 
     /// Adds a channel, of which the bot may or may not read the history.
