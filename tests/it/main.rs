@@ -7,6 +7,7 @@ mod boot;
 mod catch_up;
 mod chat_backend;
 mod cli;
+mod clock;
 mod crash_loop;
 mod daemon;
 mod endurance;
