@@ -37,7 +37,10 @@ fn number((variable, usual): (&str, usize)) -> usize {
 /// What a process holds.
 #[derive(Clone, Copy, Debug)]
 struct Held {
+    /// But for sockets.
     descriptors: usize,
+    /// Idle connections among them, which are kept for a minute and a half.
+    sockets: usize,
     threads: usize,
     /// Memory that is no file's: heap and stacks.
     anonymous_kib: u64,
@@ -46,22 +49,28 @@ struct Held {
 impl Held {
     fn by(perch: &Perch) -> Held {
         let process = PathBuf::from(format!("/proc/{}", perch.pid()));
-        let count = |name: &str| std::fs::read_dir(process.join(name)).unwrap().count();
+        let list = |name: &str| std::fs::read_dir(process.join(name)).unwrap().map(|entry| entry.unwrap().path());
+        // One that is closed meanwhile is none any more.
+        let open = list("fd").filter_map(|path| std::fs::read_link(path).ok());
+        let (sockets, others): (Vec<_>, Vec<_>) = open.partition(|path| path.to_string_lossy().starts_with("socket:"));
         let status = std::fs::read_to_string(process.join("status")).unwrap();
         let anonymous = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
         Held {
-            descriptors: count("fd"),
-            threads: count("task"),
+            descriptors: others.len(),
+            sockets: sockets.len(),
+            threads: list("task").count(),
             anonymous_kib: anonymous.trim().trim_end_matches(" kB").parse().unwrap(),
         }
     }
 
-    /// Waits until `perch` holds no more descriptors and threads than this, and little more memory.
+    /// Waits until `perch` holds as many descriptors and no more sockets and threads than this, and little more memory.
     #[track_caller]
     fn again(self, perch: &Perch) -> Held {
         wait_long("as many descriptors and threads as before", || {
             let now = Held::by(perch);
-            (now.descriptors == self.descriptors && now.threads <= self.threads).then_some(now).ok_or((self, now))
+            let same = now.descriptors == self.descriptors;
+            let fewer = now.sockets <= self.sockets && now.threads <= self.threads;
+            (same && fewer).then_some(now).ok_or((self, now))
         })
         .within(self)
     }
@@ -73,7 +82,7 @@ impl Held {
     }
 }
 
-/// Idle connections are kept for a minute and a half.
+/// Idle connections take longer to go than others wait.
 #[track_caller]
 fn wait_long<T>(what: &str, mut condition: impl FnMut() -> Result<T, (Held, Held)>) -> T {
     let deadline = Instant::now() + 4 * PATIENCE;
@@ -165,7 +174,7 @@ fn settled(perch: &Perch) -> Held {
     let mut since = Instant::now();
     wait("a quiet moment", || {
         let now = Held::by(perch);
-        if (now.descriptors, now.threads) != (last.descriptors, last.threads) {
+        if (now.descriptors, now.sockets, now.threads) != (last.descriptors, last.sockets, last.threads) {
             (last, since) = (now, Instant::now());
         }
         (since.elapsed() > Duration::from_secs(2)).then_some(now)

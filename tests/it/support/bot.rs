@@ -93,11 +93,20 @@ impl Bot {
 
     /// What the bot began to answer and did not finish, by the messages' ids. No perch may be running.
     pub fn unsettled(&self) -> Vec<(u64, Attempt)> {
+        self.remembering(async |store| store.ledger().unsettled(ID).await)
+    }
+
+    /// Makes the next process believe that so many IDENTIFYs were sent of late, the last one just now.
+    pub fn spent(&self, identifies: f64) {
+        self.remembering(async |store| store.identifies().spend(ID, identifies).await);
+    }
+
+    fn remembering<T>(&self, work: impl AsyncFnOnce(&Store) -> T) -> T {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let store = Store::new();
         store.open(self.state.path().to_owned(), Arc::new(Board::default()), Pace::default());
-        let unsettled = runtime.block_on(store.ledger().unsettled(ID));
+        let done = runtime.block_on(work(&store));
         store.close();
-        unsettled
+        done
     }
 }
