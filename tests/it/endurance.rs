@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -11,7 +12,10 @@ use perch::chat::Responder;
 use perch::discord::{self, Discord as Service, Patience};
 use perch::sim::{DEFAULT_TOKEN, Fault, Options, RateLimits, When};
 use perch::store::Store;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
+use super::support::authority::Authority;
 use super::support::bot::Bot;
 use super::support::chat;
 use super::support::child;
@@ -197,7 +201,7 @@ fn quick_to_reconnect() {
     child::run(Echo, || {
         // A connection that stood counts as healthy at once: or each of the many reconnects would wait a minute.
         let patience = Patience { stable: Duration::ZERO, ..Patience::default() };
-        vec![std::sync::Arc::new(Service::new(discord::Options::default(), Store::in_memory()).with_patience(patience))]
+        vec![Arc::new(Service::new(discord::Options::default(), Store::in_memory()).with_patience(patience))]
     });
 }
 
@@ -237,6 +241,32 @@ fn forced_reconnects_leave_memory_threads_and_descriptors_where_they_were() {
     assert_eq!((counters.identifies, counters.violation_count), (1, 0), "{:?}", counters.violations);
 }
 
+/// The daemon as it is, with `api_url`: limits are somebody else's to keep, and it obeys when it is told to wait.
+fn behind_a_proxy(options: Options) -> (Bot, Start) {
+    let bot = Bot::with(options);
+    let start = bot.perch();
+    (bot, start)
+}
+
+/// The daemon as it is, which takes the simulator for discord.com, and keeps to its limits as it does there.
+fn at_discord_itself(options: Options) -> (Bot, Start) {
+    perch::tls::install_default_provider();
+    let authority = Authority::new();
+    let (certificate, key) = authority.issue("discord.com");
+    let certificates = CertificateDer::pem_slice_iter(certificate.as_bytes()).collect::<Result<_, _>>().unwrap();
+    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
+    let tls = rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(certificates, key).unwrap();
+    let bot = Bot::with(Options { tls: Some(Arc::new(tls)), ..options });
+    let start = bot.perch();
+    let config = bot.config().replace(&format!("api_url = \"{}\"\n", bot.discord.url()), "");
+    std::fs::write(start.directory().join("perch.toml"), config).unwrap();
+    let trusted = start.directory().join("authority.pem");
+    std::fs::write(&trusted, authority.pem()).unwrap();
+    let address = bot.discord.simulator().address().to_string();
+    let start = start.argument("--discord-address").argument(&address);
+    (bot, start.env([("SSL_CERT_FILE".to_owned(), trusted.to_str().unwrap().to_owned())]))
+}
+
 /// As many as Discord's limit of 50 requests a second over all is worth, with its one message a second in each.
 const CHANNELS: usize = 50;
 /// How many mentions may wait for their answers at a time: perch takes 1,000 in a channel and 10,000 in all.
@@ -248,12 +278,13 @@ fn a_flood_of_mentions_is_answered_once_each_and_memory_stays_bounded() {
     let (mentions, rate) = (number(MENTIONS), number(RATE));
     let scale = u32::try_from(rate).unwrap();
     let limits = RateLimits { scale, global: 50 * scale };
-    let bot = Bot::with(Options { rate_limits: limits, ..Options::default() });
+    let options = Options { rate_limits: limits, ..Options::default() };
+    let (bot, start) = if rate == 1 { at_discord_itself(options) } else { behind_a_proxy(options) };
     let channels: Vec<_> = (0..CHANNELS).map(|number| format!("flood-{number}")).collect();
     for name in &channels {
         bot.add_channel(name, true);
     }
-    let perch = bot.perch().ready();
+    let perch = start.ready();
     perch.wait_status("a session", |status| status["discord"]["session"] == true);
     // A little below the limits, as a crowd that is just not too large.
     let pace = Duration::from_secs(1) / 45 / scale;
