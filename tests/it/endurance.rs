@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use perch::chat::Responder;
 use perch::discord::{self, Discord as Service, Patience};
-use perch::sim::{DEFAULT_TOKEN, Fault, Options, RateLimits, When};
+use perch::sim::{DEFAULT_TOKEN, Fault, Options, RateLimits, Say, When};
 use perch::store::Store;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -151,15 +151,19 @@ fn reloads_and_rotated_secrets_leave_memory_threads_and_descriptors_where_they_w
         rotate(round);
     }
     let rotated = begun.elapsed();
-    // Somebody who is at it need not wait for the next IDENTIFY, which the rotations may have spent.
-    let status = wait("a session", || {
-        let status = perch.status();
-        if status["services"]["discord"]["state"] == "waiting" {
+    // Each token has a session of its own, and what is said between two of them is not heard. Whoever is at it need not
+    // wait for the next IDENTIFY, which the rotations may have spent.
+    let answers = || host.discord.counters().messages_created;
+    let answered = answers();
+    wait("an answer", || {
+        if perch.status()["services"]["discord"]["state"] == "waiting" {
             reload(&perch);
         }
-        Some(status).filter(running)
+        host.discord.simulator().say(Say::new("after").in_channel("dm")).unwrap();
+        std::thread::sleep(Duration::from_secs(1));
+        (answers() > answered).then_some(())
     });
-    host.discord.ask("after");
+    let status = perch.wait_status("a session", running);
     let after = before.again(&perch);
     let counters = host.discord.counters();
     println!(
