@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use perch::chat::Responder;
+use perch::chat::{Ask, Deltas, Failure, Responder};
 use perch::discord::{self, Discord as Service, Patience};
 use perch::sim::{DEFAULT_TOKEN, Fault, Options, RateLimits, Say, When};
 use perch::store::Store;
@@ -194,8 +194,8 @@ struct Echo;
 
 #[async_trait]
 impl Responder for Echo {
-    async fn reply(&self, message: &str) -> anyhow::Result<String> {
-        Ok(message.to_owned())
+    async fn answer(&self, ask: Ask<'_>, _: Deltas) -> Result<String, Failure> {
+        Ok(ask.message.to_owned())
     }
 }
 
