@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """A stand-in for the EC2 instance metadata service, version 2 alone.
 
-    imds.py [--listen 127.0.0.1:0] [--role perch] [--region eu-central-1]
+    imds.py [--listen 127.0.0.1:0] [--role perch] [--region eu-central-1] [--user-data FILE]
 
 prints its URL as the first line; that goes into AWS_EC2_METADATA_SERVICE_ENDPOINT. Only those who asked for a
-session token are answered, as on a host with HttpTokens=required. The credentials open nothing.
+session token are answered, as on a host with HttpTokens=required. The credentials open nothing. User data is what FILE
+holds when it is asked for, if it is there.
 
     curl -X PUT URL/control -d '{"mode": "deny"}'
 
@@ -21,6 +22,8 @@ import collections
 import datetime
 import http.server
 import json
+import os
+import re
 import secrets
 import threading
 import time
@@ -33,9 +36,10 @@ LONGEST_TOKEN = 21600  # seconds, as on EC2
 class World:
     """What is remembered between requests."""
 
-    def __init__(self, role, region):
+    def __init__(self, role, region, user_data):
         self.role = role
         self.region = region
+        self.user_data = user_data
         self.changed = threading.Condition()
         self.mode = "ok"
         self.delay = 0
@@ -90,16 +94,32 @@ class World:
 
     def page(self, path):
         """What a GET answers, or None."""
+        # Every version of the interface is answered alike.
+        path = re.sub(r"^/\d{4}-\d{2}-\d{2}/", "/latest/", path)
         if path.rstrip("/") == CREDENTIALS_PATH.rstrip("/"):
             return None if self.mode == "roleless" else self.role
         if path == CREDENTIALS_PATH + self.role:
             return None if self.mode == "roleless" else json.dumps(self.credentials(), indent=1)
-        return {
+        if path == "/latest/user-data":
+            there = self.user_data and os.path.exists(self.user_data)
+            return open(self.user_data, encoding="utf-8").read() if there else None
+        pages = {
             "/latest/meta-data/placement/region": self.region,
             "/latest/meta-data/placement/availability-zone": f"{self.region}a",
             "/latest/meta-data/instance-id": "i-00000000000000000",
+            "/latest/meta-data/local-hostname": f"ip-10-0-0-10.{self.region}.compute.internal",
+            "/latest/meta-data/services/domain": "amazonaws.com",
             "/latest/dynamic/instance-identity/document": json.dumps(self.document(), indent=1),
-        }.get(path)
+        }
+        return pages.get(path) or listing(pages, path)
+
+
+def listing(pages, path):
+    """The names under a path, one a line; those with more under them end with a slash."""
+    folder = path.rstrip("/") + "/"
+    under = [page.removeprefix(folder) for page in pages if page.startswith(folder)]
+    names = {name if not rest else name + "/" for name, _, rest in (name.partition("/") for name in under)}
+    return "\n".join(sorted(names)) or None
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -177,9 +197,10 @@ def main():
     parser.add_argument("--listen", default="127.0.0.1:0", metavar="ADDRESS")
     parser.add_argument("--role", default="perch")
     parser.add_argument("--region", default="eu-central-1")
+    parser.add_argument("--user-data", metavar="FILE")
     arguments = parser.parse_args()
     host, _, port = arguments.listen.rpartition(":")
-    Handler.world = World(arguments.role, arguments.region)
+    Handler.world = World(arguments.role, arguments.region, arguments.user_data)
     server = Server((host, int(port)), Handler)
     print(f"http://{host}:{server.server_port}", flush=True)
     try:
