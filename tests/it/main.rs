@@ -11,6 +11,7 @@ mod clock;
 mod crash_loop;
 mod daemon;
 mod endurance;
+mod host;
 mod journal;
 mod kept_secrets;
 mod ledger;

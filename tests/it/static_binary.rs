@@ -15,7 +15,7 @@ use super::support::perch::{binary, free_port, wait};
 const SIZE_LIMIT: u64 = 20 << 20;
 
 /// The release binary where there is one, which `PERCH_RELEASE` may name; else the one under test, linked alike.
-fn release() -> PathBuf {
+pub fn release() -> PathBuf {
     let beside = || binary().ancestors().nth(2).map(|target| target.join("release/perch"));
     let named = std::env::var_os("PERCH_RELEASE").map(PathBuf::from);
     named.or_else(beside).filter(|path| path.exists()).unwrap_or_else(|| binary().to_owned())

@@ -1,0 +1,582 @@
+"""What is shown, in this order. Each check leaves the host as the next one expects it: perch active."""
+
+import hashlib
+import http.client
+import json
+import pathlib
+import re
+import shutil
+import time
+
+from cloud import BUCKET, KEY, TOKEN
+from load import Crowd, Greedy
+from machine import ADDRESS, ROOT, Failed, until
+
+HERE = pathlib.Path(__file__).parent
+USER_DATA = ROOT / "packaging/cloud-init/user-data"
+ALL = []
+
+
+class Check:
+    def __init__(self, run, name, always, pending):
+        self.run, self.name, self.always, self.pending = run, name, always, pending
+
+
+def check(name, always=False, pending=False):
+    """A check; it fails by raising, and returns a reason when it can't be made. `always`: others build on it.
+    `pending`: what it shows is not built yet, and it may fail."""
+
+    def register(function):
+        ALL.append(Check(function, name, always, pending))
+        return function
+
+    return register
+
+
+def expect(what, seen, expected):
+    if seen != expected:
+        raise Failed(f"{what}: {seen!r}, not {expected!r}")
+
+
+def config(extra="", token='{ secret = "perch/discord", key = "DISCORD_BOT_TOKEN" }'):
+    """A configuration as an operator writes it, but for the quick looks at S3."""
+    http = '[http]\nlisten = "0.0.0.0:80"\n[reload]\npoll = "1s"\nbake = "2s"\n[run]\ndrain = "10s"\n'
+    return f"[discord]\ntoken = {token}\n{http}{extra}"
+
+
+# On a real host the roots that are compiled in are enough.
+CERTIFICATES = "SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt"
+ENVIRONMENT = f"PERCH_CONFIG=s3://{BUCKET}/{KEY}\n{CERTIFICATES}\n"
+
+
+def ask(path, body=None, timeout=20):
+    """Asks perch over HTTP from outside the host; returns status and body."""
+    connection = http.client.HTTPConnection(ADDRESS, 80, timeout=timeout)
+    try:
+        if body is None:
+            connection.request("GET", path)
+        else:
+            connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        text = answer.read().decode()
+        return answer.status, json.loads(text) if "json" in answer.getheader("Content-Type", "") else text
+    except http.client.HTTPException as error:
+        raise Failed(f"{path}: {error!r}") from error
+    finally:
+        connection.close()
+
+
+def chat(message):
+    status, answer = ask("/api/chat", {"message": message})
+    expect("the chat's answer", (status, answer.get("reply")), (200, message))
+
+
+def both_answer(world):
+    chat("are you there?")
+    expect("the bot's answer", world.discord.ask("are you there?"), "are you there?")
+
+
+def prepare(world):
+    """A host that has perch and a configuration for it by hand, booted; the one before is gone."""
+    world.cloud.s3_answers(True)
+    world.version = world.cloud.upload(config())
+    machine = world.new_machine()
+    machine.install(world.binary)
+    machine.write("etc/perch/perch.env", ENVIRONMENT)
+    machine.write("etc/cloud/cloud-init.disabled", "")
+    machine.boot()
+    expect("the boot", machine.wait_booted(), "running")
+    return machine
+
+
+def user_data(package, version):
+    """packaging/cloud-init/user-data as an operator fills it in."""
+    settings = {
+        "config": f"s3://{BUCKET}/{KEY}",
+        "package": f"s3://{BUCKET}/perch_{version}_amd64.deb",
+        "sha256": hashlib.sha256(package).hexdigest(),
+        "environment": CERTIFICATES,
+    }
+    text = USER_DATA.read_text()
+    for name, value in settings.items():
+        text, found = re.subn(f"(?m)^{name}='.*'$", lambda _: f"{name}='{value}'", text)
+        expect(f"places for {name} in the user data", found, 1)
+    return text
+
+
+@check("user data brings a bare host to the first reply", always=True)
+def first_boot(world):
+    if not USER_DATA.exists():
+        prepare(world)
+        return "there is no packaging/cloud-init/user-data"
+    world.version = world.cloud.upload(config())
+    package = world.package("1.0.0").read_bytes()
+    world.cloud.upload_file(package, "perch_1.0.0_amd64.deb")
+    world.cloud.user_data.write_text(user_data(package, "1.0.0"))
+    machine = world.new_machine()
+    machine.use_cloud_init()
+    begin = time.monotonic()
+    machine.boot()
+    until("the first chat", lambda: ask("/ready") == (200, {"ready": True}), patience=60)
+    until("the session with Discord", world.discord.connected)
+    expect("the first reply", world.discord.ask("hello?"), "hello?")
+    took = time.monotonic() - begin
+    expect("the boot", machine.wait_booted(), "running")
+    status = machine.run("cloud-init", "status", "--long").stdout
+    if "status: done" not in status or "DataSourceEc2" not in machine.run("cat", "/run/cloud-init/result.json").stdout:
+        raise Failed(f"cloud-init: {status}")
+    expect("the package", machine.run("dpkg-query", "--show", "perch").stdout, "perch\t1.0.0\n")
+    print(f"         from power-on to the first reply: {took:.1f} s")
+    print("         " + "\n         ".join(machine.messages_of("perch-user-data")))
+
+
+@check("booted, the unit is active and ready", always=True)
+def active(world):
+    machine = world.machine
+    expect("the unit", machine.show("ActiveState"), "active")
+    expect("/ready", ask("/ready"), (200, {"ready": True}))
+    expect("the version", machine.status()["config"]["version"], world.version)
+    expect("failed units", machine.systemctl("--failed", "--quiet"), "")
+    until("the session with Discord", world.discord.connected)
+    status = machine.show("StatusText")
+    if "http running" not in status:
+        raise Failed(f"StatusText: {status}")
+
+
+@check("a mention on Discord is answered")
+def mention(world):
+    expect("the answer", world.discord.ask("hello from #general"), "hello from #general")
+
+
+@check("a chat over HTTP is answered")
+def chat_answered(_):
+    chat("hello over HTTP")
+    expect("/health", ask("/health")[0], 200)
+
+
+@check("the journal's entries have their fields")
+def journal(world):
+    entries = world.machine.journal("PERCH_SERVICE=discord")
+    if not entries:
+        raise Failed("there is no entry with PERCH_SERVICE=discord")
+    first = world.machine.wait_message("first configuration applied")
+    seen = {name: first.get(name) for name in ("PERCH_SERVICE", "PERCH_CONFIG_VERSION", "PRIORITY", "_UID")}
+    user = world.machine.run("id", "--user", "perch").stdout.strip()
+    expected = {"PERCH_SERVICE": "supervisor", "PERCH_CONFIG_VERSION": world.version, "PRIORITY": "6", "_UID": user}
+    expect("its fields", seen, expected)
+    if not first.get("PERCH_CHANGE") or first["_SYSTEMD_UNIT"] != "perch.service":
+        raise Failed(f"it belongs to no change, or not to the unit: {first}")
+    # `journalctl -p`
+    expect("errors in a good start", world.machine.messages("--priority=err"), [])
+
+
+@check("whoever connects first starts it: the socket does not need the daemon")
+def socket_activation(world):
+    machine = world.machine
+    machine.systemctl("stop", "perch.service")
+    expect("the unit", machine.show("ActiveState"), "inactive")
+    expect("the socket", machine.show("ActiveState", "perch.socket"), "active")
+    chat("is anybody there?")
+    machine.wait_active()
+    both_answer(world)
+
+
+@check("a new version of the object is applied")
+def upload(world):
+    since = world.machine.now()
+    process = world.machine.main_process()
+    version = world.cloud.upload(config(extra='[log]\nlevel = "debug"\n'))
+    until("the version", lambda: world.machine.status()["config"]["version"] == version)
+    applied = [entry for entry in world.machine.journal(since) if entry.get("PERCH_CONFIG_VERSION") == version]
+    if not applied or not applied[0].get("PERCH_CHANGE"):
+        raise Failed(f"the journal does not name it: {world.machine.messages(since)}")
+    expect("the process", world.machine.main_process(), process)
+    world.version = world.cloud.upload(config())
+    until("the version before", lambda: world.machine.status()["config"]["version"] == world.version)
+
+
+@check("a bad version is refused and named, and what runs goes on")
+def bad_version(world):
+    since = world.machine.now()
+    bad = world.cloud.upload(config().replace("listen", "lisen"))
+    entry = world.machine.wait_message("lisen", since)
+    expect("the priority and the version", (entry["PRIORITY"], entry.get("PERCH_CONFIG_VERSION")), ("3", bad))
+    expect("the version that runs", world.machine.status()["config"]["version"], world.version)
+    if "refused" not in world.machine.show("StatusText"):
+        raise Failed(f"systemctl status does not say so: {world.machine.show('StatusText')}")
+    both_answer(world)
+    world.version = world.cloud.upload(config())
+    until("the version after", lambda: world.machine.status()["config"]["version"] == world.version)
+
+
+def probe(world, drop_in=""):
+    """Starts perch with the probe before it, in everything that the unit takes away, and returns what it found."""
+    machine = world.machine
+    since = machine.now()
+    # Python and its libraries are allowed to run, for the probe; nothing else differs.
+    python = machine.run("readlink", "-f", "/usr/bin/python3").stdout.strip()
+    paths = f"ExecPaths={python} /usr/lib/python3 /usr/lib/x86_64-linux-gnu /usr/lib/python3.11"
+    machine.drop_in("probe", f"[Service]\n{paths}\nExecStartPre={python} -I /opt/probe.py\n{drop_in}")
+    try:
+        machine.systemctl("restart", "perch.service")
+    finally:
+        machine.remove_drop_in("probe")
+    found = json.loads(machine.wait_message("PROBE ", since)["MESSAGE"].removeprefix("PROBE "))
+    machine.systemctl("restart", "perch.service")
+    return found
+
+
+@check("the sandbox denies what perch does not need")
+def sandbox(world):
+    machine = world.machine
+    machine.write_running("/opt/probe.py", (HERE / "probe.py").read_text())
+    found = probe(world)
+    expect("where it can write", found["writable"], ["/run/perch", "/var/lib/perch"])
+    denied = {name: "EAFNOSUPPORT" for name in ("netlink", "packet", "vsock")} | {"raw": "EPERM"}
+    expect("sockets", found["sockets"], dict.fromkeys(("inet", "inet6", "unix"), "allowed") | denied)
+    expect("programs", found["programs"], {"perch": "allowed", "shell": "EACCES", "own": "EACCES"})
+    allowed = [what for what, outcome in found["calls"].items() if outcome == "allowed"]
+    expect("calls that were allowed", allowed, [])
+    expect("processes of others that it sees", found["others"], [])
+    expect("the limit of core dumps", found["core"], [0, 0])
+    none = "0" * 16
+    expected = {"NoNewPrivs": "1", "Seccomp": "2"} | dict.fromkeys(("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"), none)
+    expect("the process", found["status"], expected)
+    expect("reading the id of the boot", found["boot id"], "allowed")
+    both_answer(world)
+
+
+@check("systemd-analyze security gives the unit 1.5 or less")
+def exposure(world):
+    text = world.machine.run("systemd-analyze", "security", "--no-pager", "perch.service").stdout
+    level = float(text.rpartition("perch.service: ")[2].split()[0])
+    if level > 1.5:
+        raise Failed(f"{level}\n{text}")
+
+
+@check("the running process leaves no core dump and is the last to be ended when memory is short")
+def process(world):
+    machine = world.machine
+    number = machine.main_process()
+    limits = machine.run("cat", f"/proc/{number}/limits").stdout
+    core = next(line.split()[4:6] for line in limits.splitlines() if line.startswith("Max core file size"))
+    expect("the limit of core dumps", core, ["0", "0"])
+    # A machine that keeps its own root from lowering the score keeps systemd from it, too, and systemd goes on.
+    lowered = machine.run("choom", "-n", "-500", "true", check=False).returncode == 0
+    score = machine.run("cat", f"/proc/{number}/oom_score_adj").stdout.strip()
+    expect("the OOM score", score if lowered else machine.show("OOMScoreAdjust"), "-500")
+    # What can't be dumped belongs to root in /proc (proc(5)).
+    expect("its files in /proc", machine.run("stat", "-c", "%U", f"/proc/{number}/environ").stdout.strip(), "root")
+    expect("the state directory", machine.run("stat", "-c", "%U %a", "/var/lib/perch").stdout.strip(), "perch 700")
+    since = machine.now()
+    machine.run("kill", "-ABRT", number)
+    machine.wait_message("code=killed, status=6/ABRT", since)
+    machine.wait_active()
+    both_answer(world)
+
+
+@check("the memory limit fits a host with 1 GiB")
+def memory(world):
+    limits = {name: world.machine.show(name) for name in ("MemoryHigh", "MemoryMax", "MemorySwapMax")}
+    expect("the limits", limits, {"MemoryHigh": str(448 << 20), "MemoryMax": str(512 << 20), "MemorySwapMax": "0"})
+
+
+@check("systemctl reload applies a new version at once, and fails when it is refused")
+def reload(world):
+    machine = world.machine
+    slow = config().replace('poll = "1s"', 'poll = "1h"')
+    first = world.cloud.upload(slow)
+    until("the slow version", lambda: machine.status()["config"]["version"] == first)
+    process = machine.main_process()
+    second = world.cloud.upload(slow + '[log]\nlevel = "debug"\n')
+    machine.systemctl("reload", "perch.service")
+    expect("the version", machine.status()["config"]["version"], second)
+    since = machine.now()
+    world.cloud.upload("[http]\nlisten = 80\n")
+    expect("the reload", machine.run("systemctl", "reload", "perch.service", check=False).returncode, 1)
+    machine.wait_message("refused", since)
+    state = {name: machine.show(name) for name in ("ActiveState", "SubState", "MainPID")}
+    expect("the unit", state, {"ActiveState": "active", "SubState": "running", "MainPID": process})
+    both_answer(world)
+    world.version = world.cloud.upload(config())
+    machine.systemctl("reload", "perch.service")
+    expect("the version", machine.status()["config"]["version"], world.version)
+
+
+RESTARTS = 20
+
+
+@check(f"{RESTARTS} restarts under load: no request refused, no mention lost or answered twice")
+def restarts(world):
+    machine, discord = world.machine, world.discord
+    before = discord.counters()
+    with Crowd(discord) as crowd:
+        for _ in range(RESTARTS):
+            machine.systemctl("restart", "perch.service")
+    until("every mention to be answered once, in order", lambda: not crowd.answered())
+    after = discord.counters()
+    expect("requests that failed", [text for _, _, text in crowd.failed], [])
+    expect("IDENTIFYs and violations", [after[name] - before[name] for name in ("identifies", "violation_count")], [0, 0])
+    if crowd.served < 10 * RESTARTS:
+        raise Failed(f"only {crowd.served} requests were served")
+    print(f"         {crowd.served} requests, {sum(map(len, crowd.said.values()))} mentions")
+
+
+APT = ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "--quiet", "--yes"]
+
+
+def install(world, version):
+    """Installs the package of another version as an operator does."""
+    package = world.package(version)
+    name = f"/opt/{package.name}"
+    shutil.copy(package, world.machine.root / name[1:])
+    world.machine.run(*APT, "-o", "Dpkg::Options::=--force-confold", "install", name)
+
+
+@check("the package is upgraded under load: no request refused, no mention lost or answered twice")
+def upgrade(world):
+    machine, discord = world.machine, world.discord
+    if not USER_DATA.exists():
+        return "there is no packaging/deb"
+    before, process = discord.counters()["identifies"], machine.main_process()
+    environment = machine.run("cat", "/etc/perch/perch.env").stdout
+    with Crowd(discord) as crowd:
+        install(world, "1.0.1")
+        until("another process", lambda: machine.main_process() not in ("0", process))
+        machine.wait_active()
+    until("every mention to be answered once, in order", lambda: not crowd.answered())
+    expect("requests that failed", [text for _, _, text in crowd.failed], [])
+    expect("IDENTIFYs", discord.counters()["identifies"] - before, 0)
+    expect("the package", machine.run("dpkg-query", "--show", "perch").stdout, "perch\t1.0.1\n")
+    expect("perch.env", machine.run("cat", "/etc/perch/perch.env").stdout, environment)
+    both_answer(world)
+
+
+@check("user data may be run again")
+def user_data_again(world):
+    machine = world.machine
+    if not USER_DATA.exists():
+        return "there is no packaging/cloud-init/user-data"
+    process = machine.main_process()
+    package = world.package("1.0.1").read_bytes()
+    world.cloud.upload_file(package, "perch_1.0.1_amd64.deb")
+    machine.write_running("/opt/user-data", user_data(package, "1.0.1"))
+    for _ in range(2):
+        machine.run("sh", "/opt/user-data")
+    expect("the process", machine.main_process(), process)
+    both_answer(world)
+
+
+@check("killed with SIGKILL under load, it is back in seconds: no connection refused, no mention lost")
+def killed(world):
+    machine, discord = world.machine, world.discord
+    before = discord.counters()
+    kills = []
+    with Crowd(discord) as crowd:
+        for _ in range(3):
+            process = machine.main_process()
+            begin = time.monotonic()
+            machine.run("kill", "-KILL", process)
+            until("another process", lambda: machine.main_process() not in ("0", process))
+            machine.wait_active()
+            kills.append((begin, time.monotonic()))
+            if kills[-1][1] - begin > 5:
+                raise Failed(f"it took {kills[-1][1] - begin:.1f} s")
+    until("every mention to be answered once, in order", lambda: not crowd.answered())
+    for begin, end, text in crowd.failed:
+        # What perch had in hand when it was killed, and nothing else.
+        if "refused" in text or not any(begin <= kill_end and kill_begin <= end for kill_begin, kill_end in kills):
+            raise Failed(f"a request failed: {text}")
+    after = discord.counters()
+    expect("IDENTIFYs", after["identifies"] - before["identifies"], 0)
+
+
+@check("hung, it is ended by the watchdog and started again")
+def watchdog(world):
+    machine = world.machine
+    machine.drop_in("watchdog", "[Service]\nWatchdogSec=1s\n")
+    machine.systemctl("restart", "perch.service")
+    # Two times its patience: a healthy one is left alone.
+    process = machine.main_process()
+    time.sleep(2)
+    expect("the process", machine.main_process(), process)
+    since = machine.now()
+    machine.run("kill", "-STOP", process)
+    machine.wait_message("Watchdog timeout", since)
+    until("another process", lambda: machine.main_process() not in ("0", process))
+    machine.wait_active()
+    machine.remove_drop_in("watchdog")
+    both_answer(world)
+
+
+@check("a token given as a systemd credential works")
+def credential(world):
+    machine = world.machine
+    machine.write_running("/etc/perch/discord-token", TOKEN)
+    machine.run("chmod", "600", "/etc/perch/discord-token")
+    machine.drop_in("credential", "[Service]\nLoadCredential=discord-token:/etc/perch/discord-token\n")
+    world.version = world.cloud.upload(config(token='{ credential = "discord-token" }'))
+    machine.systemctl("restart", "perch.service")
+    expect("the version", machine.status()["config"]["version"], world.version)
+    both_answer(world)
+    world.version = world.cloud.upload(config())
+    until("the version before", lambda: machine.status()["config"]["version"] == world.version)
+    machine.remove_drop_in("credential")
+    machine.run("rm", "/etc/perch/discord-token")
+    machine.systemctl("restart", "perch.service")
+    both_answer(world)
+
+
+@check("out of memory, perch alone is ended, and started again")
+def memory_reached(world):
+    machine = world.machine
+    limit = machine.run("sh", "-c", "cat /sys/fs/cgroup/memory/system.slice/perch.service/memory.limit_in_bytes "
+                        "/sys/fs/cgroup/system.slice/perch.service/memory.max 2>/dev/null", check=False).stdout.strip()
+    if limit != str(512 << 20):
+        return f"the limit is not enforced on this machine ({limit or 'no memory controller'})"
+    since = machine.now()
+    process = machine.main_process()
+    machine.run("systemctl", "set-property", "--runtime", "perch.service", "MemoryHigh=infinity", "MemoryMax=24M")
+    try:
+        greedy = Greedy()
+        until("perch to be ended", lambda: greedy.more() or machine.main_process() != process)
+        greedy.end()
+    finally:
+        machine.run("systemctl", "set-property", "--runtime", "perch.service", "MemoryHigh=448M", "MemoryMax=512M")
+    machine.wait_active()
+    ended = machine.wait_message("Failed with result", since)["MESSAGE"]
+    expect("failed units", machine.systemctl("--failed", "--quiet"), "")
+    both_answer(world)
+    print(f"         {ended}")
+
+
+@check("rebooted, the host answers what was said meanwhile, once")
+def reboot(world):
+    machine, discord = world.machine, world.discord
+    machine.systemctl("stop", "perch.service", "perch.socket")
+    before = discord.counters()["identifies"]
+    said = discord.say("is the host away?")
+    boot = machine.run("cat", "/proc/sys/kernel/random/boot_id").stdout
+    machine.reboot()
+    expect("the boot", machine.wait_booted(), "running")
+    if machine.run("cat", "/proc/sys/kernel/random/boot_id").stdout == boot:
+        raise Failed("it was no reboot")
+    expect("the answer", discord.wait_answer(said), "is the host away?")
+    both_answer(world)
+    answers = [reference for reference, _ in discord.answers() if reference == said]
+    expect("answers", answers, [said])
+    expect("IDENTIFYs", discord.counters()["identifies"] - before, 0)
+
+
+@check("a full disk costs perch its memory, and not its service")
+def disk_full(world):
+    machine = world.machine
+
+    def fill():
+        machine.run("sh", "-c", "cat /dev/zero >>/var/filler 2>/dev/null || true")
+        left = machine.run("stat", "--file-system", "--format=%a", "/var").stdout.strip()
+        expect("the space that is left", left, "0")
+
+    since = machine.now()
+    fill()
+    both_answer(world)
+    machine.systemctl("stop", "perch.service")
+    # What perch gave back.
+    fill()
+    machine.systemctl("start", "perch.service")
+    # Without memory it may have no session to resume, and what was said before the new one is not its to hear.
+    until("the session with Discord", world.discord.connected)
+    both_answer(world)
+    references = [reference for reference, _ in world.discord.answers()]
+    expect("mentions that were answered twice", [one for one in references if references.count(one) > 1], [])
+    print("         " + machine.wait_message("goes on without memory", since, "--priority=warning")["MESSAGE"])
+    machine.run("rm", "/var/filler")
+    machine.systemctl("restart", "perch.service")
+    both_answer(world)
+
+
+@check("the object comes only after the boot: the boot does not wait, and perch begins by itself")
+def object_later(world):
+    machine = world.machine
+    machine.write_running("/etc/perch/perch.env", ENVIRONMENT.replace(KEY, "later.toml"))
+    machine.reboot()
+    until("the boot", lambda: machine.show("ActiveState", "multi-user.target") == "active")
+    waiting = until("what it waits for", lambda: machine.show("StatusText"))
+    expect("the unit", machine.show("ActiveState"), "activating")
+    if "waiting for a configuration" not in waiting or "later.toml" not in waiting:
+        raise Failed(f"StatusText: {waiting}")
+    world.cloud.upload(config(), "later.toml")
+    machine.wait_active(patience=90)
+    expect("the boot", machine.wait_booted(), "running")
+    both_answer(world)
+    machine.write_running("/etc/perch/perch.env", ENVIRONMENT)
+    machine.systemctl("restart", "perch.service")
+
+
+@check("before there is a configuration, whoever connects is told so", pending=True)
+def told(world):
+    machine = world.machine
+    machine.write_running("/etc/perch/perch.env", ENVIRONMENT.replace(KEY, "never.toml"))
+    try:
+        machine.systemctl("restart", "--no-block", "perch.service")
+        machine.wait_message("never.toml")
+        expect("the answer", ask("/ready", timeout=5)[0], 503)
+    finally:
+        machine.write_running("/etc/perch/perch.env", ENVIRONMENT)
+        machine.systemctl("restart", "perch.service")
+
+
+@check("S3 is away at boot: perch starts with the last known good configuration")
+def s3_away(world):
+    machine = world.machine
+    until("the version to be good", lambda: machine.status()["config"]["last_good"]["version"] == world.version)
+    world.cloud.s3_answers(False)
+    try:
+        machine.reboot()
+        machine.wait_active()
+        expect("the version", machine.status()["config"]["version"], world.version)
+        until("the session with Discord", world.discord.connected)
+        both_answer(world)
+        machine.wait_message(f"s3://{BUCKET}/{KEY}", "--boot", "--priority=warning")
+    finally:
+        world.cloud.s3_answers(True)
+    world.version = world.cloud.upload(config())
+    until("the version after", lambda: machine.status()["config"]["version"] == world.version, patience=60)
+
+
+@check("the clock is wrong at boot")
+def clock(_):
+    return "a container has no clock of its own: a wrong one would be this machine's"
+
+
+@check("no token is in what the host wrote")
+def secrets(world):
+    # The bot's, and the role's.
+    for secret in (TOKEN, "this-secret-access-key-opens-nothing", "this-session-token-opens-nothing"):
+        world.machine.run("journalctl", "--flush", check=False)
+        places = ["/var/lib/perch", "/var/log", "/run/log", "/run/perch", "/etc"]
+        found = world.machine.run("grep", "--recursive", "--text", "--files-with-matches", secret, *places, check=False).stdout
+        expect("files with a secret", found, "")
+
+
+@check("removed, it is gone, and what it knew stays; purged, that goes too")
+def removed(world):
+    machine = world.machine
+    if not USER_DATA.exists():
+        return "there is no packaging/deb"
+    install(world, "1.0.2")
+    machine.run(*APT, "remove", "perch")
+    try:
+        ask("/ready")
+        raise Failed("somebody still listens")
+    except ConnectionRefusedError:
+        pass
+    expect("failed units", machine.systemctl("--failed", "--quiet"), "")
+    machine.run("test", "-e", "/var/lib/perch/perch.db", "-a", "-e", "/etc/perch/perch.env")
+    machine.run(*APT, "purge", "perch")
+    left = machine.run("find", "/", "-xdev", "-path", "/proc", "-prune", "-o", "-name", "*perch*", "-print").stdout.split()
+    # The packages that this test brought, and what cloud-init and systemd wrote.
+    left = [path for path in left if not path.startswith(("/opt/", "/var/lib/cloud/", "/var/log/"))]
+    expect("what is left", left, [])
+    # Nobody else is ever given its files.
+    machine.run("id", "perch")
