@@ -7,7 +7,8 @@ perch.cdx.json    the parts as an SBOM, CycloneDX 1.5
 third-party.txt   the parts with their licences, and each licence text once
 
 A part is what is linked into the binary: crates that are only compiled to run at build time, and what tests need, are
-left out. The same source gives the same bytes; the date is SOURCE_DATE_EPOCH.
+left out. The same source gives the same bytes; the date is SOURCE_DATE_EPOCH. The licence of the whole goes to standard
+output.
 """
 
 import datetime
@@ -221,6 +222,10 @@ def main():
     others = list(beside(packages, needs))
     (directory / "perch.cdx.json").write_text(bill(binary, packages, needs, root, others))
     (directory / "third-party.txt").write_text(terms(packages, needs, root, others))
+    every = {expression(packages[key]) for key in needs} | {licence for _, _, licence, *_ in others}
+    # Parentheses occur only around an OR.
+    every = {part.strip("()") for licence in every for part in licence.split(" AND ")}
+    print(" AND ".join(sorted(f"({licence})" if " OR " in licence else licence for licence in every)))
 
 
 main()
