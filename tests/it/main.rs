@@ -15,6 +15,7 @@ mod host;
 mod journal;
 mod kept_secrets;
 mod ledger;
+mod packages;
 mod pages;
 mod reload;
 mod restart;
