@@ -1,0 +1,16 @@
+# To try it: one HTTP host, no certificate, everything gone with `terraform destroy`.
+environment   = "development"
+region        = "eu-central-1"
+name          = "perch-dev"
+instance_type = "t3.micro"
+
+web = {
+  minimum       = 1
+  maximum       = 2
+  instance_type = "t3.micro"
+}
+
+# The package, downloaded beside this file. It goes into the bucket; its digest is checked on the host.
+package = {
+  file = "perch.x86_64.rpm"
+}

@@ -1,0 +1,78 @@
+variable "name" {
+  description = "What every resource is named after."
+  type        = string
+  default     = "perch"
+}
+
+variable "environment" {
+  description = "`development`, `test` or `production`."
+  type        = string
+}
+
+variable "region" {
+  description = "Where to put it, such as `eu-central-1`."
+  type        = string
+}
+
+variable "package" {
+  description = "The package to install: a `file` here, or a `url` and its `sha256`."
+  type = object({
+    file   = optional(string)
+    url    = optional(string)
+    sha256 = optional(string)
+  })
+}
+
+variable "instance_type" {
+  description = "The host with the Discord session."
+  type        = string
+  default     = "t3.micro"
+}
+
+variable "ami_id" {
+  description = "The image; without one the newest Amazon Linux 2023."
+  type        = string
+  default     = null
+}
+
+variable "ship_journal" {
+  description = "Whether the journal goes to CloudWatch."
+  type        = bool
+  default     = false
+}
+
+variable "log_retention_days" {
+  description = "How long CloudWatch keeps it; without a number 90 days in production, else 7."
+  type        = number
+  default     = null
+}
+
+variable "http_cidrs" {
+  description = "Who may open the chat page."
+  type        = list(string)
+  default     = ["0.0.0.0/0"]
+}
+
+variable "web" {
+  description = "How many HTTP hosts, and of which type."
+  type = object({
+    minimum       = number
+    maximum       = number
+    instance_type = string
+  })
+}
+
+variable "domain" {
+  description = "A name in a Route 53 zone, for HTTPS."
+  type = object({
+    name    = string
+    zone_id = string
+  })
+  default = null
+}
+
+variable "alarm_email" {
+  description = "Who gets a mail when an alarm goes off."
+  type        = string
+  default     = null
+}
