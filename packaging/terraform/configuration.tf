@@ -19,11 +19,11 @@ locals {
   package_key = local.uploaded ? "packages/${basename(var.package.file)}" : ""
 }
 
-# checkov:skip=CKV_AWS_18: one object that one role reads; CloudTrail says who changed it, an access log would say who polls.
-# checkov:skip=CKV_AWS_144: the configuration is also where it was written; a second region would be one more thing to pay.
-# checkov:skip=CKV2_AWS_62: perch asks for the object itself; nothing listens for events.
-# checkov:skip=CKV_AWS_145: encrypted with AWS's key unless one is given; nothing in the object is secret.
 resource "aws_s3_bucket" "configuration" {
+  # checkov:skip=CKV_AWS_18: one object that one role reads; CloudTrail says who changed it, an access log would say who polls.
+  # checkov:skip=CKV_AWS_144: the configuration is also where it was written; a second region would be one more thing to pay.
+  # checkov:skip=CKV2_AWS_62: perch asks for the object itself; nothing listens for events.
+  # checkov:skip=CKV_AWS_145: encrypted with AWS's key unless one is given; nothing in the object is secret.
   bucket        = var.bucket
   bucket_prefix = var.bucket == null ? "${var.name}-" : null
 
@@ -99,9 +99,9 @@ resource "aws_s3_bucket_lifecycle_configuration" "configuration" {
   depends_on = [aws_s3_bucket_versioning.configuration]
 }
 
-# checkov:skip=CKV_AWS_149: encrypted with AWS's key for this purpose unless one is given.
-# checkov:skip=CKV2_AWS_57: Discord has no way to rotate a token by program; perch takes a new one over when somebody puts it there.
 resource "aws_secretsmanager_secret" "perch" {
+  # checkov:skip=CKV_AWS_149: encrypted with AWS's key for this purpose unless one is given.
+  # checkov:skip=CKV2_AWS_57: Discord has no way to rotate a token by program; perch takes a new one over when somebody puts it there.
   for_each = local.kinds
 
   name                    = "${var.name}-${each.key}"

@@ -18,6 +18,12 @@ locals {
     "/(?m)^sha256='.*'$/", "sha256='${local.package.sha256}'")
   }
 
+  filled_in = var.user_data != null || alltrue(flatten([for kind, text in local.install : [
+    strcontains(text, "\nconfig='s3://${aws_s3_bucket.configuration.id}/${local.keys[kind]}'\n"),
+    strcontains(text, "\npackage='${local.package.url}'\n"),
+    strcontains(text, "\nsha256='${local.package.sha256}'\n"),
+  ]]))
+
   agent = jsonencode({
     logs = {
       logs_collected = {
@@ -82,6 +88,11 @@ resource "aws_instance" "host" {
 
   lifecycle {
     precondition {
+      condition     = local.filled_in
+      error_message = "../cloud-init/user-data has not the settings config, package and sha256, each on a line of its own."
+    }
+
+    precondition {
       condition     = length(local.user_data["bot"]) <= 16384
       error_message = "The user data is over the 16 KiB that EC2 takes."
     }
@@ -101,8 +112,8 @@ resource "aws_network_interface" "host" {
   tags            = { Name = var.name }
 }
 
-# checkov:skip=CKV2_AWS_19: attached to the interface.
 resource "aws_eip" "host" {
+  # checkov:skip=CKV2_AWS_19: attached to the interface.
   count = var.web == null ? 1 : 0
 
   domain = "vpc"
@@ -173,6 +184,11 @@ resource "aws_launch_template" "host" {
   }
 
   lifecycle {
+    precondition {
+      condition     = local.filled_in
+      error_message = "../cloud-init/user-data has not the settings config, package and sha256, each on a line of its own."
+    }
+
     precondition {
       condition     = length(local.user_data[each.key]) <= 16384
       error_message = "The user data is over the 16 KiB that EC2 takes."

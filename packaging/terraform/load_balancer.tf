@@ -12,7 +12,6 @@ resource "aws_lb" "web" {
   # checkov:skip=CKV2_AWS_28: a web application firewall costs more than the hosts; perch has limits of its own.
   # checkov:skip=CKV2_AWS_20: redirects to HTTPS where there is a domain; without one there is no certificate.
   # checkov:skip=CKV_AWS_150: guarded in production.
-  # trivy:ignore:AVD-AWS-0053
   name                       = var.name
   load_balancer_type         = "application"
   subnets                    = var.subnet_ids
@@ -63,7 +62,6 @@ resource "aws_lb_listener" "http" {
 
   # checkov:skip=CKV_AWS_2: HTTP only redirects where there is a domain; without one there is no certificate to speak HTTPS with.
   # checkov:skip=CKV_AWS_103: as above.
-  # trivy:ignore:AVD-AWS-0054
   load_balancer_arn = aws_lb.web[0].arn
   port              = 80
   protocol          = "HTTP"

@@ -158,7 +158,6 @@ resource "aws_sns_topic" "alarms" {
   count = var.alarm_email == null ? 0 : 1
 
   # checkov:skip=CKV_AWS_26: CloudWatch can't publish to a topic under AWS's own key; what an alarm says is no secret.
-  # trivy:ignore:AVD-AWS-0095
   name = "${var.name}-alarms"
 }
 

@@ -26,3 +26,4 @@ mod supervision;
 mod support;
 mod systemd;
 mod trial;
+mod terraform;

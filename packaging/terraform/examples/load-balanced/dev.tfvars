@@ -1,6 +1,6 @@
 # To try it: one HTTP host, no certificate, everything gone with `terraform destroy`.
 environment   = "development"
-region        = "eu-central-1"
+region        = "us-east-1"
 name          = "perch-dev"
 instance_type = "t3.micro"
 

@@ -38,7 +38,7 @@ module "perch" {
   environment        = var.environment
   region             = var.region
   vpc_id             = data.aws_vpc.this.id
-  subnet_ids         = sort(data.aws_subnets.this.ids)
+  subnet_ids         = slice(sort(data.aws_subnets.this.ids), 0, 2) # each zone is an address more to pay for
   package            = var.package
   instance_type      = var.instance_type
   ami_id             = var.ami_id

@@ -1,6 +1,6 @@
 # To rely on it: HTTP hosts in two zones, HTTPS, the journal in CloudWatch for 90 days, a mail when a person has to act.
 environment   = "production"
-region        = "eu-central-1"
+region        = "us-east-1"
 instance_type = "t3.micro"
 ship_journal  = true
 alarm_email   = "operator@example.com"

@@ -1,6 +1,6 @@
 # To try it: the smallest host, logs on the host alone, everything gone with `terraform destroy`.
 environment   = "development"
-region        = "eu-central-1"
+region        = "us-east-1"
 name          = "perch-dev"
 instance_type = "t3.micro"
 
