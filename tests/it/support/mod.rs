@@ -1,5 +1,6 @@
 //! What the tests run against.
 
+pub mod account;
 pub mod authority;
 pub mod aws;
 pub mod bot;
