@@ -3,10 +3,13 @@
 use std::fmt;
 use std::future::Future;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use governor::clock::{Clock, DefaultClock};
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use reqwest::{Client, Response, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
@@ -21,6 +24,16 @@ use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use super::backoff;
 use super::event::{ChannelId, User};
 use super::history::PAGE;
+
+/// A bot may make 50 requests a second, however they come: ten at once, and forty a second behind them. Whoever goes by
+/// the 429s alone is banned for an hour after 10,000 of them in ten minutes, which a flood in many channels brings about.
+///
+/// Source: Rate Limits, "Global Rate Limit" and "Invalid Request Limit".
+const GLOBAL: Quota = Quota::per_second(nonzero(40)).allow_burst(nonzero(10));
+
+const fn nonzero(number: u32) -> NonZeroU32 {
+    NonZeroU32::new(number).expect("it is a constant, and not 0")
+}
 
 /// For one exchange of request and answer. Discord answers within a second on a good day.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -62,10 +75,21 @@ pub struct Rest {
 
 /// Who keeps the rate limits.
 enum Pace {
-    /// serenity's limiter, which knows each route's bucket from the headers of earlier answers.
-    Ours(Box<Ratelimiter>),
+    /// serenity's limiter, which knows each route's bucket from the headers of earlier answers, behind our own that keeps
+    /// all routes together within the global limit.
+    Ours { buckets: Box<Ratelimiter>, all: DefaultDirectRateLimiter },
     /// Whatever lives at `api_url`; its 429s are obeyed.
     Proxy(String),
+}
+
+impl Pace {
+    /// Waits for this request's turn among all.
+    async fn turn(&self) {
+        let Pace::Ours { all, .. } = self else { return };
+        while let Err(early) = all.check() {
+            sleep(early.wait_time_from(DefaultClock::default().now())).await;
+        }
+    }
 }
 
 impl fmt::Debug for Rest {
@@ -100,7 +124,10 @@ impl Rest {
         let everything = Arc::new(Hold::default());
         let pace = match api_url {
             Some(url) => Pace::Proxy(url.to_owned()),
-            None => Pace::Ours(Box::new(limiter(&client, &token, &everything))),
+            None => {
+                let buckets = Box::new(limiter(&client, &token, &everything));
+                Pace::Ours { buckets, all: RateLimiter::direct(GLOBAL) }
+            }
         };
         Ok(Rest { client, token, pace, everything })
     }
@@ -204,6 +231,7 @@ impl Rest {
         loop {
             let once = async {
                 self.everything.over().await;
+                self.pace.turn().await;
                 let response = self.exchange(request.clone()).await?;
                 match response.status() {
                     StatusCode::TOO_MANY_REQUESTS => Ok(Err(self.told_to_wait(response).await)),
@@ -235,7 +263,7 @@ impl Rest {
 
     async fn exchange(&self, request: Request<'_>) -> Result<Response, RestError> {
         match &self.pace {
-            Pace::Ours(limiter) => limiter.perform(request).await.map_err(|error| serenity_error(&error)),
+            Pace::Ours { buckets, .. } => buckets.perform(request).await.map_err(|error| serenity_error(&error)),
             Pace::Proxy(url) => {
                 let request = request
                     .build(&self.client, self.token.expose_secret(), Some(url))
