@@ -9,6 +9,7 @@ use secrecy::{ExposeSecret, SecretString};
 use super::event::User;
 use super::rest::{Rest, RestError};
 use crate::config;
+use crate::config::discord::Intents;
 use crate::config::secret::SecretRef;
 use crate::service::{Cause, Problem};
 
@@ -19,8 +20,10 @@ pub const PORTAL: &str = "https://discord.com/developers/applications";
 pub struct Account {
     pub token: SecretString,
     pub api_url: Option<String>,
+    /// Asked for beside those that perch needs.
+    pub intents: Intents,
     pub user: User,
-    pub rest: Rest,
+    pub rest: Arc<Rest>,
 }
 
 impl fmt::Debug for Account {
@@ -47,6 +50,8 @@ impl Account {
         asked: bool,
     ) -> Result<Arc<Account>, Problem> {
         let proven = proven.filter(|account| account.has(token, config.api_url.as_deref()));
+        // What it asks to be told has nothing to do with whose token it is; only the gateway knows what is granted.
+        let proven = proven.map(|account| account.with_intents(config.intents));
         if let Some(account) = &proven
             && !asked
         {
@@ -65,7 +70,8 @@ impl Account {
         match (rest.me().await, proven) {
             (Ok(_) | Err(RestError::Unavailable(_)), Some(account)) => Ok(account),
             (Ok(user), None) => {
-                Ok(Arc::new(Account { token: token.clone(), api_url: config.api_url.clone(), user, rest }))
+                let (token, api_url, intents) = (token.clone(), config.api_url.clone(), config.intents);
+                Ok(Arc::new(Account { token, api_url, intents, user, rest: Arc::new(rest) }))
             }
             (Err(RestError::Unavailable(what)), None) => {
                 Err(problem(Cause::Unavailable, format!("can't try the token, as Discord can't be asked: {what}")))
@@ -83,9 +89,17 @@ impl Account {
         self.token.expose_secret() == token.expose_secret() && self.api_url.as_deref() == api_url
     }
 
-    /// Whether `other` is this account.
+    /// Whether `other` is this account, asking for the same.
     pub fn same(&self, other: &Account) -> bool {
-        self.has(&other.token, other.api_url.as_deref())
+        self.has(&other.token, other.api_url.as_deref()) && self.intents == other.intents
+    }
+
+    fn with_intents(self: Arc<Account>, intents: Intents) -> Arc<Account> {
+        if self.intents == intents {
+            return self;
+        }
+        let (token, api_url) = (self.token.clone(), self.api_url.clone());
+        Arc::new(Account { token, api_url, intents, user: self.user.clone(), rest: Arc::clone(&self.rest) })
     }
 }
 
@@ -148,7 +162,7 @@ mod tests {
         let token = SecretString::from("MTk4.hushhush.aaaa");
         let rest = Rest::new(&token, None, None).unwrap();
         let user = User { id: super::super::event::UserId::new(1), username: "perch".to_owned() };
-        let account = Account { token, api_url: None, user, rest };
+        let account = Account { token, api_url: None, intents: Intents::default(), user, rest: Arc::new(rest) };
         assert!(!format!("{account:?}").contains("hushhush"));
     }
 }

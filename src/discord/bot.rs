@@ -16,12 +16,12 @@ use super::backoff::Backoff;
 use super::catch_up::CatchUp;
 use super::channels::{Asked, Channels, Done, Job, Records};
 use super::event::{ChannelId, MessageId};
-use super::gateway::{End, INTENTS, Lost, SHARD};
+use super::gateway::{End, Lost, SHARD};
 use super::identify::Permit;
 use super::rest::RestError;
 use super::status::Facts;
 use super::{Discord, NAME};
-use crate::service::{Blame, Context, Live, Readiness, Reporter, State};
+use crate::service::{Blame, ChangeId, Context, Live, Readiness, Reporter, State};
 use crate::store::{Attempt, Key, SessionOwner, Verdict};
 
 /// A wait for the next IDENTIFY that is nobody's concern: Discord itself asks for 5 s between two.
@@ -38,6 +38,8 @@ pub struct Bot<'a> {
     pub(super) channels: Channels,
     pub(super) catch_up: CatchUp,
     stop: CancellationToken,
+    /// The change that made it connect, until it has.
+    caused_by: Option<ChangeId>,
     /// Somebody was told that the connection is gone.
     outage_told: bool,
 }
@@ -66,7 +68,8 @@ pub async fn run(discord: &Discord, context: Context) {
     };
     let channels = Channels::new(live.clone(), records.clone());
     let catch_up = CatchUp::new(records, discord.patience.history);
-    let mut bot = Bot { discord, account, live, reporter, channels, catch_up, stop, outage_told: false };
+    let mut bot =
+        Bot { discord, account, live, reporter, channels, catch_up, stop, caused_by: None, outage_told: false };
     bot.converge().await;
     bot.reporter.state(State::Stopped, "");
 }
@@ -105,6 +108,7 @@ impl Bot<'_> {
             let newest = published(&self.live.borrow_and_update());
             match newest {
                 Ok(account) => {
+                    self.caused_by = Some(self.live.borrow().change);
                     self.adopt(account).await;
                     let interrupt = self.stay_connected().await;
                     self.tell(|facts| facts.session = false);
@@ -178,7 +182,7 @@ impl Bot<'_> {
         let hash = Sha256::digest(format!("{api_url}\n{}", self.account.token.expose_secret()));
         SessionOwner {
             bot: self.account.user.id.get(),
-            intents: INTENTS.bits(),
+            intents: self.intents().bits(),
             shard: SHARD.number(),
             shards: SHARD.total(),
             token_mark: u64::from_le_bytes(hash[..8].try_into().expect("a SHA-256 has 32 bytes")),
@@ -368,11 +372,12 @@ impl Bot<'_> {
     pub(super) fn connected(&mut self, resumed: bool) {
         self.tell(|facts| facts.session = true);
         self.reporter.state(State::Running, "");
+        let change = self.caused_by.take().map(|change| change.0);
         if self.outage_told || !resumed {
             let user_id = self.account.user.id.get();
             let how =
                 if resumed { "connected to Discord again, and the session goes on" } else { "connected to Discord" };
-            tracing::info!(service = NAME, user_id, resumed, "{how}");
+            tracing::info!(service = NAME, change, user_id, resumed, "{how}");
         }
         self.outage_told = false;
     }

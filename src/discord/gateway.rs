@@ -31,7 +31,7 @@ use crate::service::State;
 
 /// What perch asks to be told. A bot is given the content of messages that mention it and of direct messages without
 /// the privileged intent. Source: Gateway, "Message Content Intent".
-pub const INTENTS: Intents = Intents::GUILDS.union(Intents::GUILD_MESSAGES).union(Intents::DIRECT_MESSAGES);
+const INTENTS: Intents = Intents::GUILDS.union(Intents::GUILD_MESSAGES).union(Intents::DIRECT_MESSAGES);
 
 /// One connection for all guilds.
 pub const SHARD: ShardId = ShardId::ONE;
@@ -167,9 +167,14 @@ impl Bot<'_> {
         }
     }
 
+    /// What perch asks to be told, and what the configuration asks for beside it.
+    pub(super) fn intents(&self) -> Intents {
+        INTENTS | Intents::from_bits_truncate(self.account.intents.0)
+    }
+
     fn shard(&self, url: Option<&str>, session: Option<&Session>) -> Shard<Gate> {
         let token = self.account.token.expose_secret().to_owned();
-        let mut config = ConfigBuilder::new(token, INTENTS)
+        let mut config = ConfigBuilder::new(token, self.intents())
             .identify_properties(IdentifyProperties::new("perch", "perch", std::env::consts::OS))
             .queue(self.discord.gate.clone());
         if let Some(url) = url {

@@ -21,8 +21,10 @@ impl Bot<'_> {
                 return (Blame::Credential, self.refused("gateway close code 4004"));
             }
             Ok(CloseCode::DisallowedIntents) => format!(
-                "Discord does not grant the intents perch asks for (gateway close code 4014); turn them on in {PORTAL} → \
-                 the application → Bot → Privileged Gateway Intents, then run `perch reload`"
+                "Discord does not grant the intents perch asks for (gateway close code 4014; discord.intents: {}); turn \
+                 them on in {PORTAL} → the application → Bot → Privileged Gateway Intents and run `perch reload`, or take \
+                 them out of the configuration",
+                self.account.intents
             ),
             Ok(CloseCode::InvalidIntents) => format!(
                 "Discord does not know the intents perch asks for (gateway close code 4013); compare them with {PORTAL} → \

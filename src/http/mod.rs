@@ -162,6 +162,7 @@ impl Service for Http {
                 unasked.entry(*address).or_insert_with(|| {
                     tracing::warn!(
                         service = NAME,
+                        change = %live.change,
                         config_version = %live.version,
                         "systemd opened {address}, which the configuration does not listen on: whoever connects there is \
                          answered with 503"

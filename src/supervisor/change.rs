@@ -275,7 +275,7 @@ impl Supervisor {
         });
         match (had, text.is_empty()) {
             (None, false) => {
-                tracing::warn!(service = "supervisor", "secrets can't be read, those in use stay in use: {text}");
+                tracing::warn!(service = "supervisor", change = %change, "secrets can't be read, those in use stay in use: {text}");
             }
             (Some(had), true) => {
                 let lasted = had.since.elapsed().unwrap_or_default().as_secs();

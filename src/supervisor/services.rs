@@ -55,7 +55,8 @@ impl Supervisor {
         let delay = restart_delay(failures);
         let why = self.board.services().get(service).map(|health| health.reason.clone()).unwrap_or_default();
         let seconds = delay.as_secs_f32();
-        tracing::error!(service, "{service} failed and is started again in {seconds:.1} s: {why}");
+        let change = self.bake.as_ref().map(|bake| bake.change.0);
+        tracing::error!(service, change, "{service} failed and is started again in {seconds:.1} s: {why}");
         self.board.restarted(service);
         let blame = Blame::Configuration;
         self.board.set(

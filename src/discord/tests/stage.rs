@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::chat::{Ask, Deltas, Failure, Responder, Why};
 use crate::config::Config;
 use crate::config::discord::CatchUp;
+use crate::config::discord::Intents;
 use crate::discord::account::Account;
 use crate::discord::rest::Rest;
 use crate::discord::{Discord, NAME, Options, Patience};
@@ -86,7 +87,7 @@ impl Stage {
         let token = SecretString::from(sim::DEFAULT_TOKEN);
         let rest = Rest::trusting(tls, &token, None, Some(simulator.address())).unwrap();
         let user = rest.me().await.unwrap();
-        let account = Account { token, api_url: None, user, rest };
+        let account = Account { token, api_url: None, intents: Intents::default(), user, rest: Arc::new(rest) };
         let stage = Stage::from(simulator, discord, memory, Readiness::Ready(Arc::new(account)));
         stage.state(State::Running).await;
         stage
