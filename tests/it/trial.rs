@@ -1,15 +1,22 @@
 //! A new version is on trial: what does harm is undone, and a start that can't have the newest serves the last good one.
 
+use std::process::Command;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
+use perch::chat::{Ask, Deltas, Failure, Responder};
+use perch::config::Config;
+use perch::service::{Context, Live, Next, Part, Problem, Service, State};
 use perch::sim;
 use serde_json::{Value, json};
 
 use super::support::aws::Fault;
-use super::support::chat;
 use super::support::discord::Discord;
 use super::support::host::Host;
-use super::support::perch::{Perch, free_port, wait};
+use super::support::perch::{Perch, Start, free_port, wait};
+use super::support::upstream::{self, Upstream};
+use super::support::{chat, child, namespace};
 
 /// What a start may take to serve the last good version, by the promise; the rest is for a busy machine.
 const SERVED: Duration = Duration::from_secs(5 + 5);
@@ -90,6 +97,136 @@ fn a_version_that_discord_closes_on_is_undone_and_stays_out_until_somebody_insis
     let status =
         perch.wait_status("a newer version", |status| status["config"]["last_good"]["version"] == newer.as_str());
     assert_eq!(status["config"]["refused"], Value::Null);
+}
+
+#[test]
+fn an_intent_that_discord_does_not_grant_is_undone_within_a_second_and_costs_no_session() {
+    let host = Host::new();
+    let (perch, token, good) = blessed(&host);
+    let asks_more = config(&host, &token, "10s").replace("[discord]\n", "[discord]\nintents = [\"message_content\"]\n");
+    host.upload(&asks_more);
+    let status = perch.wait_status("the undone version", |status| status["config"]["refused"]["quarantined"] == true);
+    assert_eq!(status["config"]["version"], good.as_str());
+    assert_eq!(status["changes"][0]["steps"][0], "discord.intents: none → message_content (new Discord session)");
+    assert!(
+        status["changes"][0]["reason"].as_str().unwrap().contains("discord.intents: message_content"),
+        "{status:#}"
+    );
+    let at = |part: &str| {
+        let entry =
+            perch.log().into_iter().find(|entry| entry["message"].as_str().is_some_and(|said| said.contains(part)));
+        let time = entry.unwrap_or_else(|| panic!("{part}: {}", perch.log_text()))["time"].as_str().unwrap().to_owned();
+        // Hours go by outside of this test.
+        let [minutes, seconds] = [14..16, 17..23].map(|range| time[range].parse::<f64>().unwrap());
+        minutes * 60.0 + seconds
+    };
+    let took = (at("runs again") - at("parked until a person acts")).rem_euclid(3_600.0);
+    assert!(took < 1.0 + 3.0, "from the verdict to the old version it took {took} s");
+    connected(&perch);
+    assert_eq!(host.discord.ask("still there?"), "still there?");
+    let counters = host.discord.counters();
+    assert_eq!((counters.identifies, counters.resumes), (2, 1), "the old session is resumed");
+}
+
+#[test]
+fn a_model_that_the_upstream_does_not_have_is_undone_when_it_is_asked() {
+    let upstream = Upstream::start();
+    let port = free_port();
+    let config = |model: &str| {
+        let chat = format!("[chat]\nbackend = \"openai\"\nbase_url = \"{}\"\nmodel = \"{model}\"\n", upstream.url());
+        format!("[http]\nlisten = \"127.0.0.1:{port}\"\n[reload]\nbake = \"500ms\"\n{chat}")
+    };
+    let perch = Start::with_text(&config(upstream::MODEL)).ready();
+    let good = perch.wait_status("a blessed version", |status| status["config"]["last_good"].is_object());
+    std::fs::write(perch.config_path(), config("parrot-9").replace("500ms", "30s")).unwrap();
+    perch.wait_status("the trial", |status| status["config"]["state"] == "baking");
+    upstream.fault(upstream::Fault::Refuse(404, "", json!({"error": {"message": "no such model"}})));
+    assert_eq!(chat::post(port, "who are you?").status, 502);
+    let status = perch.wait_status("the undone version", |status| status["config"]["refused"]["quarantined"] == true);
+    assert_eq!(status["config"]["version"], good["config"]["version"]);
+    assert!(status["changes"][0]["reason"].as_str().unwrap().starts_with("chat: "), "{status:#}");
+    assert_eq!(chat::ask(port, "and you?"), "You said: and you?");
+}
+
+#[test]
+fn a_listener_that_stops_answering_its_own_probe_is_left_for_the_old_one() {
+    let Some(words) = namespace::unshare(&["--net"]).filter(|_| namespace::has("ip") && namespace::has("nsenter"))
+    else {
+        return;
+    };
+    let config =
+        |address: &str, bake: &str| format!("[reload]\nbake = \"{bake}\"\n[http]\nlisten = \"{address}:8080\"\n");
+    let set_up = "ip link set lo up && ip address add 192.0.2.7/32 dev lo && exec \"$@\"";
+    let start = Start::with_text(&config("127.0.0.1", "500ms")).through(["sh", "-c", set_up, "sh"]).through(words);
+    let perch = start.ready();
+    let good = perch.wait_status("a blessed version", |status| status["config"]["last_good"].is_object());
+    std::fs::write(perch.config_path(), config("192.0.2.7", "1m")).unwrap();
+    perch.wait_status("the trial", |status| status["config"]["state"] == "baking");
+    // The address goes, and with it the way to the listener.
+    let mut enter = Command::new("nsenter");
+    enter.args(["-t", &perch.pid().to_string(), "-n"]);
+    if !rustix::process::geteuid().is_root() {
+        enter.args(["-U", "--preserve-credentials"]);
+    }
+    assert!(enter.args(["ip", "address", "del", "192.0.2.7/32", "dev", "lo"]).status().unwrap().success());
+    let status = perch.wait_status("the undone version", |status| status["config"]["refused"]["quarantined"] == true);
+    assert_eq!(status["config"]["version"], good["config"]["version"]);
+    assert_eq!(status["http"]["listeners"], json!(["127.0.0.1:8080"]));
+    let reason = status["changes"][0]["reason"].as_str().unwrap();
+    assert!(reason.starts_with("http: 192.0.2.7:8080 does not answer perch's own probe"), "{reason}");
+}
+
+/// A bot that falls over.
+struct Sick;
+
+#[async_trait]
+impl Service for Sick {
+    fn name(&self) -> &'static str {
+        "discord"
+    }
+
+    fn wanted(&self, config: &Config) -> bool {
+        config.discord.is_some()
+    }
+
+    async fn prepare(&self, _: &Next<'_>, _: Option<&Live>) -> Result<Part, Vec<Problem>> {
+        Ok(Arc::new(()))
+    }
+
+    async fn run(&self, context: Context) -> anyhow::Result<()> {
+        context.reporter.state(State::Running, "");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        panic!("out of breath");
+    }
+}
+
+struct Echo;
+
+#[async_trait]
+impl Responder for Echo {
+    async fn answer(&self, ask: Ask<'_>, _: Deltas) -> Result<String, Failure> {
+        Ok(ask.message.to_owned())
+    }
+}
+
+#[test]
+#[ignore = "a daemon for the test below"]
+fn a_daemon_with_a_sick_bot() {
+    child::run(Echo, || vec![Arc::new(Sick)]);
+}
+
+#[test]
+fn a_version_whose_service_panics_is_undone() {
+    let port = free_port();
+    let http = format!("[http]\nlisten = \"127.0.0.1:{port}\"\n[reload]\nbake = \"500ms\"\n");
+    let perch = Start::child("trial::a_daemon_with_a_sick_bot", &http).ready();
+    perch.wait_status("a blessed version", |status| status["config"]["last_good"].is_object());
+    std::fs::write(perch.config_path(), format!("{http}[discord]\ntoken = {{ env = \"HOME\" }}\n")).unwrap();
+    let status = perch.wait_status("the undone version", |status| status["config"]["refused"]["quarantined"] == true);
+    assert_eq!(status["services"]["discord"], Value::Null);
+    let reason = status["changes"][0]["reason"].as_str().unwrap();
+    assert!(reason.starts_with("discord: it panicked: out of breath"), "{reason}");
+    assert_eq!(chat::ask(port, "well?"), "well?");
 }
 
 #[test]
