@@ -79,6 +79,7 @@ def both_answer(world):
 def prepare(world):
     """A host that has perch and a configuration for it by hand, booted; the one before is gone."""
     world.cloud.s3_answers(True)
+    world.cloud.secrets_manager_answers(True)
     world.version = world.cloud.upload(config())
     machine = world.new_machine()
     machine.install(world.binary)
@@ -86,7 +87,14 @@ def prepare(world):
     machine.write("etc/cloud/cloud-init.disabled", "")
     machine.boot()
     expect("the boot", machine.wait_booted(), "running")
-    return machine
+    settle(world)
+
+
+def settle(world):
+    """Waits until the version has passed its trial and the bot is connected: what is killed before that is undone."""
+    good = lambda: world.machine.status()["config"]["last_good"]["version"] == world.version
+    until("the version to be good", good)
+    until("the session with Discord", world.discord.connected)
 
 
 def user_data(package, version):
@@ -257,6 +265,7 @@ def exposure(world):
 @check("the running process leaves no core dump and is the last to be ended when memory is short")
 def process(world):
     machine = world.machine
+    settle(world)
     number = machine.main_process()
     limits = machine.run("cat", f"/proc/{number}/limits").stdout
     core = next(line.split()[4:6] for line in limits.splitlines() if line.startswith("Max core file size"))
@@ -370,6 +379,7 @@ def user_data_again(world):
 @check("killed with SIGKILL under load, it is back in seconds: no connection refused, no mention lost")
 def killed(world):
     machine, discord = world.machine, world.discord
+    settle(world)
     before = discord.counters()
     kills = []
     with Crowd(discord) as crowd:
@@ -394,6 +404,7 @@ def killed(world):
 @check("hung, it is ended by the watchdog and started again")
 def watchdog(world):
     machine = world.machine
+    settle(world)
     machine.drop_in("watchdog", "[Service]\nWatchdogSec=1s\n")
     machine.systemctl("restart", "perch.service")
     # Two times its patience: a healthy one is left alone.
@@ -434,6 +445,7 @@ def memory_reached(world):
                         "/sys/fs/cgroup/system.slice/perch.service/memory.max 2>/dev/null", check=False).stdout.strip()
     if limit != str(512 << 20):
         return f"the limit is not enforced on this machine ({limit or 'no memory controller'})"
+    settle(world)
     since = machine.now()
     process = machine.main_process()
     machine.run("systemctl", "set-property", "--runtime", "perch.service", "MemoryHigh=infinity", "MemoryMax=24M")
@@ -453,6 +465,7 @@ def memory_reached(world):
 @check("rebooted, the host answers what was said meanwhile, once")
 def reboot(world):
     machine, discord = world.machine, world.discord
+    settle(world)
     machine.systemctl("stop", "perch.service", "perch.socket")
     before = discord.counters()["identifies"]
     said = discord.say("is the host away?")
@@ -529,7 +542,7 @@ def told(world):
 @check("S3 is away at boot: perch starts with the last known good configuration")
 def s3_away(world):
     machine = world.machine
-    until("the version to be good", lambda: machine.status()["config"]["last_good"]["version"] == world.version)
+    settle(world)
     world.cloud.s3_answers(False)
     try:
         machine.reboot()
@@ -542,6 +555,24 @@ def s3_away(world):
         world.cloud.s3_answers(True)
     world.version = world.cloud.upload(config())
     until("the version after", lambda: machine.status()["config"]["version"] == world.version, patience=60)
+
+
+@check("Secrets Manager is away at a restart: systemd kept the token")
+def secrets_away(world):
+    machine = world.machine
+    settle(world)
+    until("the store to hold the token", lambda: machine.show("NFileDescriptorStore") == "1")
+    world.cloud.secrets_manager_answers(False)
+    try:
+        for restart in (["systemctl", "restart", "perch.service"], ["systemctl", "kill", "--signal=KILL", "perch.service"]):
+            process = machine.main_process()
+            machine.run(*restart)
+            until("another process", lambda: machine.main_process() not in ("0", process))
+            machine.wait_active()
+            until("the session with Discord", world.discord.connected)
+            both_answer(world)
+    finally:
+        world.cloud.secrets_manager_answers(True)
 
 
 @check("the clock is wrong at boot")

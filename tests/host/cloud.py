@@ -212,6 +212,10 @@ class Cloud:
         """Takes S3 away, so that connections to it are refused, or gives it back."""
         request("PUT", f"{self.s3_control}/listening", whether)
 
+    def secrets_manager_answers(self, whether):
+        """The same for Secrets Manager."""
+        request("PUT", f"{self.secrets_control}/listening", whether)
+
     @staticmethod
     def hosts():
         """The host's /etc/hosts."""

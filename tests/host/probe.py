@@ -65,13 +65,15 @@ def writes(path):
 
 
 def writable_directories():
-    """Every directory of the file system in which a file can be made."""
+    """Every directory of the file system in which a file can be made, without what is in its own."""
     found = []
     for directory, names, _ in os.walk("/"):
         if directory == "/":
             names.remove("proc")
         if os.access(directory, os.W_OK) and writes(os.path.join(directory, "perch-probe")) == "allowed":
             found.append(directory)
+        if directory in (state, runtime):
+            names.clear()
     return sorted(found)
 
 
