@@ -43,6 +43,11 @@ pub trait Service: Send + Sync + 'static {
         Ok(())
     }
 
+    /// What it does while nothing asks for it, until `stop` is cancelled; most services do nothing then.
+    async fn idle(&self, stop: CancellationToken) {
+        stop.cancelled().await;
+    }
+
     /// Serves until `context.stop` is cancelled, then drains and returns. It follows every state published in
     /// `context.live`. A panic or an error is the supervisor's to log; it runs the service again after a delay.
     ///

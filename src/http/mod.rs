@@ -135,6 +135,21 @@ impl Service for Http {
         Ok(())
     }
 
+    /// What systemd opened is not left unread: its clients would wait for ever.
+    async fn idle(&self, stop: CancellationToken) {
+        let mut connections = JoinSet::new();
+        for (address, socket) in &self.inherited {
+            // It stays so when it is handed on.
+            if let Err(error) = socket.set_nonblocking(true) {
+                tracing::warn!(service = NAME, "the socket for {address} can't be served: {error}");
+                continue;
+            }
+            connections.spawn(connections::serve(self.door(*address, socket), router::waiting(), stop.clone()));
+        }
+        stop.cancelled().await;
+        while connections.join_next().await.is_some() {}
+    }
+
     async fn run(&self, mut context: Context) -> anyhow::Result<()> {
         let app = router::app(context.live.clone(), context.stop.clone(), Arc::clone(&self.requests));
         let closed = router::closed(context.live.clone(), context.stop.clone(), Arc::clone(&self.requests));

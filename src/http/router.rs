@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Body;
 use axum::http::{Response, StatusCode};
 use axum::routing::{get, post};
+use axum::{Json, Router};
 use hyper::body::Incoming;
+use serde_json::json;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tower::{Service, ServiceBuilder};
@@ -92,6 +93,15 @@ pub fn app(live: watch::Receiver<Arc<Live>>, stop: CancellationToken, requests: 
 pub fn closed(live: watch::Receiver<Arc<Live>>, stop: CancellationToken, requests: Arc<Requests>) -> impl Answers {
     let app = Shared::new(live, stop, requests);
     layered(Router::new().fallback(problem::not_here), app)
+}
+
+/// What answers while no configuration asks for HTTP: whoever knocks hears so, and a load balancer goes elsewhere.
+pub fn waiting() -> impl Answers {
+    let detail = "perch has no configuration yet that serves HTTP";
+    let reason = Json(json!({ "ready": false, "reason": detail }));
+    let routes =
+        Router::new().route("/health", get(health::health)).fallback((StatusCode::SERVICE_UNAVAILABLE, reason));
+    ServiceBuilder::new().map_request(|request: hyper::Request<Incoming>| request.map(Body::new)).service(routes)
 }
 
 fn layered(router: Router, app: App) -> impl Answers {

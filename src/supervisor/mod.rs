@@ -27,6 +27,7 @@ mod backoff;
 mod bake;
 mod change;
 mod credentials;
+mod event;
 mod last_good;
 mod look;
 pub mod machine;
@@ -223,6 +224,8 @@ struct Supervisor {
     /// What the database says of a version that was put on trial and not blessed.
     fate: Option<store::Trial>,
     running: BTreeMap<Name, CancellationToken>,
+    /// The services that nothing asks for at the moment.
+    idling: BTreeMap<Name, CancellationToken>,
     askers: BTreeMap<Asker, oneshot::Sender<Answer>>,
     next_asker: Asker,
     /// Who asked for the newest look; empty where it was due by itself.
@@ -298,6 +301,7 @@ impl Supervisor {
             bake: None,
             fate: None,
             running: BTreeMap::new(),
+            idling: BTreeMap::new(),
             askers: BTreeMap::new(),
             next_asker: 0,
             asked_by: String::new(),
@@ -344,6 +348,7 @@ impl Supervisor {
                 () = until(self.overdue) => {
                     self.overdue = None;
                     self.on(Event::Overdue);
+                    self.idle_rest();
                 }
                 () = until(self.bake.as_ref().map(|bake| bake.due(Instant::now()))) => self.judge_bake(),
                 () = until(self.next_secrets) => {
@@ -493,6 +498,9 @@ impl Supervisor {
     fn sleep(&mut self, look: bool, secrets: bool) {
         if self.machine.is_idle() && std::mem::take(&mut self.reloading) {
             systemd::ready();
+        }
+        if self.live.is_some() || self.machine.is_idle() {
+            self.idle_rest();
         }
         let live = self.live.as_ref().map(|live| Arc::clone(&live.borrow()));
         let reload = live.as_ref().map(|live| live.config.reload.clone());

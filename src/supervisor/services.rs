@@ -17,9 +17,26 @@ use crate::telemetry::panics;
 const STEADY: Duration = Duration::from_mins(1);
 
 impl Supervisor {
+    /// Lets the services that don't run do what they do while nothing asks for them. Not before it is known that nothing
+    /// does: whoever knocks during a restart is served by what is about to start.
+    pub(super) fn idle_rest(&mut self) {
+        for service in self.services.iter() {
+            let name = service.name();
+            if self.running.contains_key(name) || self.idling.contains_key(name) {
+                continue;
+            }
+            let (service, stop) = (Arc::clone(service), self.stop.child_token());
+            self.idling.insert(name, stop.clone());
+            self.tasks.spawn(panics::SERVICE.scope(name, async move { service.idle(stop).await }));
+        }
+    }
+
     pub(super) fn start(&mut self, service: Name, run: u64) {
         let Some(known) = self.services.iter().find(|known| known.name() == service).cloned() else { return };
         let Some(live) = self.live.as_ref() else { return };
+        if let Some(idle) = self.idling.remove(service) {
+            idle.cancel();
+        }
         let stop = CancellationToken::new();
         self.running.insert(service, stop.clone());
         let context = Context {

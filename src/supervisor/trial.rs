@@ -38,9 +38,7 @@ impl Supervisor {
         let good = self.load_last_good();
         self.fate = trial.filter(|_| good.is_some());
         let quarantined = self.quarantined();
-        if good.is_some() {
-            self.overdue = Some(Instant::now() + OVERDUE);
-        }
+        self.overdue = Some(Instant::now() + OVERDUE);
         self.machine = Machine::new(Past { changes, good, quarantined });
     }
 

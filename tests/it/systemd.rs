@@ -15,6 +15,7 @@ use perch::sim::{DEFAULT_TOKEN, Options, Simulator};
 
 use super::support::child;
 use super::support::exchange::exchange;
+use super::support::host::Host;
 use super::support::perch::{Perch, Start, free_port, wait};
 
 const JSON: (&str, &str) = ("Content-Type", "application/json");
@@ -454,4 +455,23 @@ fn a_socket_from_systemd_is_served_with_what_waited_in_it() {
     chat(port, "back");
     assert_eq!(perch.messages("ERROR"), [""; 0]);
     assert_eq!(perch.stop().code(), Some(0));
+}
+
+#[test]
+fn whoever_knocks_at_a_socket_from_systemd_is_answered_before_there_is_a_configuration() {
+    let host = Host::new();
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, host.port)).unwrap();
+    let perch = host.perch().socket(&listener).start();
+    let ask = |path: &str| exchange("GET", &format!("http://127.0.0.1:{}{path}", host.port), &[], b"");
+    let waiting = ask("/ready");
+    assert_eq!((waiting.status, ask("/health").status), (503, 200));
+    let said = r#"{"ready":false,"reason":"perch has no configuration yet that serves HTTP"}"#;
+    assert_eq!(waiting.text(), said);
+    let version = host.upload(host.http_config());
+    perch.wait_version(&version);
+    assert_eq!(ask("/ready").status, 200);
+    // And where the configuration asks for no HTTP.
+    let version = host.upload(format!("[discord]\ntoken = {}\napi_url = \"{}\"\n", host.token(), host.discord.url()));
+    perch.wait_version(&version);
+    assert_eq!(wait("the socket to be left", || (ask("/ready").status == 503).then_some(503)), 503);
 }
