@@ -122,12 +122,11 @@ impl Rest {
         let client = builder.build().context("preparing the HTTPS client for Discord")?;
         let token = SecretString::from(format!("Bot {}", token.expose_secret()));
         let everything = Arc::new(Hold::default());
-        let pace = match api_url {
-            Some(url) => Pace::Proxy(url.to_owned()),
-            None => {
-                let buckets = Box::new(limiter(&client, &token, &everything));
-                Pace::Ours { buckets, all: RateLimiter::direct(GLOBAL) }
-            }
+        let pace = if let Some(url) = api_url {
+            Pace::Proxy(url.to_owned())
+        } else {
+            let buckets = Box::new(limiter(&client, &token, &everything));
+            Pace::Ours { buckets, all: RateLimiter::direct(GLOBAL) }
         };
         Ok(Rest { client, token, pace, everything })
     }

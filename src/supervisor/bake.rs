@@ -144,7 +144,8 @@ impl Supervisor {
     /// Asks the services on trial again and again whether they do what they are there for.
     pub(super) fn probe(&self, bake: &Bake) {
         let Some(live) = self.live.as_ref().map(|live| Arc::clone(&live.borrow())) else { return };
-        for service in self.services.iter().filter(|service| bake.watched.contains(service.name())).cloned() {
+        for service in self.services.iter().filter(|service| bake.watched.contains(service.name())) {
+            let service = Arc::clone(service);
             let (live, stop, sender) = (Arc::clone(&live), bake.probes.clone(), self.sender.clone());
             let change = bake.change;
             let probing = async move {

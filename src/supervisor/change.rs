@@ -80,7 +80,7 @@ impl Supervisor {
             by: self.brought_by(cause),
             at: SystemTime::now() - looked,
             started: Instant::now() - looked,
-            took: Took { look_ms: millis(looked), ..Took::default() },
+            took: Took { look: millis(looked), ..Took::default() },
             prepared: None,
             cancel: cancel.clone(),
         });
@@ -119,7 +119,7 @@ impl Supervisor {
         let Some(attempt) = self.attempt.as_mut().filter(|attempt| attempt.change == change) else {
             return Verdict::Refused;
         };
-        attempt.took = Took { look_ms: attempt.took.look_ms, ..report.took };
+        attempt.took = Took { look: attempt.took.look, ..report.took };
         match report.prepared {
             Prepared::Same => {
                 // With no other version to try, nothing that could not be asked is waited for any more.
@@ -209,8 +209,8 @@ impl Supervisor {
     /// Puts down a version that could not even be read.
     pub(super) fn refuse_unread(&mut self, version: &Version, mistakes: Vec<Mistake>) {
         let change = self.machine.next_change();
-        let took = Took { look_ms: millis(self.look_took), ..Took::default() };
-        let draft = Change { to: version.clone(), took_ms: took.look_ms, took, ..self.draft(change) };
+        let took = Took { look: millis(self.look_took), ..Took::default() };
+        let draft = Change { to: version.clone(), took_ms: took.look, took, ..self.draft(change) };
         self.refuse(Change { mistakes, ..draft });
     }
 

@@ -265,7 +265,8 @@ impl Model {
                 }
             }
             Action::Sleep { look, secrets } => {
-                prop_assert!(!(look && self.looking) && !(secrets && self.trying.is_some()));
+                prop_assert!(!look || !self.looking);
+                prop_assert!(!secrets || self.trying.is_none());
             }
             Action::Drain => prop_assert!(self.terminated),
             Action::Exit => self.exited = true,

@@ -71,9 +71,12 @@ pub struct Noted {
 #[serde(default)]
 pub struct Took {
     /// The look that found it; 0 where nothing was looked for.
-    pub look_ms: u64,
-    pub secrets_ms: u64,
-    pub services_ms: BTreeMap<String, u64>,
+    #[serde(rename = "look_ms")]
+    pub look: u64,
+    #[serde(rename = "secrets_ms")]
+    pub secrets: u64,
+    #[serde(rename = "services_ms")]
+    pub services: BTreeMap<String, u64>,
 }
 
 /// What came of a preparation.
@@ -118,7 +121,7 @@ impl Preparation {
             Some(known) => self.known(known),
             None => self.secrets(troubles, &mut findings).await,
         };
-        took.secrets_ms = millis(begun.elapsed());
+        took.secrets = millis(begun.elapsed());
         let settled = self.running.as_deref().is_some_and(|live| live.parts.values().all(Readiness::is_settled));
         let again = self.held && self.why == Why::Asked;
         let blamed = self.why == Why::Secrets && !self.blamed.is_empty();
@@ -136,7 +139,7 @@ impl Preparation {
         let mut ready = BTreeMap::new();
         let mut problems = Vec::new();
         for Made { name, took: ms, part, values: accepted, findings: found } in parts.await {
-            took.services_ms.insert(name.to_owned(), ms);
+            took.services.insert(name.to_owned(), ms);
             values.0.extend(accepted.0.into_iter().filter(|(path, secret)| fetched.0.get(path) != Some(secret)));
             findings.refused.extend(found.refused);
             findings.unknown.extend(found.unknown);

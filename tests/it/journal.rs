@@ -178,6 +178,7 @@ fn the_journal_gets_every_entry_with_its_fields() {
     MESSAGE=version REFUSED refused, version VERSION stays in use:
       line 2, http.listen: `no` is not an address; write "0.0.0.0:8080" or "[::]:8080"
       line 3, http.port: is an unknown key; known here: listen, max_body
+    PERCH_CHANGE=2
     PERCH_CONFIG_VERSION=REFUSED
     PERCH_SERVICE=supervisor
     PRIORITY=3
@@ -249,7 +250,7 @@ fn on_a_terminal_it_is_text_and_elsewhere_json() {
             let mut entry: serde_json::Value = serde_json::from_str(line).unwrap();
             entry["time"] = "TIME".into();
             entry["PERCH_CONFIG_VERSION"] = "VERSION".into();
-            insta::assert_snapshot!(entry.to_string(), @r#"{"PERCH_CHANGE":"1","PERCH_CONFIG_VERSION":"VERSION","PERCH_SERVICE":"supervisor","level":"INFO","message":"first configuration applied","time":"TIME"}"#);
+            insta::assert_snapshot!(entry.to_string(), @r#"{"PERCH_CHANGE":"2","PERCH_CONFIG_VERSION":"VERSION","PERCH_SERVICE":"supervisor","level":"INFO","message":"first configuration applied","time":"TIME"}"#);
         }
     }
 }

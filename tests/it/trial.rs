@@ -369,13 +369,13 @@ fn a_start_on_a_version_that_can_not_be_prepared_serves_the_last_good_one() {
     let host = Host::new();
     let (mut perch, token, good) = blessed(&host);
     assert!(perch.stop().success());
-    let taken = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
-    let address = taken.local_addr().unwrap().to_string();
+    let squatter = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let address = squatter.local_addr().unwrap().to_string();
     let newer = host.upload(config(&host, &token, "500ms").replace(&format!("127.0.0.1:{}", host.port), &address));
     let perch = perch.again().ready();
     assert_eq!(perch.status()["config"]["version"], good.as_str());
     assert!(perch.messages("ERROR").iter().any(|said| said.contains("is taken by another process")));
-    drop(taken);
+    drop(squatter);
     let asked = perch.verb(&["reload"]);
     assert!(asked.status.success(), "{asked:?}{}", perch.log_text());
     perch.wait_version(&newer);

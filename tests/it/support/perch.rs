@@ -183,7 +183,7 @@ impl Start {
             .spawn()
             .unwrap();
         let Start { program, arguments, environment, directory, .. } = self;
-        Perch { child, directory, notified, stored, program, arguments, environment }
+        Perch { child, directory, notified, program, arguments, environment, stored }
     }
 
     /// Starts it and waits until it is READY.
