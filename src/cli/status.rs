@@ -84,7 +84,10 @@ fn describe_into(text: &mut String, status: &Value, style: &Style) -> std::fmt::
                 writeln!(text, "            {why}")?;
             }
         }
-        None => writeln!(text, "  {}   {}", style.bad("waiting"), word(&config["waiting_for"]))?,
+        None => {
+            let for_what = config["waiting_for"].as_str().unwrap_or("it has not answered yet");
+            writeln!(text, "  {}   {for_what}", style.bad("waiting"))?;
+        }
     }
     if config["last_good"].is_object() && config["last_good"]["version"] != config["version"] {
         let good = &config["last_good"];

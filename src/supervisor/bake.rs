@@ -29,6 +29,8 @@ pub(super) struct Bake {
     /// When it is over unless somebody else's outage makes it longer.
     until: Instant,
     longest: Instant,
+    /// It was judged after its time, and had to go on.
+    prolonged: bool,
     watched: BTreeSet<Name>,
     /// Those that failed before the version came: it is not to blame for that.
     failing: BTreeSet<Name>,
@@ -68,6 +70,7 @@ impl Bake {
             started: now,
             until: now + length,
             longest: now + length * LONGEST,
+            prolonged: false,
             watched,
             failing,
             endless: false,
@@ -94,14 +97,18 @@ impl Bake {
         if now < self.until {
             return Standing::Going;
         }
-        if settled || (now >= self.longest && !self.endless) { Standing::Proven } else { Standing::Going }
+        if settled || (now >= self.longest && !self.endless) {
+            return Standing::Proven;
+        }
+        self.prolonged = true;
+        Standing::Going
     }
 
     /// Begins anew with a version that is to blame and has to stay. What is known of it is not said again.
     pub fn go_on(&mut self, services: &BTreeMap<Name, Health>, now: Instant) {
         let length = self.length();
         (self.started, self.until, self.longest) = (now, now + length, now + length * LONGEST);
-        self.endless = true;
+        (self.prolonged, self.endless) = (false, true);
         let failing = self.watched.iter().copied();
         self.failing.extend(failing.filter(|name| services.get(name).is_some_and(to_blame)));
     }
@@ -113,11 +120,11 @@ impl Bake {
 
     /// When it has to be judged although nothing happens.
     pub fn due(&self, now: Instant) -> Instant {
-        match (now < self.until, self.endless) {
-            (true, _) => self.until,
-            (false, false) => self.longest,
+        match (self.prolonged, self.endless) {
+            (false, _) => self.until,
+            (true, false) => self.longest,
             // Then every change of a service's state is looked at.
-            (false, true) => now + self.length().max(Duration::from_secs(1)),
+            (true, true) => now + self.length().max(Duration::from_secs(1)),
         }
     }
 }
@@ -193,6 +200,14 @@ mod tests {
 
     fn bake(before: &[(Name, State, Blame)], now: Instant) -> Bake {
         Bake::new(ChangeId(1), 10 * SECOND, ["discord", "http"].into(), &board(before), now)
+    }
+
+    #[test]
+    fn a_trial_that_ends_in_the_middle_of_something_else_is_judged_right_after() {
+        let now = Instant::now();
+        let mut bake = bake(&FINE, now);
+        assert_eq!(bake.due(now + 11 * SECOND), now + 10 * SECOND);
+        assert_eq!(bake.judge(&board(&FINE), now + 11 * SECOND), Standing::Proven);
     }
 
     const FINE: [(Name, State, Blame); 2] =
