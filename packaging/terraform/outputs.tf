@@ -69,7 +69,7 @@ output "log_command" {
   description = "Follows the journal: the shipped one (`ship_journal`), else by Session Manager."
   value = var.ship_journal ? "aws logs tail ${local.log_group} --region ${var.region} --follow" : join(" ", [
     local.session,
-    "--document-name AWS-StartInteractiveCommand --parameters command='journalctl -u perch -f'",
+    "--document-name AWS-StartInteractiveCommand --parameters command='sudo journalctl -u perch -f'",
   ])
 }
 

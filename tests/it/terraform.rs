@@ -35,3 +35,12 @@ fn what_one_person_runs_in_the_shell_reads_no_secret_from_its_command_line() {
         }
     }
 }
+
+#[test]
+fn the_journal_is_read_as_root_as_session_managers_own_user_sees_nothing_of_it() {
+    let module = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/terraform");
+    let outputs = std::fs::read_to_string(module.join("outputs.tf")).unwrap();
+    let asked: Vec<_> = outputs.lines().filter(|line| line.contains("journalctl")).collect();
+    assert_eq!(asked.len(), 1, "{asked:#?}");
+    assert!(asked[0].contains("command='sudo journalctl -u perch -f'"), "{asked:#?}");
+}
