@@ -49,3 +49,8 @@ fn user_data_brings_a_bare_host_to_a_running_perch() {
 fn a_machine_image_keeps_nothing_of_the_instance_it_was() {
     passes("ami");
 }
+
+#[test]
+fn the_way_to_the_first_reply_quotes_what_perch_prints_and_names_what_there_is() {
+    passes("readme");
+}
