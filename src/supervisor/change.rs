@@ -327,10 +327,11 @@ impl Supervisor {
         let waits_on = old.as_deref().is_some_and(|old| same && still_held(old, &live));
         let first = old.is_none();
         // Whoever sees the version shall find its change.
+        let why = if cause == Cause::LastGood { self.why_not_newest() } else { String::new() };
         if !waits_on {
-            self.report.record(Change { outcome: Outcome::Applied, steps: steps.clone(), swap_us, ..draft });
+            let (outcome, reason, steps) = (Outcome::Applied, why.clone(), steps.clone());
+            self.report.record(Change { outcome, reason, steps, swap_us, ..draft });
         }
-        let why = self.why_not_newest();
         self.report.config(|config| {
             config.version = Some(version.clone());
             config.waiting_for.clear();

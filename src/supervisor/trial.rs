@@ -1,7 +1,7 @@
 //! The version on trial, the last good one behind it, and what the next start has to know of both.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use tokio::time::Instant;
 
@@ -15,6 +15,7 @@ use crate::secrets::SecretValues;
 use crate::service::{ChangeId, Live};
 use crate::source::Version;
 use crate::store::{Fate, Trial};
+use crate::telemetry::lines::span;
 
 /// The version to go back to. Its configuration is among those that may be tried.
 pub(super) struct Good {
@@ -302,22 +303,12 @@ impl Supervisor {
     /// perch serves the last good version for want of a newer one.
     pub(super) fn tell_last_good(&self, change: ChangeId, version: &Version, why: &str) {
         let blessed = self.good.as_ref().map_or(SystemTime::UNIX_EPOCH, |good| good.blessed);
-        let age = age(blessed.elapsed().unwrap_or_default());
+        let age = span(blessed.elapsed().unwrap_or_default());
         tracing::warn!(
             service = "supervisor",
             change = %change,
             config_version = %version,
             "serving the last good configuration {version}, which was blessed {age} ago: {why}"
         );
-    }
-}
-
-/// A time span as people say it.
-fn age(span: Duration) -> String {
-    match span.as_secs() {
-        seconds @ 0..=119 => format!("{seconds} s"),
-        seconds @ 120..=7_199 => format!("{} min", seconds / 60),
-        seconds @ 7_200..=172_799 => format!("{} h", seconds / 3_600),
-        seconds => format!("{} days", seconds / 86_400),
     }
 }

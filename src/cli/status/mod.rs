@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::{FAILED, NOT_RUNNING, RuntimeDirectory, Style, complain, print};
 use crate::admin::client::{self, AskError};
+use crate::telemetry::lines::span;
 
 mod history;
 
@@ -77,17 +78,14 @@ fn describe_into(text: &mut String, status: &Value, style: &Style) -> std::fmt::
     )?;
     let config = &status["config"];
     writeln!(text, "\n{}  {}", style.bold("configuration"), word(&config["source"]))?;
-    match config["version"].as_str() {
-        Some(version) => {
-            writeln!(text, "  version   {version}, {}, applied {} ago", word(&config["state"]), age(&config["since"]))?;
-            if let Some(why) = config["waiting_for"].as_str() {
-                writeln!(text, "            {why}")?;
-            }
+    let why = config["waiting_for"].as_str();
+    if let Some(version) = config["version"].as_str() {
+        writeln!(text, "  version   {version}, {}, applied {} ago", word(&config["state"]), age(&config["since"]))?;
+        if let Some(why) = why {
+            writeln!(text, "            {why}")?;
         }
-        None => {
-            let for_what = config["waiting_for"].as_str().unwrap_or("it has not answered yet");
-            writeln!(text, "  {}   {for_what}", style.bad("waiting"))?;
-        }
+    } else {
+        writeln!(text, "  {}   {}", style.bad("waiting"), why.unwrap_or("it has not answered yet"))?;
     }
     if config["last_good"].is_object() && config["last_good"]["version"] != config["version"] {
         let good = &config["last_good"];
@@ -208,12 +206,6 @@ fn plain(value: &Value) -> String {
 /// How long ago a moment (seconds since 1970) was, roughly.
 fn age(at: &Value) -> String {
     let Some(at) = at.as_u64() else { return "-".to_owned() };
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-    let seconds = now.saturating_sub(at);
-    match seconds {
-        0..=119 => format!("{seconds} s"),
-        120..=7_199 => format!("{} min", seconds / 60),
-        7_200..=172_799 => format!("{} h", seconds / 3_600),
-        _ => format!("{} days", seconds / 86_400),
-    }
+    let at = SystemTime::UNIX_EPOCH + Duration::from_secs(at);
+    span(at.elapsed().unwrap_or_default())
 }
