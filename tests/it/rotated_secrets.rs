@@ -6,6 +6,7 @@ use serde_json::Value;
 use super::support::chat;
 use super::support::host::Host;
 use super::support::perch::{Perch, wait};
+use super::support::upstream::{MODEL, Upstream};
 
 /// A host whose configuration names the secret `name`, with `reload` for the table of that name.
 fn host(reload: &str) -> (Host, String) {
@@ -172,4 +173,31 @@ fn a_dead_token_parks_the_bot_until_there_is_another() {
     host.cloud.put_secret(&name, "a.new.token");
     connected(&perch);
     assert_eq!(host.discord.counters().identifies, 2);
+}
+
+#[test]
+fn a_rotated_key_of_the_chat_is_taken_without_touching_discord() {
+    let host = Host::new();
+    let upstream = Upstream::start();
+    let keys = ["sk-the-first-key-of-this-test", "sk-the-second-key-of-this-test"];
+    upstream.take_keys(&keys);
+    let (name, _) = host.cloud.create_secret("chat", keys[0]);
+    let chat = format!(
+        "[chat]\nbackend = \"openai\"\nbase_url = \"{}\"\nmodel = \"{MODEL}\"\napi_key = {{ secret = \"{name}\" }}\n",
+        upstream.url()
+    );
+    host.upload(host.config(&host.token()).replace("[reload]\n", "[reload]\nsecrets = \"1s\"\n") + &chat);
+    let perch = host.perch().ready();
+    perch.wait_status("the bot and the chat", |status| {
+        ["discord", "chat"].iter().all(|service| status["services"][service]["state"] == "running")
+    });
+    host.cloud.put_secret(&name, keys[1]);
+    wait("the new key", || {
+        assert_eq!(chat::ask(host.port, "hello"), "You said: hello");
+        (upstream.asked().last()?.authorization == format!("Bearer {}", keys[1])).then_some(())
+    });
+    let counters = host.discord.counters();
+    assert_eq!((counters.connections, counters.identifies, counters.resumes), (1, 1, 0));
+    assert_eq!(host.discord.ask("and you?"), "and you?");
+    assert_eq!(perch.status()["changes"][0]["cause"], "secrets");
 }
