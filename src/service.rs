@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::chat::Responder;
@@ -89,6 +90,11 @@ pub enum Readiness {
 }
 
 impl Live {
+    /// The services that are held back since they were prepared.
+    pub fn held(&self) -> impl Iterator<Item = &'static str> {
+        self.parts.iter().filter(|(_, part)| matches!(part, Readiness::Held { .. })).map(|(name, _)| *name)
+    }
+
     /// What the service named `name` prepared, if it prepared a `T`.
     #[must_use]
     pub fn part<T: Send + Sync + 'static>(&self, name: &str) -> Option<Arc<T>> {
@@ -207,6 +213,12 @@ pub struct Health {
     /// What its failure may come from.
     #[serde(skip)]
     pub blame: Blame,
+    /// How often it was reported on.
+    #[serde(skip)]
+    pub reports: u64,
+    /// When it was running last, if it is not running now.
+    #[serde(skip)]
+    pub ran_until: Option<Instant>,
     /// The number of the start that may report.
     #[serde(skip)]
     run: u64,
@@ -214,6 +226,10 @@ pub struct Health {
 
 impl Health {
     fn turn(&mut self, state: State, blame: Blame, reason: String) {
+        self.reports += 1;
+        if self.state == State::Running && state != State::Running {
+            self.ran_until = Some(Instant::now());
+        }
         if self.state != state {
             self.since = SystemTime::now();
         }
@@ -250,6 +266,8 @@ impl Board {
                 reason: String::new(),
                 restarts: 0,
                 blame: Blame::Others,
+                reports: 0,
+                ran_until: None,
                 run,
             });
             health.run = run;
@@ -289,6 +307,8 @@ impl Board {
                         reason: String::new(),
                         restarts: 0,
                         blame: Blame::Others,
+                        reports: 0,
+                        ran_until: None,
                         run: 0,
                     });
                     health.turn(State::Recovering, Blame::Others, reason);

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Place};
-use crate::service::{Cause, Context, Live, Next, Part, Problem, Service, State};
+use crate::service::{Cause, Context, Live, Next, Part, Problem, Readiness, Service, State};
 
 mod bind;
 mod chat;
@@ -189,7 +189,10 @@ impl Service for Http {
             }
             let addresses: Vec<String> = open.keys().map(ToString::to_string).collect();
             context.reporter.details(json!({ "listeners": addresses }));
-            context.reporter.state(State::Running, String::new());
+            match live.parts.get(NAME) {
+                Some(Readiness::Held { state, reason }) => context.reporter.state(*state, reason.clone()),
+                _ => context.reporter.state(State::Running, String::new()),
+            }
             drop((live, listeners));
             tokio::select! {
                 () = context.stop.cancelled() => break,

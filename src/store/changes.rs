@@ -27,6 +27,8 @@ pub const KEPT: u32 = 1_000;
 const BAKING: i64 = 0;
 const STOPPED: i64 = 1;
 const UNDONE: i64 = 2;
+/// A row is never deleted: one that is gone from memory and not from the file would come back.
+const OVER: i64 = 3;
 
 /// The history of changes.
 #[derive(Clone, Debug)]
@@ -95,8 +97,8 @@ impl Changes {
 
     /// Nothing is to be known any more of `version`, if that is the one that is.
     pub fn end_trial(&self, source: String, version: String) {
-        let sql = "DELETE FROM trial WHERE source = ?1 AND version = ?2";
-        self.0.tell(move |db| db.execute(sql, [&source, &version]).map(drop));
+        let sql = "UPDATE trial SET fate = ?3 WHERE source = ?1 AND version = ?2";
+        self.0.tell(move |db| db.execute(sql, params![source, version, OVER]).map(drop));
     }
 }
 
@@ -107,8 +109,8 @@ fn newest(db: &Connection, count: u32) -> rusqlite::Result<Vec<String>> {
 }
 
 fn trial(db: &Connection, source: &str) -> rusqlite::Result<Option<Trial>> {
-    let sql = "SELECT version, change, fate, boot, reason FROM trial WHERE source = ?1";
-    db.query_row(sql, [source], |row| {
+    let sql = "SELECT version, change, fate, boot, reason FROM trial WHERE source = ?1 AND fate != ?2";
+    db.query_row(sql, params![source, OVER], |row| {
         let fate = match row.get::<_, i64>(2)? {
             UNDONE => Fate::Undone(row.get(4)?),
             STOPPED => Fate::Stopped,

@@ -22,6 +22,12 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 /// So many probes in a row have to fail: one may meet a full queue.
 const PROBES: u32 = 2;
 
+/// A credential that served under the version, and is refused now, was rotated more likely than it was named wrongly: its
+/// newest value is looked for first.
+const DOUBT: Duration = Duration::from_secs(10);
+/// A service that still runs so long after the commit has come to terms with it.
+const SETTLING: Duration = Duration::from_secs(1);
+
 /// A version on trial.
 pub(super) struct Bake {
     pub change: ChangeId,
@@ -31,12 +37,21 @@ pub(super) struct Bake {
     longest: Instant,
     /// It was judged after its time, and had to go on.
     prolonged: bool,
-    watched: BTreeSet<Name>,
-    /// Those that failed before the version came: it is not to blame for that.
-    failing: BTreeSet<Name>,
-    /// There is nothing to go back to, so it goes on until all is well.
+    watched: BTreeMap<Name, Watch>,
+    /// There is nothing to go back to, so it goes on until nothing is to blame.
     endless: bool,
     probes: CancellationToken,
+}
+
+/// One service on trial.
+#[derive(Clone, Copy, Debug, Default)]
+struct Watch {
+    /// It failed before: the version is not to blame for that.
+    failing: bool,
+    /// It failed under a version that was on trial as well, and this many reports ago nobody had said more of it.
+    inherited: Option<u64>,
+    /// Since when a credential that had served is refused.
+    doubt: Option<Instant>,
 }
 
 impl Drop for Bake {
@@ -55,52 +70,80 @@ pub(super) enum Standing {
     Condemned(String),
 }
 
+/// What a trial begins with.
+pub(super) struct Begin<'a> {
+    pub change: ChangeId,
+    pub length: Duration,
+    pub watched: BTreeSet<Name>,
+    /// How the services were when the version came.
+    pub before: &'a BTreeMap<Name, Health>,
+    /// The trial of a version that this one replaces, if that was not over.
+    pub earlier: Option<&'a Bake>,
+    /// There is nothing to go back to.
+    pub endless: bool,
+}
+
 impl Bake {
-    /// Begins to watch for `length`. `before` is how the services were when the version came.
-    pub fn new(
-        change: ChangeId,
-        length: Duration,
-        watched: BTreeSet<Name>,
-        before: &BTreeMap<Name, Health>,
-        now: Instant,
-    ) -> Bake {
-        let failing = watched.iter().copied().filter(|name| before.get(name).is_some_and(to_blame)).collect();
+    /// Begins to watch.
+    pub fn new(begin: Begin<'_>, now: Instant) -> Bake {
+        let Begin { change, length, watched, before, earlier, endless } = begin;
+        let watch = |name: &Name| {
+            let blamed = before.get(name).filter(|health| to_blame(health));
+            // What an unproven version broke, this one may have broken as well.
+            match earlier {
+                None => Watch { failing: blamed.is_some(), ..Watch::default() },
+                Some(earlier) => {
+                    let failing = earlier.watched.get(name).is_some_and(|watch| watch.failing);
+                    Watch { failing, inherited: blamed.map(|health| health.reports), doubt: None }
+                }
+            }
+        };
         Bake {
             change,
             started: now,
             until: now + length,
             longest: now + length * LONGEST,
             prolonged: false,
-            watched,
-            failing,
-            endless: false,
+            watched: watched.into_iter().map(|name| (name, watch(&name))).collect(),
+            endless,
             probes: CancellationToken::new(),
         }
     }
 
-    /// Judges by how the services are now.
-    pub fn judge(&mut self, services: &BTreeMap<Name, Health>, now: Instant) -> Standing {
-        let mut settled = true;
-        for name in &self.watched {
+    /// Judges by how the services are now; `held` are those that wait for a secret since the start.
+    pub fn judge(&mut self, services: &BTreeMap<Name, Health>, held: &BTreeSet<Name>, now: Instant) -> Standing {
+        let (started, over) = (self.started, now >= self.until);
+        // What makes the trial longer: to its end, or until it is over.
+        let (mut outage, mut open) = (false, false);
+        for (name, watch) in &mut self.watched {
             let Some(health) = services.get(name) else { continue };
             if health.state == State::Running {
-                self.failing.remove(name);
-            } else if !self.failing.contains(name) {
-                if to_blame(health) {
-                    return Standing::Condemned(format!("{name}: {}", health.reason));
+                *watch = Watch::default();
+            } else if !to_blame(health) {
+                // It has not come to what can go wrong yet, or is kept from it by somebody else.
+                let undecided = matches!(health.state, State::Starting | State::Waiting) && !held.contains(name);
+                open |= undecided;
+                outage |= !undecided;
+            } else if watch.failing {
+                open |= self.endless;
+            } else if watch.inherited == Some(health.reports) && !over {
+                open = true;
+            } else {
+                let served = health.ran_until.is_some_and(|until| until >= started + SETTLING);
+                if health.blame == Blame::Credential && served {
+                    let since = *watch.doubt.get_or_insert(now);
+                    if now < since + DOUBT {
+                        open = true;
+                        continue;
+                    }
                 }
-                settled = false;
-            } else if self.endless {
-                settled = false;
+                return Standing::Condemned(format!("{name}: {}", health.reason));
             }
         }
-        if now < self.until {
-            return Standing::Going;
-        }
-        if settled || (now >= self.longest && !self.endless) {
+        if over && !open && (!outage || now >= self.longest) {
             return Standing::Proven;
         }
-        self.prolonged = true;
+        self.prolonged = over;
         Standing::Going
     }
 
@@ -108,9 +151,10 @@ impl Bake {
     pub fn go_on(&mut self, services: &BTreeMap<Name, Health>, now: Instant) {
         let length = self.length();
         (self.started, self.until, self.longest) = (now, now + length, now + length * LONGEST);
-        (self.prolonged, self.endless) = (false, true);
-        let failing = self.watched.iter().copied();
-        self.failing.extend(failing.filter(|name| services.get(name).is_some_and(to_blame)));
+        self.prolonged = false;
+        for (name, watch) in &mut self.watched {
+            watch.failing |= services.get(name).is_some_and(to_blame);
+        }
     }
 
     /// How long it is watched unless somebody else's outage makes it longer.
@@ -120,12 +164,18 @@ impl Bake {
 
     /// When it has to be judged although nothing happens.
     pub fn due(&self, now: Instant) -> Instant {
-        match (self.prolonged, self.endless) {
-            (false, _) => self.until,
-            (true, false) => self.longest,
+        let end = match self.prolonged {
+            false => self.until,
+            true if now < self.longest => self.longest,
             // Then every change of a service's state is looked at.
-            (true, true) => now + self.length().max(Duration::from_secs(1)),
-        }
+            true => now + self.length().max(Duration::from_secs(1)),
+        };
+        let doubts = self.watched.values().filter_map(|watch| watch.doubt.map(|since| since + DOUBT));
+        doubts.fold(end, Instant::min)
+    }
+
+    fn watches(&self, name: Name) -> bool {
+        self.watched.contains_key(name)
     }
 }
 
@@ -137,8 +187,8 @@ impl Supervisor {
     /// Judges the version on trial, if there is one, and lets the machine act on it.
     pub(super) fn judge_bake(&mut self) {
         let Some(bake) = &mut self.bake else { return };
-        let now = Instant::now();
-        match bake.judge(&self.board.services(), now) {
+        let held = self.live.as_ref().map(|live| live.borrow().held().collect()).unwrap_or_default();
+        match bake.judge(&self.board.services(), &held, Instant::now()) {
             Standing::Going => {}
             Standing::Proven => {
                 let change = bake.change;
@@ -151,7 +201,7 @@ impl Supervisor {
     /// Asks the services on trial again and again whether they do what they are there for.
     pub(super) fn probe(&self, bake: &Bake) {
         let Some(live) = self.live.as_ref().map(|live| Arc::clone(&live.borrow())) else { return };
-        for service in self.services.iter().filter(|service| bake.watched.contains(service.name())) {
+        for service in self.services.iter().filter(|service| bake.watches(service.name())) {
             let service = Arc::clone(service);
             let (live, stop, sender) = (Arc::clone(&live), bake.probes.clone(), self.sender.clone());
             let change = bake.change;
@@ -198,8 +248,18 @@ mod tests {
         board.services()
     }
 
+    fn begun(before: &[(Name, State, Blame)], earlier: Option<&Bake>, now: Instant) -> Bake {
+        let (before, watched) = (board(before), ["discord", "http"].into());
+        let (change, length) = (ChangeId(1), 10 * SECOND);
+        Bake::new(Begin { change, length, watched, before: &before, earlier, endless: false }, now)
+    }
+
     fn bake(before: &[(Name, State, Blame)], now: Instant) -> Bake {
-        Bake::new(ChangeId(1), 10 * SECOND, ["discord", "http"].into(), &board(before), now)
+        begun(before, None, now)
+    }
+
+    fn judge(bake: &mut Bake, services: &[(Name, State, Blame)], now: Instant) -> Standing {
+        bake.judge(&board(services), &BTreeSet::new(), now)
     }
 
     #[test]
@@ -207,7 +267,51 @@ mod tests {
         let now = Instant::now();
         let mut bake = bake(&FINE, now);
         assert_eq!(bake.due(now + 11 * SECOND), now + 10 * SECOND);
-        assert_eq!(bake.judge(&board(&FINE), now + 11 * SECOND), Standing::Proven);
+        assert_eq!(judge(&mut bake, &FINE, now + 11 * SECOND), Standing::Proven);
+    }
+
+    #[test]
+    fn a_version_that_replaces_one_on_trial_is_judged_by_what_that_broke() {
+        let now = Instant::now();
+        let parked = [("discord", State::Parked, Blame::Configuration), FINE[1]];
+        let first = bake(&FINE, now);
+        let condemned = Standing::Condemned("discord: because".to_owned());
+        // Nobody has tried the bot under it yet: it may be what mends it.
+        let mut second = begun(&parked, Some(&first), now);
+        assert_eq!(judge(&mut second, &parked, now), Standing::Going);
+        assert_eq!(judge(&mut second, &FINE, now + 10 * SECOND), Standing::Proven);
+        let mut second = begun(&parked, Some(&first), now);
+        assert_eq!(judge(&mut second, &parked, now + 10 * SECOND), condemned, "it is as it was");
+        let mut again = board(&parked);
+        again.get_mut("discord").unwrap().reports += 2;
+        let mut second = begun(&parked, Some(&first), now);
+        assert_eq!(second.judge(&again, &BTreeSet::new(), now), condemned, "it failed once more");
+    }
+
+    #[test]
+    fn a_bot_that_waits_for_its_turn_to_connect_has_proven_nothing() {
+        let now = Instant::now();
+        let waiting = [("discord", State::Waiting, Blame::Others), FINE[1]];
+        let mut bake = bake(&FINE, now);
+        assert_eq!(judge(&mut bake, &waiting, now + 100 * SECOND), Standing::Going);
+        assert!(bake.due(now + 100 * SECOND) > now + 100 * SECOND);
+        // Unless it waits for a secret since the start.
+        let held = BTreeSet::from(["discord"]);
+        assert_eq!(bake.judge(&board(&waiting), &held, now + 100 * SECOND), Standing::Proven);
+    }
+
+    #[test]
+    fn a_token_that_is_rotated_during_a_trial_condemns_nothing_before_the_new_one_was_looked_for() {
+        let now = Instant::now();
+        let mut bake = bake(&FINE, now);
+        let mut refused = board(&[("discord", State::Parked, Blame::Credential), FINE[1]]);
+        refused.get_mut("discord").unwrap().ran_until = Some(now + 3 * SECOND);
+        let held = BTreeSet::new();
+        assert_eq!(bake.judge(&refused, &held, now + 3 * SECOND), Standing::Going);
+        assert_eq!(bake.due(now + 3 * SECOND), now + 10 * SECOND);
+        assert_eq!(judge(&mut bake, &FINE, now + 4 * SECOND), Standing::Going);
+        assert_eq!(bake.judge(&refused, &held, now + 5 * SECOND), Standing::Going);
+        assert!(matches!(bake.judge(&refused, &held, now + 15 * SECOND), Standing::Condemned(_)));
     }
 
     const FINE: [(Name, State, Blame); 2] =
@@ -217,36 +321,37 @@ mod tests {
     fn a_version_that_harms_nothing_is_proven_in_its_time() {
         let now = Instant::now();
         let mut bake = bake(&FINE, now);
-        assert_eq!(bake.judge(&board(&FINE), now + 9 * SECOND), Standing::Going);
-        assert_eq!(bake.judge(&board(&FINE), now + 10 * SECOND), Standing::Proven);
+        assert_eq!(judge(&mut bake, &FINE, now + 9 * SECOND), Standing::Going);
+        assert_eq!(judge(&mut bake, &FINE, now + 10 * SECOND), Standing::Proven);
     }
 
     #[test]
     fn what_it_touched_and_broke_condemns_it_and_nothing_else_does() {
         let now = Instant::now();
         let parked = [("discord", State::Parked, Blame::Configuration), FINE[1]];
-        assert_eq!(bake(&FINE, now).judge(&board(&parked), now), Standing::Condemned("discord: because".to_owned()));
+        assert_eq!(judge(&mut bake(&FINE, now), &parked, now), Standing::Condemned("discord: because".to_owned()));
         // It was so before, until it ran in between.
         let mut before = bake(&parked, now);
-        assert_eq!(before.judge(&board(&parked), now), Standing::Going);
-        assert_eq!(before.judge(&board(&parked), now + 10 * SECOND), Standing::Proven);
+        assert_eq!(judge(&mut before, &parked, now), Standing::Going);
+        assert_eq!(judge(&mut before, &parked, now + 10 * SECOND), Standing::Proven);
         let mut before = bake(&parked, now);
-        assert_eq!(before.judge(&board(&FINE), now), Standing::Going);
-        assert_eq!(before.judge(&board(&parked), now), Standing::Condemned("discord: because".to_owned()));
+        assert_eq!(judge(&mut before, &FINE, now), Standing::Going);
+        assert_eq!(judge(&mut before, &parked, now), Standing::Condemned("discord: because".to_owned()));
         // It did not touch this one.
         let other = [FINE[0], FINE[1], ("other", State::Recovering, Blame::Configuration)];
-        assert_eq!(bake(&FINE, now).judge(&board(&other), now + 10 * SECOND), Standing::Proven);
+        assert_eq!(judge(&mut bake(&FINE, now), &other, now + 10 * SECOND), Standing::Proven);
     }
 
     #[test]
     fn a_version_that_has_to_stay_is_watched_until_all_is_well() {
         let now = Instant::now();
-        let parked = board(&[("discord", State::Parked, Blame::Configuration), FINE[1]]);
+        let parked = [("discord", State::Parked, Blame::Configuration), FINE[1]];
         let mut bake = bake(&FINE, now);
-        assert_eq!(bake.judge(&parked, now), Standing::Condemned("discord: because".to_owned()));
-        bake.go_on(&parked, now);
-        assert_eq!(bake.judge(&parked, now + 100 * SECOND), Standing::Going);
-        assert_eq!(bake.judge(&board(&FINE), now + 101 * SECOND), Standing::Proven);
+        bake.endless = true;
+        assert_eq!(judge(&mut bake, &parked, now), Standing::Condemned("discord: because".to_owned()));
+        bake.go_on(&board(&parked), now);
+        assert_eq!(judge(&mut bake, &parked, now + 100 * SECOND), Standing::Going);
+        assert_eq!(judge(&mut bake, &FINE, now + 101 * SECOND), Standing::Proven);
     }
 
     #[test]
@@ -254,10 +359,10 @@ mod tests {
         let now = Instant::now();
         let outage = [("discord", State::Recovering, Blame::Others), FINE[1]];
         let mut bake = bake(&FINE, now);
-        assert_eq!(bake.judge(&board(&outage), now + 10 * SECOND), Standing::Going);
+        assert_eq!(judge(&mut bake, &outage, now + 10 * SECOND), Standing::Going);
         assert_eq!(bake.due(now + 10 * SECOND), now + 30 * SECOND);
-        assert_eq!(bake.judge(&board(&outage), now + 29 * SECOND), Standing::Going);
-        assert_eq!(bake.judge(&board(&FINE), now + 12 * SECOND), Standing::Proven);
-        assert_eq!(bake.judge(&board(&outage), now + 30 * SECOND), Standing::Proven);
+        assert_eq!(judge(&mut bake, &outage, now + 29 * SECOND), Standing::Going);
+        assert_eq!(judge(&mut bake, &FINE, now + 12 * SECOND), Standing::Proven);
+        assert_eq!(judge(&mut bake, &outage, now + 30 * SECOND), Standing::Proven);
     }
 }

@@ -95,6 +95,7 @@ impl Supervisor {
                     prepare::Report {
                         prepared: Prepared::Refused(vec![problem]),
                         troubles: Vec::new(),
+                        said: Vec::new(),
                         took: Took::default(),
                     }
                 }),
@@ -125,6 +126,10 @@ impl Supervisor {
                 // With no other version to try, nothing that could not be asked is waited for any more.
                 if self.configs.len() == 1 {
                     self.secrets_failures = 0;
+                }
+                if !report.said.is_empty() {
+                    let (outcome, reason) = (Outcome::Unchanged, report.said.join("; "));
+                    self.report.record(Change { outcome, reason, ..self.draft(change) });
                 }
                 Verdict::Same
             }
@@ -188,11 +193,19 @@ impl Supervisor {
         }
     }
 
-    /// The services that going to `live` touches: what its plan changes, and those with other secrets.
+    /// The services that going to `live` touches: what its plan changes, and those with other secrets. What is on trial
+    /// itself is no measure: whatever was touched since the last good version is.
     fn touched(&self, live: &Live) -> BTreeSet<Name> {
-        let Some(old) = self.compared_with() else { return live.parts.keys().copied().collect() };
+        let good = self.good.as_ref();
+        let (old, before) = if self.bake.is_some() {
+            let config = good.and_then(|good| self.configs.get(&good.version)).map(|good| Arc::clone(&good.config));
+            (config, good.map(|good| good.secrets.clone()))
+        } else {
+            (self.compared_with(), self.live.as_ref().map(|live| live.borrow().secrets.clone()))
+        };
+        let Some(old) = old else { return live.parts.keys().copied().collect() };
+        let before = before.unwrap_or_default();
         let mut sections: Vec<String> = plan::plan(&old, &live.config).into_iter().map(|step| step.section()).collect();
-        let before = self.live.as_ref().map(|live| live.borrow().secrets.clone()).unwrap_or_default();
         let new = live.secrets.0.iter().filter(|(path, secret)| before.0.get(*path) != Some(secret));
         sections.extend(new.filter_map(|(path, _)| path.split('.').next().map(str::to_owned)));
         live.parts.keys().copied().filter(|name| sections.iter().any(|section| section == name)).collect()
@@ -240,6 +253,7 @@ impl Supervisor {
         if self.said.get(version) != Some(&text) {
             let goes_on = match (&live, &self.good) {
                 (Some(live), _) => format!("version {live} stays in use"),
+                (None, _) if self.exit.is_some() => "and perch ends".to_owned(),
                 (None, Some(good)) if good.version != *version => "the last good one is taken".to_owned(),
                 (None, _) => "there is no earlier version to run".to_owned(),
             };
@@ -318,7 +332,8 @@ impl Supervisor {
             self.secrets_failures = 0;
         }
         if cause == Cause::Revert {
-            return self.reverted(change, &live);
+            self.reverted(change, &live);
+            return tell_held(change, old.as_deref(), &live);
         }
         if !same {
             self.touched = Some((touched, before));

@@ -67,6 +67,11 @@ pub fn load(state_dir: &Path, source: &str) -> anyhow::Result<Option<LastGood>> 
     }))
 }
 
+/// Whether anything is kept.
+pub fn is_there(state_dir: &Path) -> bool {
+    state_dir.join(DIRECTORY).join(NAME).exists()
+}
+
 /// Keeps `good` in place of what was kept before.
 ///
 /// # Errors

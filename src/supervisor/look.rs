@@ -81,10 +81,10 @@ impl Supervisor {
             }
             Err(Mistakes(mistakes)) => {
                 self.forget_pending();
-                self.refuse_unread(&version, mistakes);
                 if self.live.is_none() && matches!(self.uri, Uri::File(_)) {
                     self.exit = Some(End::Configuration);
                 }
+                self.refuse_unread(&version, mistakes);
                 Sight::New { version, valid: false }
             }
         }

@@ -291,7 +291,7 @@ impl Machine {
             return;
         }
         let Some(good) = self.good.clone() else { return };
-        if let Some(version) = self.put_aside(actions) {
+        if let Some(version) = self.put_aside(actions).filter(|_| !self.unusable) {
             self.pending = Some(Pending { version, due: true });
         }
         self.attempt(good, Cause::LastGood, actions);
@@ -362,10 +362,11 @@ impl Machine {
         }
         self.baking = None;
         self.quarantined.clone_from(&self.live);
-        self.unusable = self.pending.is_none();
+        // What is tried now is no news any more once something newer came that can't be.
+        let superseded = std::mem::replace(&mut self.unusable, self.pending.is_none());
         if let Some(Try { change, version, .. }) = self.trying.take() {
             actions.push(Action::Discard { change });
-            if self.live.as_ref() != Some(&version) {
+            if self.live.as_ref() != Some(&version) && !superseded {
                 self.pending = Some(Pending { version, due: true });
             }
         }

@@ -147,6 +147,7 @@ pub enum Message {
     Prepared { change: ChangeId, report: Box<prepare::Report> },
     Asked(Ask),
     ProbeFailed { change: ChangeId, why: String },
+    GoodSaved { version: Version },
     ServiceEnded { service: Name, run: u64, why: String },
     Steady { service: Name, run: u64 },
     RestartDue { service: Name, run: u64 },
@@ -212,6 +213,8 @@ struct Supervisor {
     live: Option<watch::Sender<Arc<Live>>>,
     /// What to go back to.
     good: Option<Good>,
+    /// It is not on the disk yet.
+    unsaved: bool,
     /// The version that was seen last, whatever became of it.
     seen: Option<Version>,
     /// The valid configurations that are, or may yet be, tried: the live one, the last good one and the newest.
@@ -294,6 +297,7 @@ impl Supervisor {
             stop: CancellationToken::new(),
             live: None,
             good: None,
+            unsaved: false,
             seen: None,
             configs: BTreeMap::new(),
             attempt: None,
@@ -417,6 +421,9 @@ impl Supervisor {
                 self.on(Event::Tried { change, verdict });
             }
             Message::Asked(ask) => self.ask(ask),
+            Message::GoodSaved { version } => {
+                self.unsaved &= self.good.as_ref().is_none_or(|good| good.version != version);
+            }
             Message::ProbeFailed { change, why } => {
                 if self.bake.as_ref().is_some_and(|bake| bake.change == change) {
                     self.condemn(&why);
@@ -508,6 +515,7 @@ impl Supervisor {
         // Neither alarm is reset but by what it is for, so that the more frequent one does not push the other away for
         // ever.
         if look {
+            self.save_last_good(None);
             let due = Instant::now() + poll_delay(self.source.pace(poll), self.source_failures);
             self.next_look = Some(self.next_look.map_or(due, |next| next.min(due)));
         }

@@ -84,6 +84,8 @@ pub struct Report {
     pub prepared: Prepared,
     /// Why secrets that are in use could not be fetched.
     pub troubles: Vec<String>,
+    /// What the journal was told of secrets that are refused, or are not any more.
+    pub said: Vec<String>,
     pub took: Took,
 }
 
@@ -109,12 +111,14 @@ struct Made {
 impl Preparation {
     /// Runs it.
     pub async fn run(self) -> Report {
-        let (mut troubles, mut took) = (Vec::new(), Took::default());
-        let prepared = self.prepare(&mut troubles, &mut took).await;
-        Report { prepared, troubles, took }
+        let mut report =
+            Report { prepared: Prepared::Same, troubles: Vec::new(), said: Vec::new(), took: Took::default() };
+        report.prepared = self.prepare(&mut report).await;
+        report
     }
 
-    async fn prepare(self, troubles: &mut Vec<String>, took: &mut Took) -> Prepared {
+    async fn prepare(self, report: &mut Report) -> Prepared {
+        let Report { troubles, said, took, .. } = report;
         let begun = Instant::now();
         let mut findings = Findings::default();
         let (mut values, missing) = match &self.back_to {
@@ -126,7 +130,7 @@ impl Preparation {
         let again = self.held && self.why == Why::Asked;
         let blamed = self.why == Why::Secrets && !self.blamed.is_empty();
         if self.nothing_new(&values) && settled && !again && !blamed {
-            self.refusals.settle(&self, &findings);
+            *said = self.refusals.settle(&self, &findings);
             return Prepared::Same;
         }
         let fetched = values.clone();
@@ -151,7 +155,7 @@ impl Preparation {
         if !problems.is_empty() {
             return Prepared::Refused(problems);
         }
-        self.refusals.settle(&self, &findings);
+        *said = self.refusals.settle(&self, &findings);
         if self.nothing_new(&values)
             && let Some(running) = self.running.as_deref()
             && running.parts.values().zip(ready.values()).all(|(old, new)| old.is_held_like(new))
@@ -286,7 +290,11 @@ impl Preparation {
             own
         };
         let broken = problems.iter().any(|problem| problem.cause == Cause::Broken);
-        if self.why == Why::Revert || (self.lenient(service.name()) && !broken) {
+        // What going back left out is tried again until it works.
+        let left_out = self.running.as_deref().is_some_and(|running| {
+            running.version == self.version && running.held().any(|name| name == service.name())
+        });
+        if self.why == Why::Revert || left_out || (self.lenient(service.name()) && !broken) {
             return Ok(hold(&problems));
         }
         Err(problems)

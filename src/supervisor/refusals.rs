@@ -87,8 +87,8 @@ impl Refusals {
         Refusals { board, told: Mutex::default() }
     }
 
-    /// Puts down what `preparation` found, and says what is new in it.
-    pub fn settle(&self, preparation: &Preparation, findings: &Findings) {
+    /// Puts down what `preparation` found, says what is new in it, and returns what it said.
+    pub fn settle(&self, preparation: &Preparation, findings: &Findings) -> Vec<String> {
         let (said, refused) = {
             let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
             let said = sort(&mut told, findings, preparation.why == Why::Asked, Instant::now());
@@ -109,6 +109,7 @@ impl Refusals {
             let trouble = (!refused.is_empty()).then(|| refused.join("; "));
             self.board.remark(NAME, trouble, serde_json::json!({ "refused": refused.len() }));
         }
+        said.into_iter().map(|(Said::Refused(text) | Said::Over(text))| text).collect()
     }
 }
 

@@ -33,7 +33,9 @@ impl Preparation {
         let refusal =
             |used| Refusal { secret: wanted.clone(), version: newest.version.clone(), why: text.clone(), used };
         let new = old.as_ref() != Some(&newest);
-        if let Some(old) = old.clone().filter(|_| look && dead.is_none() && new)
+        // A bad new value shall not keep a new configuration out; who asks by hand is told of it instead.
+        let quiet = look || self.why == Why::Version;
+        if let Some(old) = old.clone().filter(|_| quiet && dead.is_none() && new)
             && let Ok(part) = self.made_with(service, values, wanted, old).await
         {
             findings.refused.push(refusal(Used::Old));

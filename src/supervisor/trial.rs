@@ -5,11 +5,11 @@ use std::time::SystemTime;
 
 use tokio::time::Instant;
 
-use super::bake::Bake;
+use super::bake::{Bake, Begin};
 use super::last_good::{self, LastGood};
 use super::machine::{Event, Machine, Outcome, Past};
 use super::status::{ConfigState, GoodVersion, RefusedVersion, millis};
-use super::{LastWord, MEMORY_TIMEOUT, OVERDUE, Supervisor};
+use super::{LastWord, MEMORY_TIMEOUT, Message, OVERDUE, Supervisor};
 use crate::config::{Config, Mistake, Mistakes, Place};
 use crate::secrets::SecretValues;
 use crate::service::{ChangeId, Live};
@@ -37,7 +37,9 @@ impl Supervisor {
         // A disk that hangs shall not keep perch from serving.
         let (changes, trial) = tokio::time::timeout(MEMORY_TIMEOUT, memory).await.unwrap_or_default();
         let good = self.load_last_good();
-        self.fate = trial.filter(|_| good.is_some());
+        // With nothing to go back to nothing is kept out; and what was blessed was not undone, whatever a crash or a full
+        // disk has left of its trial.
+        self.fate = trial.filter(|trial| good.as_ref().is_some_and(|good| good.0 != trial.version));
         let quarantined = self.quarantined();
         self.overdue = Some(Instant::now() + OVERDUE);
         self.machine = Machine::new(Past { changes, good, quarantined });
@@ -99,7 +101,10 @@ impl Supervisor {
     pub(super) fn begin_bake(&mut self, change: ChangeId) {
         let Some(live) = self.live.as_ref().map(|live| Arc::clone(&live.borrow())) else { return };
         let Some((watched, before)) = self.touched.take() else { return };
-        let bake = Bake::new(change, live.config.reload.bake, watched, &before, Instant::now());
+        let earlier = self.bake.take();
+        let (length, endless) = (live.config.reload.bake, self.good.is_none());
+        let begin = Begin { change, length, watched, before: &before, earlier: earlier.as_ref(), endless };
+        let bake = Bake::new(begin, Instant::now());
         self.probe(&bake);
         self.bake = Some(bake);
         self.report.config(|config| config.state = ConfigState::Baking);
@@ -157,7 +162,10 @@ impl Supervisor {
             config.waiting_for.clear();
         });
         if let Some(undone) = undone {
-            self.show_quarantined(&undone);
+            // What is newer has its own story.
+            if self.seen.as_ref() == Some(&undone) {
+                self.show_quarantined(&undone);
+            }
             tracing::warn!(
                 service = "supervisor",
                 change = %change,
@@ -172,7 +180,6 @@ impl Supervisor {
     pub(super) fn bless(&mut self, change: ChangeId) {
         let Some(bake) = self.bake.take() else { return };
         let Some(live) = self.live.as_ref().map(|live| Arc::clone(&live.borrow())) else { return };
-        let Some(loaded) = self.configs.get(&live.version).cloned() else { return };
         let (version, blessed) = (live.version.clone(), SystemTime::now());
         self.report.amend(change, |change| change.bake_ms = Some(millis(bake.started.elapsed())));
         self.good = Some(Good { version: version.clone(), secrets: live.secrets.clone(), blessed });
@@ -188,21 +195,42 @@ impl Supervisor {
             "version {version} is good: it harmed nothing for {} s",
             bake.started.elapsed().as_secs()
         );
-        let good = LastGood { version, bytes: loaded.bytes, blessed };
-        let (state_dir, source) = (self.state_dir.clone(), self.uri.to_string());
-        let history = self.history.clone();
         self.fate = None;
+        self.unsaved = true;
+        self.save_last_good(Some(change));
+    }
+
+    /// Sees to it that the last good version is on the disk: when it is new, and when somebody has deleted it.
+    pub(super) fn save_last_good(&mut self, new: Option<ChangeId>) {
+        let Some(good) = &self.good else { return };
+        let Some(loaded) = self.configs.get(&good.version) else { return };
+        let good = LastGood { version: good.version.clone(), bytes: Arc::clone(&loaded.bytes), blessed: good.blessed };
+        let (state_dir, source, history) = (self.state_dir.clone(), self.uri.to_string(), self.history.clone());
+        let (sender, unsaved) = (self.sender.clone(), self.unsaved);
         self.tasks.spawn_blocking(move || {
-            if let Err(error) = last_good::save(&state_dir, &source, &good) {
-                let (service, version) = ("supervisor", &good.version);
-                tracing::warn!(
-                    service,
-                    change = change.0,
-                    "version {version} can't be kept as the last good: {error:#}"
-                );
+            if !unsaved && last_good::is_there(&state_dir) {
+                return;
             }
-            // Only now: a crash in between finds its trial, and the version before.
-            history.end_trial(source, good.version.0);
+            let version = good.version.0.clone();
+            match (last_good::save(&state_dir, &source, &good), new) {
+                (Ok(()), _) => {
+                    history.end_trial(source, version);
+                    // The loop may have ended.
+                    drop(sender.blocking_send(Message::GoodSaved { version: good.version }));
+                }
+                // The next start finds the version before it, and tries this one again.
+                (Err(error), Some(change)) => {
+                    let trial = Trial { version: version.clone(), change: change.0, fate: Fate::Stopped };
+                    history.put_trial(source, trial);
+                    let service = "supervisor";
+                    tracing::warn!(
+                        service,
+                        change = change.0,
+                        "version {version} can't be kept as the last good: {error:#}"
+                    );
+                }
+                (Err(_), None) => {}
+            }
         });
     }
 

@@ -40,9 +40,9 @@ async fn refused_intents_park_discord_until_a_reload() {
     let health = stage.state(State::Parked).await;
     assert_eq!(
         health.reason,
-        "Discord does not grant the intents perch asks for (gateway close code 4014); turn them on in \
-         https://discord.com/developers/applications → the application → Bot → Privileged Gateway Intents, then run \
-         `perch reload`"
+        "Discord does not grant the intents perch asks for (gateway close code 4014; discord.intents: none); turn them on \
+         in https://discord.com/developers/applications → the application → Bot → Privileged Gateway Intents and run \
+         `perch reload`, or take them out of the configuration"
     );
     stage.reload(DEFAULT_TOKEN).await.unwrap();
     stage.state(State::Running).await;
