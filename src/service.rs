@@ -110,7 +110,35 @@ pub struct Context {
     pub live: watch::Receiver<Arc<Live>>,
     /// Cancelled when the service shall drain and return.
     pub stop: CancellationToken,
+    /// Set while the host is to go: the service leaves its work to another host, and stays to take it up again.
+    pub departure: Leaving,
     pub reporter: Reporter,
+}
+
+/// Whether the host is to go, as it stands.
+pub type Leaving = watch::Receiver<Option<Departure>>;
+
+/// An announcement that the host is to go.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Departure {
+    pub notice: Notice,
+    /// Seconds since 1970 at which the host goes, where the announcement says it.
+    #[serde(serialize_with = "option_unix_seconds")]
+    pub at: Option<SystemTime>,
+    /// What is announced, for people.
+    pub reason: String,
+}
+
+/// Who announced it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Notice {
+    /// EC2 takes a spot instance back.
+    SpotInterruption,
+    /// Auto Scaling ends the instance, or puts it by.
+    AutoScaling,
+    /// EC2 recommends to replace a spot instance before it is taken back.
+    Rebalance,
 }
 
 /// One reason why a version can't be prepared.
@@ -246,6 +274,17 @@ impl Health {
 pub fn unix_seconds<S: serde::Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
     let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
     serializer.serialize_u64(since.as_secs())
+}
+
+/// The same of a time that may not be known.
+///
+/// # Errors
+/// The serializer's own.
+pub fn option_unix_seconds<S: serde::Serializer>(time: &Option<SystemTime>, serializer: S) -> Result<S::Ok, S::Error> {
+    match time {
+        Some(time) => unix_seconds(time, serializer),
+        None => serializer.serialize_none(),
+    }
 }
 
 /// Where services say how they are, and where `status` reads it.

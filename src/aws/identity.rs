@@ -37,7 +37,7 @@ impl Metadata {
         Metadata { client, url: url.unwrap_or_else(|| DEFAULT_ENDPOINT.to_owned()) }
     }
 
-    fn switched_off() -> bool {
+    pub(super) fn switched_off() -> bool {
         std::env::var("AWS_EC2_METADATA_DISABLED").is_ok_and(|value| value.eq_ignore_ascii_case("true"))
     }
 

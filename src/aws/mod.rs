@@ -14,13 +14,16 @@ use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, SdkConfig};
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use aws_types::service_config::ServiceConfigKey;
 use tokio::sync::Mutex;
 
+mod departure;
 mod failure;
 mod http;
 mod identity;
 
+pub(crate) use departure::Announcements;
 pub(crate) use failure::{Failure, Refusal, root};
 
 /// AWS is near, or not reachable at all.
@@ -91,6 +94,15 @@ impl Aws {
         failure
     }
 
+    /// Announcements that this instance is to go; `None` where the metadata service is switched off.
+    pub(crate) fn announcements(&self) -> Option<Announcements> {
+        if identity::Metadata::switched_off() {
+            return None;
+        }
+        let provider = provider(http::client());
+        metadata_client(&self.shared.settings, &provider).ok().map(Announcements::new)
+    }
+
     async fn clients(&self) -> Result<Clients, Failure> {
         // Held while they are made: whoever comes meanwhile waits for the same ones.
         let mut clients = self.shared.clients.lock().await;
@@ -103,9 +115,7 @@ impl Aws {
 
 async fn make(settings: &Settings) -> Result<Clients, Failure> {
     let client = http::client();
-    let provider = ProviderConfig::without_region()
-        .with_http_client(client.clone())
-        .with_behavior_version(Some(BehaviorVersion::latest()));
+    let provider = provider(client.clone());
     let metadata = identity::Metadata::new(settings, metadata_client(settings, &provider)?);
     let region = identity::region(settings, &provider, &metadata).await?;
     let provider = provider.with_region(Some(region.clone()));
@@ -126,6 +136,10 @@ async fn make(settings: &Settings) -> Result<Clients, Failure> {
         s3: aws_sdk_s3::Client::from_conf(s3.build()),
         secrets_manager: aws_sdk_secretsmanager::Client::new(&config),
     })
+}
+
+fn provider(client: SharedHttpClient) -> ProviderConfig {
+    ProviderConfig::without_region().with_http_client(client).with_behavior_version(Some(BehaviorVersion::latest()))
 }
 
 fn metadata_client(settings: &Settings, provider: &ProviderConfig) -> Result<imds::Client, Failure> {

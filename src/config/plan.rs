@@ -87,6 +87,7 @@ pub fn plan(old: &Config, new: &Config) -> Vec<Step> {
     for (key, old, new) in durations {
         steps.compare(key, &show_duration(old), &show_duration(new), Cost::Nothing);
     }
+    steps.compare("run.departure", &old.run.departure, &new.run.departure, Cost::Nothing);
     let level = |config: &Config| config.log.level.to_string().to_lowercase();
     steps.compare("log.level", &level(old), &level(new), Cost::Nothing);
     steps.0

@@ -13,18 +13,21 @@ const DRAIN_BOUNDS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration
 pub struct Run {
     /// How long SIGTERM waits for what is in flight.
     pub drain: Duration,
+    /// Whether perch leaves its place to another host when EC2 announces that this one is to go.
+    pub departure: bool,
 }
 
 impl Default for Run {
     fn default() -> Self {
-        Run { drain: Duration::from_secs(20) }
+        Run { drain: Duration::from_secs(20), departure: true }
     }
 }
 
 impl Run {
     pub(super) fn read(mut table: Table<'_>) -> Run {
         let drain = table.duration("drain", DRAIN_BOUNDS).unwrap_or(Run::default().drain);
+        let departure = table.flag("departure").unwrap_or(Run::default().departure);
         table.finish();
-        Run { drain }
+        Run { drain, departure }
     }
 }

@@ -48,6 +48,7 @@ level = "debug"
 
 [run]
 drain = "5s"
+departure = false
 "#;
 
 fn mistakes(text: &str) -> String {
@@ -89,13 +90,14 @@ fn every_value_is_read() {
     assert_eq!(config.reload.secrets, Duration::from_mins(2));
     assert_eq!(config.reload.bake, Duration::ZERO);
     assert_eq!(config.log.level, tracing::Level::DEBUG);
-    assert_eq!(config.run.drain, Duration::from_secs(5));
+    assert_eq!(config.run, run::Run { drain: Duration::from_secs(5), departure: false });
 }
 
 #[test]
 fn defaults_are_those_of_the_readme() {
     let config = load("[http]\n[discord]\ntoken = { env = \"TOKEN\" }\n");
     assert_eq!(config.environment, Environment::Production);
+    assert!(config.run.departure);
     let catch_up = discord::CatchUp { max_age: Duration::from_hours(1), per_channel: 100, total: 500 };
     assert_eq!(config.discord.expect("there is a [discord] table").catch_up, catch_up);
     assert_eq!(config.http.expect("there is an [http] table").listen.to_string(), "0.0.0.0:8080");

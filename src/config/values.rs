@@ -44,6 +44,16 @@ impl Table<'_> {
         Some(value)
     }
 
+    /// `true` or `false`.
+    pub(super) fn flag(&mut self, key: &'static str) -> Option<bool> {
+        let entry = self.entry(key)?;
+        let DeValue::Boolean(value) = entry.value else {
+            entry.wrong_type("true or false");
+            return None;
+        };
+        Some(*value)
+    }
+
     /// A whole number within `bounds`.
     pub(super) fn integer(&mut self, key: &'static str, bounds: RangeInclusive<u32>) -> Option<u32> {
         let entry = self.entry(key)?;

@@ -21,7 +21,7 @@ use super::identify::Permit;
 use super::rest::RestError;
 use super::status::Facts;
 use super::{Discord, NAME};
-use crate::service::{Blame, ChangeId, Context, Live, Readiness, Reporter, State};
+use crate::service::{Blame, ChangeId, Context, Leaving, Live, Readiness, Reporter, State};
 use crate::store::{Attempt, Key, SessionOwner, Verdict};
 
 /// A wait for the next IDENTIFY that is nobody's concern: Discord itself asks for 5 s between two.
@@ -38,6 +38,7 @@ pub struct Bot<'a> {
     pub(super) channels: Channels,
     pub(super) catch_up: CatchUp,
     stop: CancellationToken,
+    departure: Leaving,
     /// The change that made it connect, until it has.
     caused_by: Option<ChangeId>,
     /// Somebody was told that the connection is gone.
@@ -49,6 +50,8 @@ pub struct Bot<'a> {
 pub enum Interrupt {
     /// perch stops.
     Stop,
+    /// The host is to go.
+    Leaving,
     /// The newest state wants another account, or none.
     Replaced,
     /// Trying again can't help; the text says what can.
@@ -57,7 +60,7 @@ pub enum Interrupt {
 
 /// Follows the states published until perch stops.
 pub async fn run(discord: &Discord, context: Context) {
-    let Context { mut live, stop, reporter } = context;
+    let Context { mut live, stop, departure, reporter } = context;
     discord.store.rewind();
     discord.marks.rewind();
     let Some(account) = first_account(&mut live, &stop, &reporter).await else { return };
@@ -68,8 +71,18 @@ pub async fn run(discord: &Discord, context: Context) {
     };
     let channels = Channels::new(live.clone(), records.clone());
     let catch_up = CatchUp::new(records, discord.patience.history);
-    let mut bot =
-        Bot { discord, account, live, reporter, channels, catch_up, stop, caused_by: None, outage_told: false };
+    let mut bot = Bot {
+        discord,
+        account,
+        live,
+        reporter,
+        channels,
+        catch_up,
+        stop,
+        departure,
+        caused_by: None,
+        outage_told: false,
+    };
     bot.converge().await;
     bot.reporter.state(State::Stopped, "");
 }
@@ -106,7 +119,9 @@ impl Bot<'_> {
     async fn converge(&mut self) {
         loop {
             let newest = published(&self.live.borrow_and_update());
+            let leaving = self.departure.borrow_and_update().as_ref().map(|departure| departure.reason.clone());
             match newest {
+                Ok(_) if let Some(reason) = leaving => self.reporter.state(State::Waiting, reason),
                 Ok(account) => {
                     self.caused_by = Some(self.live.borrow().change);
                     self.adopt(account).await;
@@ -115,7 +130,7 @@ impl Bot<'_> {
                     self.let_go();
                     match interrupt {
                         Interrupt::Stop => break,
-                        Interrupt::Replaced => continue,
+                        Interrupt::Replaced | Interrupt::Leaving => continue,
                         Interrupt::Parked(blame, reason) => {
                             let (change, config_version) = {
                                 let live = self.live.borrow();
@@ -294,6 +309,11 @@ impl Bot<'_> {
                         return Err(Interrupt::Replaced);
                     }
                 }
+                () = turned(&mut self.departure) => {
+                    if self.departure.borrow_and_update().is_some() {
+                        return Err(Interrupt::Leaving);
+                    }
+                }
                 done = self.channels.next(), if !self.channels.idle() => {
                     if let Some(said) = self.note(done) {
                         return Err(Interrupt::Parked(Blame::Credential, self.refused(&said)));
@@ -329,13 +349,14 @@ impl Bot<'_> {
         .await
     }
 
-    /// Waits for a newer state; `false` when perch stops first.
+    /// Waits for a newer state, or for the host to go or to stay; `false` when perch stops first.
     async fn newer_state(&mut self) -> bool {
         loop {
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return false,
                 changed = self.live.changed() => return changed.is_ok(),
+                () = turned(&mut self.departure) => return true,
                 done = self.channels.next(), if !self.channels.idle() => {
                     self.note(done);
                 }
@@ -389,6 +410,13 @@ impl Bot<'_> {
 
     pub(super) fn tell(&self, change: impl FnOnce(&mut Facts)) {
         self.discord.status.change(&self.discord.gate, &self.reporter, change);
+    }
+}
+
+/// Completes when the host is to go and was not, or the other way round; never where nobody is left to say so.
+async fn turned(departure: &mut Leaving) {
+    if departure.changed().await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 

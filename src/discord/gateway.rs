@@ -320,10 +320,10 @@ impl Bot<'_> {
         End::Lost(Lost { held, ..Lost::because(reason) })
     }
 
-    /// Ends a connection so that its session can be resumed, after what is in flight when perch stops.
+    /// Ends a connection so that its session can be resumed, after what is in flight when perch or the host stops.
     async fn leave(&mut self, mut shard: Shard<Gate>, interrupt: &Interrupt) {
         let mut open = shard.state() != ShardState::Disconnected { reconnect_attempts: 0 };
-        if matches!(interrupt, Interrupt::Stop) {
+        if matches!(interrupt, Interrupt::Stop | Interrupt::Leaving) {
             open = self.drain(open.then_some(&mut shard)).await;
         }
         if !open {

@@ -17,5 +17,8 @@ pub async fn ready(State(app): State<App>) -> (StatusCode, Json<Value>) {
     if app.stop.is_cancelled() {
         return (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "ready": false, "reason": "draining" })));
     }
+    if let Some(departure) = &*app.departure.borrow() {
+        return (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "ready": false, "reason": departure.reason })));
+    }
     (StatusCode::OK, Json(json!({ "ready": true })))
 }

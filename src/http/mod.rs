@@ -151,8 +151,18 @@ impl Service for Http {
     }
 
     async fn run(&self, mut context: Context) -> anyhow::Result<()> {
-        let app = router::app(context.live.clone(), context.stop.clone(), Arc::clone(&self.requests));
-        let closed = router::closed(context.live.clone(), context.stop.clone(), Arc::clone(&self.requests));
+        let app = router::app(
+            context.live.clone(),
+            context.stop.clone(),
+            context.departure.clone(),
+            Arc::clone(&self.requests),
+        );
+        let closed = router::closed(
+            context.live.clone(),
+            context.stop.clone(),
+            context.departure.clone(),
+            Arc::clone(&self.requests),
+        );
         // With this task ends all that it started, even when it panics.
         let mut connections = JoinSet::new();
         let mut open: BTreeMap<SocketAddr, CancellationToken> = BTreeMap::new();

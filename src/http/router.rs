@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::http::{Response, StatusCode};
+use axum::http::{HeaderValue, Response, StatusCode, header};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use hyper::body::Incoming;
@@ -23,7 +23,7 @@ use super::problem::{self, Problem};
 use super::request_id::RequestIdLayer;
 use super::{chat, health, page};
 use crate::chat::Memory;
-use crate::service::Live;
+use crate::service::{Leaving, Live};
 
 /// How long an answer may take that needs nothing but perch.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
@@ -35,6 +35,7 @@ pub type App = Arc<Shared>;
 pub struct Shared {
     pub live: watch::Receiver<Arc<Live>>,
     pub stop: CancellationToken,
+    pub departure: Leaving,
     pub conversations: Conversations,
     pub memory: Memory,
     pub requests: Arc<Requests>,
@@ -43,10 +44,16 @@ pub struct Shared {
 }
 
 impl Shared {
-    fn new(live: watch::Receiver<Arc<Live>>, stop: CancellationToken, requests: Arc<Requests>) -> App {
+    fn new(
+        live: watch::Receiver<Arc<Live>>,
+        stop: CancellationToken,
+        departure: Leaving,
+        requests: Arc<Requests>,
+    ) -> App {
         Arc::new(Shared {
             live,
             stop,
+            departure,
             conversations: Conversations::new(),
             memory: Memory::default(),
             requests,
@@ -73,8 +80,13 @@ impl<S> Answers for S where
 }
 
 /// The whole HTTP application.
-pub fn app(live: watch::Receiver<Arc<Live>>, stop: CancellationToken, requests: Arc<Requests>) -> impl Answers {
-    let app = Shared::new(live, stop, requests);
+pub fn app(
+    live: watch::Receiver<Arc<Live>>,
+    stop: CancellationToken,
+    departure: Leaving,
+    requests: Arc<Requests>,
+) -> impl Answers {
+    let app = Shared::new(live, stop, departure, requests);
     let routes = Router::new()
         .route("/", get(page::index))
         .route("/assets/{name}", get(page::asset))
@@ -90,8 +102,13 @@ pub fn app(live: watch::Receiver<Arc<Live>>, stop: CancellationToken, requests: 
 }
 
 /// What answers where nothing is to be had: on a socket that the configuration does not listen on.
-pub fn closed(live: watch::Receiver<Arc<Live>>, stop: CancellationToken, requests: Arc<Requests>) -> impl Answers {
-    let app = Shared::new(live, stop, requests);
+pub fn closed(
+    live: watch::Receiver<Arc<Live>>,
+    stop: CancellationToken,
+    departure: Leaving,
+    requests: Arc<Requests>,
+) -> impl Answers {
+    let app = Shared::new(live, stop, departure, requests);
     layered(Router::new().fallback(problem::not_here), app)
 }
 
@@ -105,7 +122,15 @@ pub fn waiting() -> impl Answers {
 }
 
 fn layered(router: Router, app: App) -> impl Answers {
+    let departure = app.departure.clone();
     ServiceBuilder::new()
+        .map_response(move |mut answer: Response<Body>| {
+            // Where connections are balanced and not requests, a client gets to another host only with a new one.
+            if departure.borrow().is_some() {
+                answer.headers_mut().entry(header::CONNECTION).or_insert(HeaderValue::from_static("close"));
+            }
+            answer
+        })
         .layer(RequestIdLayer::new(app))
         .layer(CatchPanicLayer::custom(|_: Box<dyn std::any::Any + Send>| {
             // The panic itself is already in the log, with its place.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::machine::Name;
 use super::{Supervisor, status};
-use crate::service::State;
+use crate::service::{Departure, State};
 use crate::systemd;
 
 impl Supervisor {
@@ -20,10 +20,10 @@ impl Supervisor {
             && services.get(crate::http::NAME).is_none_or(|http| http.state == State::Running)
         {
             self.ready = true;
-            self.report.ready(true);
+            self.report.ready(self.departure.borrow().is_none());
             systemd::ready();
         }
-        let line = status_line(&config, &services, draining);
+        let line = status_line(&config, &services, self.departure.borrow().as_ref(), draining);
         if line != self.status_line {
             systemd::status(&line);
             self.status_line = line;
@@ -35,6 +35,7 @@ impl Supervisor {
 fn status_line(
     config: &status::ConfigStatus,
     services: &BTreeMap<Name, crate::service::Health>,
+    departure: Option<&Departure>,
     draining: bool,
 ) -> String {
     if draining {
@@ -49,6 +50,9 @@ fn status_line(
         reason => format!("{name} {} ({reason})", health.state),
     });
     let mut line = format!("configuration {version}; {}", services.collect::<Vec<_>>().join(", "));
+    if let Some(Departure { reason, .. }) = departure {
+        line.insert_str(0, &format!("leaving: {reason}; "));
+    }
     if let Some(refused) = &config.refused {
         line.push_str(&format!("; newer version {} refused", refused.version));
     }

@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 use crate::aws::Aws;
 use crate::config::{Config, Mistake};
 use crate::secrets::{Kept, Secret};
-use crate::service::{Blame, Board, ChangeId, Health, Live, Readiness, Service, State};
+use crate::service::{Blame, Board, ChangeId, Departure, Health, Live, Readiness, Service, State};
 use crate::source::{self, Look, Source, SourceError, Uri, Version};
 use crate::store::{self, Store};
 use crate::systemd;
@@ -27,6 +27,7 @@ mod backoff;
 mod bake;
 mod change;
 mod credentials;
+mod departure;
 mod event;
 mod last_good;
 mod look;
@@ -150,6 +151,7 @@ pub enum Message {
     GoodSaved { version: Version },
     ServiceEnded { service: Name, run: u64, why: String },
     Steady { service: Name, run: u64 },
+    Departing(Option<Departure>),
     RestartDue { service: Name, run: u64 },
     Drained { in_time: bool },
 }
@@ -167,6 +169,7 @@ pub async fn run(options: Options) -> anyhow::Result<End> {
         started: SystemTime::now(),
         state_dir: state_dir.path().display().to_string(),
         ready: false,
+        departing: None,
     };
     let memory = options.store.clone();
     memory.open(state_dir.path().to_owned(), Arc::clone(&board), store::Pace::default());
@@ -209,6 +212,10 @@ struct Supervisor {
     sender: mpsc::Sender<Message>,
     tasks: TaskTracker,
     stop: CancellationToken,
+    /// Ends the watch for announcements that the host is to go.
+    departure_watch: Option<CancellationToken>,
+    /// What is announced, for the services.
+    departure: watch::Sender<Option<Departure>>,
     /// Published when the first version is committed.
     live: Option<watch::Sender<Arc<Live>>>,
     /// What to go back to.
@@ -295,6 +302,8 @@ impl Supervisor {
             sender,
             tasks,
             stop: CancellationToken::new(),
+            departure_watch: None,
+            departure: watch::Sender::new(None),
             live: None,
             good: None,
             unsaved: false,
@@ -335,6 +344,7 @@ impl Supervisor {
         let mut extension = tokio::time::interval(EXTENSION_PACE);
         let board = Arc::clone(&self.board);
         let mut signalled = false;
+        self.watch_departure();
         while self.exit.is_none() {
             tokio::select! {
                 Some(message) = messages.recv() => self.take(message),
@@ -433,6 +443,7 @@ impl Supervisor {
                 self.board.set(service, run, State::Recovering, Blame::Configuration, why);
                 self.on(Event::Ended { service, run });
             }
+            Message::Departing(announced) => self.depart(announced),
             Message::Steady { service, run } => self.on(Event::Steady { service, run }),
             Message::RestartDue { service, run } => self.on(Event::RestartDue { service, run }),
             Message::Drained { in_time } => {
@@ -452,7 +463,10 @@ impl Supervisor {
         match action {
             Action::Look => self.look(),
             Action::Try { change, version, cause } => self.attempt(change, version, cause),
-            Action::Commit { change } => self.commit(change),
+            Action::Commit { change } => {
+                self.commit(change);
+                self.watch_departure();
+            }
             Action::Bake { change } => self.begin_bake(change),
             Action::Bless { change } => self.bless(change),
             Action::Discard { change } => {

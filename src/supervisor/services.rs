@@ -42,6 +42,7 @@ impl Supervisor {
         let context = Context {
             live: live.subscribe(),
             stop: stop.clone(),
+            departure: self.departure.subscribe(),
             reporter: Reporter::new(service, run, Arc::clone(&self.board)),
         };
         let sender = self.sender.clone();

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::machine::Outcome;
 use super::prepare::Took;
 use crate::config::Mistake;
-use crate::service::{Board, ChangeId, Health, unix_seconds};
+use crate::service::{Board, ChangeId, Departure, Health, option_unix_seconds, unix_seconds};
 use crate::source::Version;
 use crate::store::Changes;
 
@@ -39,6 +39,8 @@ pub struct Process {
     pub started: SystemTime,
     pub state_dir: String,
     pub ready: bool,
+    /// Why the host is to go, while it is.
+    pub departing: Option<Departure>,
 }
 
 /// Where the configuration stands.
@@ -157,14 +159,6 @@ pub fn seconds(moment: SystemTime) -> u64 {
     moment.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
-#[expect(clippy::ref_option, reason = "serde calls it with a reference to the field")]
-fn option_unix_seconds<S: serde::Serializer>(time: &Option<SystemTime>, serializer: S) -> Result<S::Ok, S::Error> {
-    match time {
-        Some(time) => unix_seconds(time, serializer),
-        None => serializer.serialize_none(),
-    }
-}
-
 /// The supervisor's own part of the status, written by it alone and read by whoever asks.
 pub struct Report {
     inner: Mutex<Inner>,
@@ -235,6 +229,10 @@ impl Report {
 
     pub(super) fn ready(&self, ready: bool) {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner).process.ready = ready;
+    }
+
+    pub(super) fn departing(&self, departure: Option<Departure>) {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner).process.departing = departure;
     }
 
     /// The version that a start finds in the history as the last that was served.

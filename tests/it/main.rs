@@ -10,6 +10,7 @@ mod cli;
 mod clock;
 mod crash_loop;
 mod daemon;
+mod departure;
 mod endurance;
 mod host;
 mod journal;

@@ -13,6 +13,9 @@ changes what it does from then on; a key that is not named keeps its value:
     mode      "ok"; "deny" (403: the service is switched off); "hang" (no answer until the mode changes);
               "roleless" (404 for credentials: no instance profile)
     delay     seconds before each answer
+    spot, rebalance, lifecycle
+              the text of `spot/instance-action`, `events/recommendations/rebalance` and
+              `autoscaling/target-lifecycle-state`; null (404), as on an instance that stays, unless set
     lifetime  seconds that credentials handed out from now on are good for (SDKs fetch new ones minutes before)
 `GET URL/control` tells these, and how often each path was asked for.
 """
@@ -31,6 +34,7 @@ import time
 TOKEN_PATH = "/latest/api/token"
 CREDENTIALS_PATH = "/latest/meta-data/iam/security-credentials/"
 LONGEST_TOKEN = 21600  # seconds, as on EC2
+WISHES = ("mode", "delay", "lifetime", "spot", "rebalance", "lifecycle")
 
 
 class World:
@@ -44,12 +48,13 @@ class World:
         self.mode = "ok"
         self.delay = 0
         self.lifetime = 6 * 3600
+        self.spot = self.rebalance = self.lifecycle = None
         self.generation = 0
         self.tokens = {}
         self.asked = collections.Counter()
 
     def control(self, wishes):
-        unknown = set(wishes) - {"mode", "delay", "lifetime"}
+        unknown = set(wishes) - set(WISHES)
         if unknown or wishes.get("mode", "ok") not in ("ok", "deny", "hang", "roleless"):
             raise ValueError(f"can't do {wishes}")
         with self.changed:
@@ -58,7 +63,7 @@ class World:
             self.changed.notify_all()
 
     def state(self):
-        return {key: getattr(self, key) for key in ("mode", "delay", "lifetime")} | {"asked": dict(self.asked)}
+        return {key: getattr(self, key) for key in WISHES} | {"asked": dict(self.asked)}
 
     def new_token(self, seconds):
         token = secrets.token_urlsafe(40)
@@ -111,6 +116,12 @@ class World:
             "/latest/meta-data/services/domain": "amazonaws.com",
             "/latest/dynamic/instance-identity/document": json.dumps(self.document(), indent=1),
         }
+        announced = {
+            "/latest/meta-data/spot/instance-action": self.spot,
+            "/latest/meta-data/events/recommendations/rebalance": self.rebalance,
+            "/latest/meta-data/autoscaling/target-lifecycle-state": self.lifecycle,
+        }
+        pages |= {page: text for page, text in announced.items() if text is not None}
         return pages.get(path) or listing(pages, path)
 
 

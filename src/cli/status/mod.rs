@@ -76,6 +76,9 @@ fn describe_into(text: &mut String, status: &Value, style: &Style) -> std::fmt::
         perch["pid"],
         age(&perch["started"]),
     )?;
+    if let Some(reason) = perch["departing"]["reason"].as_str() {
+        writeln!(text, "  {}   {reason}", style.bad("leaving"))?;
+    }
     let config = &status["config"];
     writeln!(text, "\n{}  {}", style.bold("configuration"), word(&config["source"]))?;
     let why = config["waiting_for"].as_str();

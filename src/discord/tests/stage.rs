@@ -321,7 +321,7 @@ fn run(
     stop: &CancellationToken,
 ) -> JoinHandle<anyhow::Result<()>> {
     let reporter = Reporter::new(NAME, 1, Arc::clone(board));
-    let context = Context { live: live.subscribe(), stop: stop.clone(), reporter };
+    let context = Context { live: live.subscribe(), stop: stop.clone(), departure: watch::channel(None).1, reporter };
     let discord = Arc::clone(discord);
     tokio::spawn(async move { discord.run(context).await })
 }

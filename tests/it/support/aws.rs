@@ -232,6 +232,13 @@ impl Cloud {
         state["asked"]["/latest/meta-data/iam/security-credentials/perch"].as_u64().unwrap_or_default()
     }
 
+    /// How often the metadata service was asked anything.
+    pub fn metadata_questions(&self) -> u64 {
+        let answer = exchange("GET", &format!("{}/control", self.metadata.urls[0]), &[], b"");
+        let state: Value = serde_json::from_slice(&answer.body).unwrap();
+        state["asked"].as_object().unwrap().values().filter_map(Value::as_u64).sum()
+    }
+
     /// Changes what the metadata service does, e.g. `json!({"mode": "deny"})`; `tests/support/imds.py` says what it can.
     pub fn metadata(&self, wish: &Value) {
         let url = format!("{}/control", self.metadata.urls[0]);

@@ -99,7 +99,7 @@ impl Service for Answering {
     }
 
     async fn run(&self, context: Context) -> anyhow::Result<()> {
-        let Context { mut live, stop, reporter } = context;
+        let Context { mut live, stop, departure, reporter } = context;
         let (edited, receiver) = watch::channel(self.edit(&live.borrow_and_update()));
         let follow = async {
             while live.changed().await.is_ok() {
@@ -109,7 +109,7 @@ impl Service for Answering {
             std::future::pending::<()>().await;
         };
         tokio::select! {
-            ended = self.inner.run(Context { live: receiver, stop, reporter }) => ended,
+            ended = self.inner.run(Context { live: receiver, stop, departure, reporter }) => ended,
             () = follow => unreachable!("it never ends"),
         }
     }
