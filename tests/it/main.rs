@@ -15,6 +15,7 @@ mod endurance;
 mod host;
 mod journal;
 mod kept_secrets;
+mod last_good;
 mod ledger;
 mod packages;
 mod pages;

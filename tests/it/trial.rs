@@ -1,4 +1,4 @@
-//! A new version is on trial: what does harm is undone, and a start that can't have the newest serves the last good one.
+//! A new version is on trial: what does harm is undone.
 
 use std::process::Command;
 use std::sync::Arc;
@@ -11,28 +11,24 @@ use perch::service::{Context, Live, Next, Part, Problem, Service, State};
 use perch::sim;
 use serde_json::{Value, json};
 
-use super::support::aws::Fault;
 use super::support::discord::Discord;
 use super::support::host::Host;
 use super::support::perch::{Perch, Start, free_port, wait};
 use super::support::upstream::{self, Upstream};
 use super::support::{chat, child, namespace};
 
-/// What a start may take to serve the last good version, by the promise; the rest is for a busy machine.
-const SERVED: Duration = Duration::from_secs(5 + 5);
-
 /// A configuration of `host` with its trials this long.
-fn config(host: &Host, token: &str, bake: &str) -> String {
+pub fn config(host: &Host, token: &str, bake: &str) -> String {
     host.config(token).replace("[reload]\n", &format!("[reload]\nbake = \"{bake}\"\n"))
 }
 
 #[track_caller]
-fn wait_state(perch: &Perch, state: &str) -> Value {
+pub fn wait_state(perch: &Perch, state: &str) -> Value {
     perch.wait_status(&format!("a configuration that is {state}"), |status| status["config"]["state"] == state)
 }
 
 /// perch with both services, on a version that has passed its trial; and the token and the version.
-fn blessed(host: &Host) -> (Perch, String, String) {
+pub fn blessed(host: &Host) -> (Perch, String, String) {
     let token = host.token();
     let version = host.upload(config(host, &token, "500ms"));
     let perch = host.perch().ready();
@@ -49,7 +45,7 @@ fn harmful(host: &Host, token: &str, code: u16) -> (Discord, String) {
 }
 
 #[track_caller]
-fn connected(perch: &Perch) {
+pub fn connected(perch: &Perch) {
     perch.wait_status("the bot", |status| status["services"]["discord"]["state"] == "running");
 }
 
@@ -293,101 +289,6 @@ fn the_first_version_stays_although_it_is_unhealthy_and_says_so() {
     perch.wait_status("its blessing", |status| status["config"]["last_good"]["version"] == *version);
 }
 
-/// Stops perch, makes `fault` of what it starts with, and starts it: the last good version is served in time. Afterwards
-/// `mended`, and the newest is taken.
-#[track_caller]
-fn starts_on_the_last_good_version(host: &Host, mut perch: Perch, fault: impl Fn(), mended: impl Fn()) -> Perch {
-    let good = perch.status()["config"]["version"].as_str().unwrap().to_owned();
-    assert!(perch.stop().success());
-    let newer = host.upload(config(host, &host.token(), "500ms"));
-    fault();
-    let begun = Instant::now();
-    let perch = perch.again().ready();
-    let took = begun.elapsed();
-    let status = perch.status();
-    assert!(took < SERVED, "{took:?}");
-    assert_eq!((&status["config"]["version"], &status["config"]["state"]), (&json!(good), &json!("last good")));
-    assert_eq!(chat::ask(host.port, "without AWS?"), "without AWS?");
-    let warned =
-        perch.messages("WARN").into_iter().find(|said| said.starts_with("serving the last good configuration"));
-    assert!(warned.as_ref().is_some_and(|said| said.contains("was blessed") && said.contains(" ago: ")), "{warned:?}");
-    mended();
-    perch.wait_status("the newest version", |status| status["config"]["last_good"]["version"] == *newer);
-    connected(&perch);
-    perch
-}
-
-#[test]
-fn a_start_without_aws_serves_the_last_good_version_and_catches_up() {
-    let host = Host::new();
-    let (mut perch, ..) = blessed(&host);
-    let clear = || host.cloud.clear_faults();
-    let denied = Fault::refuse(403, "AccessDenied", "Access Denied");
-    for fault in [Fault::hang(), Fault::slow(10.0), denied.clone(), Fault::reset()] {
-        perch = starts_on_the_last_good_version(&host, perch, || host.cloud.fault(&fault), clear);
-    }
-    perch = starts_on_the_last_good_version(&host, perch, || host.cloud.listen(false), || host.cloud.listen(true));
-    let imds = |mode: &str| host.cloud.metadata(&json!({ "mode": mode }));
-    for mode in ["deny", "hang"] {
-        perch = starts_on_the_last_good_version(&host, perch, || imds(mode), || imds("ok"));
-    }
-    // All at once.
-    let away = |away: bool| {
-        host.cloud.listen(!away);
-        imds(if away { "hang" } else { "ok" });
-    };
-    starts_on_the_last_good_version(&host, perch, || away(true), || away(false));
-}
-
-#[test]
-fn a_start_without_secrets_manager_serves_http_and_lets_the_bot_wait() {
-    let host = Host::new();
-    let (mut perch, ..) = blessed(&host);
-    let denied = Fault::refuse(400, "AccessDeniedException", "not you");
-    for fault in [Fault::hang(), Fault::slow(10.0), denied, Fault::reset()] {
-        host.cloud.fault(fault.action("GetSecretValue"));
-        let begun = Instant::now();
-        perch = perch.again().ready();
-        assert!(begun.elapsed() < SERVED, "{:?}", begun.elapsed());
-        assert_eq!(chat::ask(host.port, "without secrets?"), "without secrets?");
-        assert_eq!(perch.status()["services"]["discord"]["state"], "waiting");
-        host.cloud.clear_faults();
-        connected(&perch);
-    }
-}
-
-#[test]
-fn a_start_on_a_version_that_is_no_configuration_serves_the_last_good_one() {
-    let host = Host::new();
-    let (mut perch, token, good) = blessed(&host);
-    assert!(perch.stop().success());
-    let broken = host.upload("[http\n");
-    let perch = perch.again().ready();
-    let status = perch.status();
-    assert_eq!((&status["config"]["version"], &status["config"]["state"]), (&json!(good), &json!("last good")));
-    assert_eq!(status["config"]["refused"]["version"], broken.as_str());
-    let mended = host.upload(config(&host, &token, "500ms"));
-    perch.wait_version(&mended);
-    wait_state(&perch, "live");
-}
-
-#[test]
-fn a_start_on_a_version_that_can_not_be_prepared_serves_the_last_good_one() {
-    let host = Host::new();
-    let (mut perch, token, good) = blessed(&host);
-    assert!(perch.stop().success());
-    let squatter = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
-    let address = squatter.local_addr().unwrap().to_string();
-    let newer = host.upload(config(&host, &token, "500ms").replace(&format!("127.0.0.1:{}", host.port), &address));
-    let perch = perch.again().ready();
-    assert_eq!(perch.status()["config"]["version"], good.as_str());
-    assert!(perch.messages("ERROR").iter().any(|said| said.contains("is taken by another process")));
-    drop(squatter);
-    let asked = perch.verb(&["reload"]);
-    assert!(asked.status.success(), "{asked:?}{}", perch.log_text());
-    perch.wait_version(&newer);
-}
-
 #[test]
 fn the_history_tells_who_changed_what_and_how_long_each_step_took() {
     let host = Host::new();
@@ -430,4 +331,95 @@ fn a_bot_whose_token_is_refused_at_the_gateway_goes_back_to_the_token_that_works
     assert_eq!((&status["config"]["version"], &status["config"]["refused"]["version"]), (&json!(good), &json!(bad)));
     connected(&perch);
     assert!(!perch.log_text().contains(sim::DEFAULT_TOKEN));
+}
+
+#[test]
+fn an_upload_during_a_trial_does_not_hide_what_the_one_before_it_broke() {
+    let host = Host::new();
+    let (perch, token, good) = blessed(&host);
+    let asks_more = config(&host, &token, "6s").replace("[discord]\n", "[discord]\nintents = [\"message_content\"]\n");
+    // Before Discord has closed on the first of them.
+    host.discord.fault(&json!({"fault": "slow_ready", "ms": 500}));
+    let first = host.upload(&asks_more);
+    perch.wait_version(&first);
+    let second = host.upload(asks_more + "# nothing but a comment\n");
+    let status = perch.wait_status("the undone version", |status| {
+        status["config"]["refused"]["quarantined"] == true && status["config"]["version"] == *good
+    });
+    let refused = &status["config"]["refused"]["version"];
+    assert!(*refused == *first || *refused == *second, "{status:#}");
+    // Whichever was undone, the newest is what stays out in the end.
+    perch.wait_status("the newest version, undone", |status| {
+        status["config"]["refused"]["version"] == *second && status["config"]["version"] == *good
+    });
+    connected(&perch);
+}
+
+#[test]
+fn a_token_that_is_rotated_during_a_trial_condemns_nothing() {
+    let host = Host::new();
+    let (name, _) = host.cloud.create_secret("rotated", sim::DEFAULT_TOKEN);
+    let token = format!("{{ secret = \"{name}\" }}");
+    host.upload(config(&host, &token, "500ms"));
+    let perch = host.perch().ready();
+    perch.wait_status("a blessed version", |status| status["config"]["last_good"].is_object());
+    let new = host.upload(config(&host, &token, "8s").replace("[discord]\n", "[discord]\ncatch_up = { total = 7 }\n"));
+    perch.wait_version(&new);
+    let connection = perch.status()["services"]["discord"]["since"].clone();
+    perch.wait_status("a while of the trial", |status| status["config"]["state"] == "baking" && trial_age(status) >= 2);
+    assert_eq!(perch.status()["services"]["discord"]["since"], connection);
+    // As an operator rotates it: the new one is stored, then the old one is reset.
+    host.discord.take_tokens(&["a.rotated.token", sim::DEFAULT_TOKEN]);
+    host.cloud.put_secret(&name, "a.rotated.token");
+    host.discord.take_tokens(&["a.rotated.token"]);
+    let status = perch.wait_status("the end of the trial", |status| status["config"]["last_good"]["version"] == *new);
+    assert_eq!(status["config"]["refused"], Value::Null);
+    connected(&perch);
+}
+
+/// For how many seconds the version has been live.
+fn trial_age(status: &Value) -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    now - status["config"]["since"].as_u64().unwrap_or(now)
+}
+
+#[test]
+fn going_back_to_an_address_that_is_taken_says_so_and_gets_it_once_it_is_free() {
+    let host = Host::new();
+    let (perch, token, good) = blessed(&host);
+    let elsewhere = format!("127.0.0.1:{}", free_port());
+    let (away, text) = harmful(&host, &token, 4014);
+    away.clear_faults();
+    host.upload(text.replace(&format!("127.0.0.1:{}", host.port), &elsewhere));
+    perch.wait_status("the new address", |status| status["http"]["listeners"] == json!([elsewhere]));
+    connected(&perch);
+    let squatter = std::net::TcpListener::bind(("127.0.0.1", host.port)).unwrap();
+    away.fault(&json!({"fault": "close", "code": 4014, "when": "now"}));
+    let status = perch.wait_status("the good version", |status| status["config"]["version"] == good.as_str());
+    assert_eq!(status["config"]["refused"]["quarantined"], true, "{status:#}");
+    let status = perch.wait_status("HTTP to wait", |status| status["services"]["http"]["state"] == "waiting");
+    assert!(
+        status["services"]["http"]["reason"].as_str().unwrap().contains("is taken by another process"),
+        "{status:#}"
+    );
+    assert!(perch.messages("WARN").iter().any(|said| said.starts_with("http is waiting")), "{}", perch.log_text());
+    drop(squatter);
+    perch.wait_status("HTTP", |status| status["services"]["http"]["state"] == "running");
+    assert_eq!(chat::ask(host.port, "back again?"), "back again?");
+    assert_eq!(perch.status()["config"]["refused"]["quarantined"], true);
+}
+
+#[test]
+fn a_last_good_version_that_somebody_deleted_is_written_again() {
+    let host = Host::new();
+    let (mut perch, token, good) = blessed(&host);
+    let state = perch.directory().join("state");
+    std::fs::remove_dir_all(state.join("last-good")).unwrap();
+    wait("last-good/", || state.join("last-good/version.json").exists().then_some(()));
+    let (_elsewhere, text) = harmful(&host, &token, 4014);
+    host.upload(&text);
+    perch.wait_status("the undone version", |status| status["config"]["refused"]["quarantined"] == true);
+    assert!(perch.stop().success());
+    let perch = perch.again().ready();
+    assert_eq!(perch.status()["config"]["version"], good.as_str());
 }
