@@ -117,11 +117,13 @@ impl Bake {
         let (mut outage, mut open) = (false, false);
         for (name, watch) in &mut self.watched {
             let Some(health) = services.get(name) else { continue };
+            let served = health.ran_until.is_some_and(|until| until >= started + SETTLING);
             if health.state == State::Running {
                 *watch = Watch::default();
             } else if !to_blame(health) {
                 // It has not come to what can go wrong yet, or is kept from it by somebody else.
-                let undecided = matches!(health.state, State::Starting | State::Waiting) && !held.contains(name);
+                let early = matches!(health.state, State::Starting | State::Waiting);
+                let undecided = early && !served && !held.contains(name);
                 open |= undecided;
                 outage |= !undecided;
             } else if watch.failing {
@@ -129,7 +131,6 @@ impl Bake {
             } else if watch.inherited == Some(health.reports) && !over {
                 open = true;
             } else {
-                let served = health.ran_until.is_some_and(|until| until >= started + SETTLING);
                 if health.blame == Blame::Credential && served {
                     let since = *watch.doubt.get_or_insert(now);
                     if now < since + DOUBT {

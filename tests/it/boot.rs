@@ -405,7 +405,7 @@ fn a_configuration_file_that_is_none() {
     ] {
         let (code, message) = ends(Start::with_text(content));
         assert_eq!(code, 78);
-        let (_, list) = message.split_once(" refused, there is no earlier version to run:\n  ").expect(&message);
+        let (_, list) = message.split_once(" refused, and perch ends:\n  ").expect(&message);
         assert_eq!(list, said);
     }
 }

@@ -305,6 +305,7 @@ fn a_token_is_nowhere_to_be_seen_at_trace_level() {
         assert!(!String::from_utf8_lossy(&checked).contains(TOKEN), "{}", String::from_utf8_lossy(&checked));
     }
     std::fs::write(perch.config_path(), file).unwrap();
+    assert_eq!(perch.verb(&["reload"]).status.code(), Some(0));
     std::fs::write(secret.path(), format!("{TOKEN}-of-another-bot")).unwrap();
     assert_eq!(perch.verb(&["reload"]).status.code(), Some(1));
     let status = perch.verb(&["status"]).stdout;
