@@ -574,12 +574,16 @@ def secrets_away(world):
         world.cloud.secrets_manager_answers(True)
 
 
-# The kernel's clock is this machine's as well: perch alone is given a wrong one, which takes a tracer and what that needs.
+# The kernel's clock is this machine's as well: perch alone is given a wrong one, which takes a tracer and what that needs
+# (perch's memory is not to be read otherwise).
 WRONG_CLOCK = """[Service]
 ExecStart=
 ExecStart=/usr/local/lib/wrong_clock /etc/clock-offset /usr/bin/perch run
 NoExecPaths=
 SystemCallFilter=
+PrivateUsers=no
+CapabilityBoundingSet=CAP_SYS_PTRACE
+AmbientCapabilities=CAP_SYS_PTRACE
 """
 
 
