@@ -84,7 +84,8 @@ pub fn passed() -> Passed {
         }
         let listening = rustix::net::sockopt::socket_acceptconn(&owned).unwrap_or(false);
         let listener = TcpListener::from(owned);
-        if listening && listener.local_addr().is_ok() {
+        // systemd's sockets block, and one that is accepted from like that stops a thread of the runtime for ever.
+        if listening && listener.local_addr().is_ok() && listener.set_nonblocking(true).is_ok() {
             passed.sockets.push(listener);
         } else {
             tracing::warn!(service = "supervisor", "descriptor {descriptor} from systemd is no listening TCP socket");

@@ -28,7 +28,7 @@ rm -rf /tmp/* /var/tmp/*
 
 # What makes it this machine: made anew at the next boot. An empty file, as `uninitialized` would have systemd apply its
 # presets there, which enable on Debian what was disabled on purpose.
-rm -rf /var/lib/perch /var/lib/systemd/random-seed /var/lib/dhcp/* /var/lib/NetworkManager/*.lease
+rm -rf /var/lib/perch /var/lib/systemd/random-seed /var/lib/systemd/credential.secret /var/lib/dhcp/* /var/lib/NetworkManager/*.lease
 if command -v cloud-init >/dev/null; then
     cloud-init clean --logs --seed
 fi

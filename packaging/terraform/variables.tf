@@ -79,7 +79,12 @@ variable "package" {
   }
 
   validation {
-    condition     = try(var.package.url, null) == null ? true : can(regex("^(s3|https)://[^']+$", var.package.url)) && can(regex("^[0-9a-f]{64}$", var.package.sha256))
+    condition     = try(var.package.file, null) == null ? true : can(regex("^[A-Za-z0-9._+~-]+$", basename(var.package.file)))
+    error_message = "A package's name is letters, digits and . _ + ~ - only: a script on the host has it between quotes."
+  }
+
+  validation {
+    condition     = try(var.package.url, null) == null ? true : can(regex("^(s3|https)://[^'\"*[:space:]]+$", var.package.url)) && can(regex("^[0-9a-f]{64}$", var.package.sha256))
     error_message = "The address begins with s3:// or https://, and its sha256 is 64 hexadecimal digits: sha256sum FILE prints them."
   }
 }

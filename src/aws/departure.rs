@@ -24,8 +24,9 @@ const PLACES: [(Notice, &str); 3] = [
 const TIMEOUT: Duration = Duration::from_secs(2);
 /// As often as EC2 recommends.
 const PACE: Duration = Duration::from_secs(5);
-/// Where no metadata service has answered yet, the wait doubles up to this: most likely this is no EC2 instance.
-const LONGEST_PACE: Duration = Duration::from_mins(10);
+/// Where no metadata service has answered yet, the wait doubles up to this: most likely this is no EC2 instance, and if it
+/// is, an interruption is announced two minutes before it comes.
+const LONGEST_PACE: Duration = Duration::from_secs(30);
 const NOT_FOUND: u16 = 404;
 
 /// What is announced, asked for again and again.
@@ -122,8 +123,10 @@ fn read(notice: Notice, text: &str) -> Answer {
             "Warmed:Stopped" | "Warmed:Hibernated" => {
                 (None, format!("Auto Scaling puts this instance into its warm pool ({text})"))
             }
-            // In every other state the instance goes on running.
-            _ => return Answer::Nothing,
+            // Source: Auto Scaling User Guide, "Retrieve the target lifecycle state through instance metadata". In these the
+            // instance goes on running.
+            "InService" | "Detached" | "Standby" | "Warmed:Running" => return Answer::Nothing,
+            _ => return Answer::Missing,
         },
         Notice::Rebalance => {
             let Ok(Recommendation { notice_time }) = serde_json::from_str(text) else { return Answer::Missing };
@@ -183,7 +186,8 @@ mod tests {
     #[test]
     fn somebody_elses_page_in_the_place_of_a_notice_sends_nobody_away() {
         for notice in [Notice::SpotInterruption, Notice::AutoScaling, Notice::Rebalance] {
-            assert_eq!(told(notice, "<html>please log in</html>"), None);
+            // Nor does it bring anybody back.
+            assert!(matches!(read(notice, "<html>please log in</html>"), Answer::Missing));
         }
     }
 }

@@ -72,10 +72,7 @@ impl Http {
             return Ok(Arc::clone(listener));
         }
         if let Some(socket) = self.passed(address) {
-            return match socket.set_nonblocking(true) {
-                Ok(()) => Ok(Arc::clone(socket)),
-                Err(error) => Err(Problem { place, text: error.to_string(), cause: Cause::Broken }),
-            };
+            return Ok(Arc::clone(socket));
         }
         let bound = bind::bind(address, running.into_iter().flat_map(|running| running.bound.keys().copied()));
         bound.map(Arc::new).map_err(|text| Problem { place, text, cause: Cause::Broken })
@@ -139,11 +136,6 @@ impl Service for Http {
     async fn idle(&self, stop: CancellationToken) {
         let mut connections = JoinSet::new();
         for (address, socket) in &self.inherited {
-            // It stays so when it is handed on.
-            if let Err(error) = socket.set_nonblocking(true) {
-                tracing::warn!(service = NAME, "the socket for {address} can't be served: {error}");
-                continue;
-            }
             connections.spawn(connections::serve(self.door(*address, socket), router::waiting(), stop.clone()));
         }
         stop.cancelled().await;

@@ -475,3 +475,18 @@ fn whoever_knocks_at_a_socket_from_systemd_is_answered_before_there_is_a_configu
     perch.wait_version(&version);
     assert_eq!(wait("the socket to be left", || (ask("/ready").status == 503).then_some(503)), 503);
 }
+
+#[test]
+fn a_socket_from_systemd_that_nobody_asked_for_stops_nothing_else() {
+    let (unasked, port) = (TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap(), free_port());
+    let config = format!("[http]\nlisten = \"127.0.0.1:{port}\"\n");
+    // As systemd hands it over: it blocks whoever accepts from it.
+    let mut perch = Start::with_text(&config).socket(&unasked).ready();
+    let ask = |port: u16| exchange("GET", &format!("http://127.0.0.1:{port}/ready"), &[], b"").status;
+    for _ in 0..20 {
+        assert_eq!((ask(unasked.local_addr().unwrap().port()), ask(port)), (503, 200));
+    }
+    let begun = Instant::now();
+    assert!(perch.stop().success());
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+}
