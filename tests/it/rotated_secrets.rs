@@ -50,7 +50,8 @@ fn a_bad_new_token_leaves_the_bot_alone_and_is_told_once() {
     let during = connected(&perch);
     assert_eq!(during["services"]["discord"]["since"], before["services"]["discord"]["since"]);
     assert!(during["config"]["refused"].is_null(), "{during:#}");
-    assert_eq!(during["changes"].as_array().unwrap().len(), 1, "{during:#}");
+    assert_eq!(during["changes"].as_array().unwrap().len(), 2, "it is told of once: {during:#}");
+    assert!(during["changes"][0]["reason"].as_str().unwrap().contains("is refused, the old one stays in use"));
     assert_eq!(host.discord.ask("still you?"), "still you?");
     // Who asks is told again.
     assert_eq!(perch.verb(&["reload"]).status.code(), Some(0));
