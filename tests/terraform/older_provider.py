@@ -26,7 +26,7 @@ PROVIDER = "3.39.0"
 
 # What 3.39 knows under another name.
 RENAMED = [
-    (r'version = ">= 6\.0, < 7\.0"', f'version = "{PROVIDER}"'),
+    (r'version = ">= 6\.10, < 7\.0"', f'version = "{PROVIDER}"'),
     (r'data "aws_subnets" "this" \{\n', 'data "aws_subnet_ids" "this" {\n  vpc_id = data.aws_vpc.this.id\n'),
     (r'\n  filter \{\n    name   = "availability-zone"\n.*\n  \}\n', ""),
     (r"data\.aws_subnets\.", "data.aws_subnet_ids."),
