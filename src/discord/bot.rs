@@ -40,7 +40,7 @@ pub struct Bot<'a> {
     stop: CancellationToken,
     departure: Leaving,
     /// The change that made it connect, until it has.
-    caused_by: Option<ChangeId>,
+    pub(super) caused_by: Option<ChangeId>,
     /// Somebody was told that the connection is gone.
     outage_told: bool,
 }
@@ -281,7 +281,8 @@ impl Bot<'_> {
             };
             if !told {
                 told = true;
-                tracing::warn!(service = NAME, "Discord's session start limit is in danger: {reason}");
+                let change = self.caused_by.map(|change| change.0);
+                tracing::warn!(service = NAME, change, "Discord's session start limit is in danger: {reason}");
             }
             self.reporter.state(State::Waiting, reason);
             self.person_or(until).await?;

@@ -248,14 +248,14 @@ impl Bot<'_> {
                     facts.application = ready.application.map(|application| application.id);
                     facts.guilds = ready.guilds.iter().map(|guild| guild.id).collect();
                 });
-                self.catch_up.session(true);
+                self.catch_up.session(true, self.caused_by);
                 if alone {
                     self.look_at_direct();
                 }
                 self.up(course);
             }),
             "RESUMED" => {
-                self.catch_up.session(false);
+                self.catch_up.session(false, self.caused_by);
                 self.up(course);
                 Ok(())
             }

@@ -24,6 +24,7 @@ use super::rest::RestError;
 use super::seen::Place;
 use super::session::EventId;
 use crate::config::discord::CatchUp as Bounds;
+use crate::service::ChangeId;
 use crate::telemetry::panics;
 
 mod around;
@@ -53,6 +54,8 @@ pub struct CatchUp {
     /// How many missed messages were, or may still be, found in this catch-up.
     spent: usize,
     report: Report,
+    /// The change that made the bot begin the session, if one did.
+    caused_by: Option<ChangeId>,
     bounds: Bounds,
     /// When the catch-up is over, unless something more comes.
     over: Option<Instant>,
@@ -80,6 +83,7 @@ impl CatchUp {
             events: Vec::new(),
             spent: 0,
             report: Report::default(),
+            caused_by: None,
             bounds: Bounds::default(),
             over: None,
             direct_due: true,
@@ -262,11 +266,12 @@ impl CatchUp {
         self.over = None;
         self.spent = 0;
         let report = std::mem::take(&mut self.report);
+        let change = self.caused_by.map(|change| change.0);
         if let Some(found) = report.found() {
-            tracing::info!(service = NAME, missed = report.missed, "{found}");
+            tracing::info!(service = NAME, change, missed = report.missed, "{found}");
         }
         for words in [report.lost(self.bounds), report.failed()].into_iter().flatten() {
-            tracing::warn!(service = NAME, "{words}");
+            tracing::warn!(service = NAME, change, "{words}");
         }
     }
 
@@ -287,7 +292,8 @@ impl CatchUp {
     }
 
     /// A session began, or goes on.
-    pub fn session(&mut self, new: bool) {
+    pub fn session(&mut self, new: bool, caused_by: Option<ChangeId>) {
+        self.caused_by = caused_by;
         self.direct_due = new;
     }
 }
