@@ -121,6 +121,7 @@ impl Bake {
             if health.state == State::Running {
                 *watch = Watch::default();
             } else if !to_blame(health) {
+                watch.doubt = None;
                 // It has not come to what can go wrong yet, or is kept from it by somebody else.
                 let early = matches!(health.state, State::Starting | State::Waiting);
                 let undecided = early && !served && !held.contains(name);
@@ -313,6 +314,10 @@ mod tests {
         assert_eq!(judge(&mut bake, &FINE, now + 4 * SECOND), Standing::Going);
         assert_eq!(bake.judge(&refused, &held, now + 5 * SECOND), Standing::Going);
         assert!(matches!(bake.judge(&refused, &held, now + 15 * SECOND), Standing::Condemned(_)));
+        // The new one is tried, and Discord is out of reach: nothing is due before the trial's own end.
+        let outage = [("discord", State::Recovering, Blame::Others), FINE[1]];
+        assert_eq!(judge(&mut bake, &outage, now + 16 * SECOND), Standing::Going);
+        assert_eq!(bake.due(now + 16 * SECOND), now + 30 * SECOND);
     }
 
     const FINE: [(Name, State, Blame); 2] =
