@@ -16,11 +16,13 @@ mod echo;
 mod failure;
 mod memory;
 mod openai;
+mod person;
 mod service;
 mod standing;
 
 pub use failure::{Failure, Why};
 pub use memory::Memory;
+pub use person::PersonId;
 pub use service::Responding;
 
 /// This service's name.

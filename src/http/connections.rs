@@ -1,6 +1,6 @@
 //! One listener's connections: accepted, served, and let finish when the listener is left.
 
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,7 +10,7 @@ use std::time::Duration;
 use axum::body::{Body, Bytes, HttpBody};
 use axum::http::{HeaderValue, header};
 use futures_util::FutureExt;
-use hyper::body::{Frame, SizeHint};
+use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -21,6 +21,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
+use super::arrival::Arrival;
 use super::router::Answers;
 use crate::telemetry::panics;
 
@@ -53,12 +54,14 @@ pub async fn serve(door: Door, app: impl Answers, leave: CancellationToken) -> s
     let listener = tokio::net::TcpListener::from_std(door.socket.try_clone()?)?;
     // A task that dies with this one: the service's end, even by a panic, leaves no connection behind.
     let mut connections = JoinSet::new();
-    let start = |stream: TcpStream, permit: Option<OwnedSemaphorePermit>, connections: &mut JoinSet<()>| {
+    let start = |(stream, peer): (TcpStream, SocketAddr),
+                 permit: Option<OwnedSemaphorePermit>,
+                 connections: &mut JoinSet<()>| {
         // Answers are small and shall leave at once; a socket that refuses this is served all the same.
         drop(stream.set_nodelay(true));
         let (app, leave) = (app.clone(), leave.clone());
         connections.spawn(panics::SERVICE.scope(super::NAME, async move {
-            connection(stream, app, leave).await;
+            connection(stream, Arrival { peer, encrypted: false }, app, leave).await;
             drop(permit);
         }));
     };
@@ -71,13 +74,13 @@ pub async fn serve(door: Door, app: impl Answers, leave: CancellationToken) -> s
                 complaint.say("as many connections are open as the limit of open files allows; others wait");
                 Arc::clone(&door.room).acquire_owned().await.ok()
             };
-            listener.accept().await.map(|(stream, _)| (stream, permit))
+            listener.accept().await.map(|accepted| (accepted, permit))
         };
         tokio::select! {
             biased;
             () = leave.cancelled() => break,
             accepted = accepted => match accepted {
-                Ok((stream, permit)) => start(stream, permit, &mut connections),
+                Ok((accepted, permit)) => start(accepted, permit, &mut connections),
                 Err(error) => {
                     complaint.say(&format!("no connection can be accepted: {error}"));
                     sleep(ACCEPT_PAUSE).await;
@@ -90,8 +93,8 @@ pub async fn serve(door: Door, app: impl Answers, leave: CancellationToken) -> s
         // Those who connected before the listener closes are served; the kernel would reset them. No more of them
         // than can have waited, as others go on coming.
         for _ in 0..super::bind::BACKLOG {
-            let Some(Ok((stream, _))) = listener.accept().now_or_never() else { break };
-            start(stream, None, &mut connections);
+            let Some(Ok(accepted)) = listener.accept().now_or_never() else { break };
+            start(accepted, None, &mut connections);
         }
     }
     drop(listener);
@@ -116,12 +119,13 @@ impl Complaint {
 }
 
 /// One connection, from its first byte to its last.
-async fn connection(stream: TcpStream, app: impl Answers, leave: CancellationToken) {
+async fn connection(stream: TcpStream, arrival: Arrival, app: impl Answers, leave: CancellationToken) {
     let busy = Arc::new(Busy::default());
     let service = {
         let (busy, leave) = (Arc::clone(&busy), leave.clone());
-        tower::service_fn(move |request| {
+        tower::service_fn(move |mut request: hyper::Request<Incoming>| {
             busy.begin();
+            request.extensions_mut().insert(arrival);
             let (app, busy, leave) = (app.clone(), Arc::clone(&busy), leave.clone());
             async move {
                 // However the answer ends, or is given up.

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{Config, Place};
 use crate::service::{Cause, Context, Live, Next, Part, Problem, Readiness, Service, State};
 
+mod arrival;
 mod bind;
 mod chat;
 mod connections;
