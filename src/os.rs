@@ -1,5 +1,8 @@
 //! The few calls into the C library and the kernel that have no safe wrapper, each with its reason.
-#![expect(unsafe_code, reason = "file descriptors handed over by number, and glibc's resolver set-up")]
+#![expect(
+    unsafe_code,
+    reason = "file descriptors handed over by number, glibc's resolver set-up, and a filter of system calls"
+)]
 
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
@@ -31,6 +34,75 @@ pub fn forbid_core_dumps() {
     }
     if let Err(error) = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable) {
         tracing::warn!(service = "supervisor", "core dumps can't be turned off: {error}");
+    }
+}
+
+/// What the kernel calls the machine that this is built for (<linux/audit.h>, `AUDIT_ARCH_*`).
+#[cfg(target_arch = "x86_64")]
+const MACHINE: u32 = 0xC000_003E;
+#[cfg(target_arch = "aarch64")]
+const MACHINE: u32 = 0xC000_00B7;
+/// From here on x86-64 has its system calls once more, for programs with shorter pointers (<asm/unistd.h>,
+/// `__X32_SYSCALL_BIT`).
+const OTHER_CALLS: u32 = 0x4000_0000;
+
+/// Takes from every thread, and from whatever comes of them, the way to become another program: execve(2) and execveat(2)
+/// fail with EPERM from here on. perch starts no program, and systemd's `NoExecPaths=` is about files: one that is made
+/// in memory (memfd_create(2)) it does not reach. The service manager can't forbid it either, as it starts perch by it.
+pub fn forbid_programs() {
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+    if let Err(error) = filter_programs() {
+        tracing::debug!(service = "supervisor", "programs in memory can't be forbidden: {error}");
+    }
+}
+
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "system calls, errors, instructions and their places are small numbers that C has in wider types"
+)]
+fn filter_programs() -> std::io::Result<()> {
+    use std::mem::offset_of;
+
+    use libc::{seccomp_data, sock_filter, sock_fprog};
+
+    const fn load(offset: usize) -> sock_filter {
+        instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, offset as u32, 0, 0)
+    }
+    /// Goes on after so many instructions.
+    const fn equal(to: u32, yes: u8, no: u8) -> sock_filter {
+        instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, to, yes, no)
+    }
+    const fn instruction(code: u32, k: u32, jt: u8, jf: u8) -> sock_filter {
+        sock_filter { code: code as u16, jt, jf, k }
+    }
+    let mut code = [
+        load(offset_of!(seccomp_data, arch)),
+        equal(MACHINE, 0, 5),
+        load(offset_of!(seccomp_data, nr)),
+        instruction(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, OTHER_CALLS, 3, 0),
+        equal(libc::SYS_execve as u32, 2, 0),
+        equal(libc::SYS_execveat as u32, 1, 0),
+        instruction(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW, 0, 0),
+        instruction(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32, 0, 0),
+    ];
+    let program = sock_fprog { len: code.len() as u16, filter: code.as_mut_ptr() };
+    // Without it the kernel takes no filter from who is not root.
+    rustix::thread::set_no_new_privs(true)?;
+    // SAFETY: `program` and the instructions that it points to outlive the call, and the kernel copies them.
+    let outcome = unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            libc::SECCOMP_FILTER_FLAG_TSYNC,
+            std::ptr::from_ref(&program),
+        )
+    };
+    match outcome {
+        0 => Ok(()),
+        // What a thread has that it can't take this one's filters (seccomp(2)).
+        1.. => Err(std::io::Error::other(format!("thread {outcome} has filters of its own"))),
+        _ => Err(std::io::Error::last_os_error()),
     }
 }
 

@@ -39,6 +39,7 @@ impl Daemon {
             Err(error) => return fail(&format!("the journal can't be reached: {error}")),
         };
         os::forbid_core_dumps();
+        os::forbid_programs();
         let files = os::raise_file_limit();
         crate::tls::install_default_provider();
         // The simulator forgets with the process, and what perch knew of it would be wrong the next time.

@@ -253,6 +253,19 @@ def sandbox(world):
     both_answer(world)
 
 
+@check("the running process can't be made another program, not even one in memory")
+def no_program(world):
+    machine = world.machine
+    tool = machine.root / "usr/local/lib/exec_inside"
+    sh("cc", "-o", tool, ROOT / "tests/support/exec_inside.c")
+    process = machine.main_process()
+    tried = machine.run("/usr/local/lib/exec_inside", process, "/usr/bin/perch").stdout.splitlines()
+    ways = ("its own file", "memory by its path", "memory by its descriptor")
+    expect("what was tried", tried, [f"{way}: EPERM" for way in ways])
+    expect("the process", machine.main_process(), process)
+    both_answer(world)
+
+
 @check("systemd-analyze security gives the unit 1.5 or less")
 def exposure(world):
     text = world.machine.run("systemd-analyze", "security", "--no-pager", "perch.service").stdout
