@@ -6,6 +6,8 @@ import json
 import pathlib
 import re
 import shutil
+import socket
+import ssl
 import time
 
 from cloud import BUCKET, KEY, TOKEN
@@ -43,14 +45,20 @@ def config(extra="", token='{ secret = "perch/discord", key = "DISCORD_BOT_TOKEN
     return f"[discord]\ntoken = {token}\n{http}{extra}"
 
 
+def recipe(page, heading, kind):
+    """The blocks of one kind in a section of a page, as somebody would paste them."""
+    section = (ROOT / page).read_text().split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    return re.findall(rf"```{kind}\n(.*?)```", section, re.DOTALL)
+
+
 # On a real host the roots that are compiled in are enough.
 CERTIFICATES = "SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt"
 ENVIRONMENT = f"PERCH_CONFIG=s3://{BUCKET}/{KEY}\n{CERTIFICATES}\n"
 
 
-def ask(path, body=None, timeout=20):
+def ask(path, body=None, timeout=20, port=80):
     """Asks perch over HTTP from outside the host; returns status and body."""
-    connection = http.client.HTTPConnection(ADDRESS, 80, timeout=timeout)
+    connection = http.client.HTTPConnection(ADDRESS, port, timeout=timeout)
     try:
         if body is None:
             connection.request("GET", path)
@@ -272,6 +280,69 @@ def exposure(world):
     level = float(text.rpartition("perch.service: ")[2].split()[0])
     if level > 1.5:
         raise Failed(f"{level}\n{text}")
+
+
+def paste(world, commands, edited=None):
+    """Runs lines of a page on the host as root's shell does; what is typed into the editor that they open is `edited`."""
+    machine = world.machine
+    if edited is not None:
+        machine.write_running("/opt/typed", edited)
+    # `systemctl edit` wants a terminal, and gives the editor the path of a draft.
+    machine.write_running("/opt/pasted", f"set -ex\n{commands}")
+    terminal = ["script", "--quiet", "--return", "--command", "sh /opt/pasted", "/dev/null"]
+    machine.run("env", "SYSTEMD_EDITOR=cp /opt/typed", *terminal, timeout=60)
+
+
+@check("the port for HTTPS is opened as the page says; before it is listened on, it harms nobody")
+def https_socket(world):
+    machine = world.machine
+    since = machine.now()
+    (commands,) = [block for block in recipe("systemd/README.md", "Ports", "sh") if "perch-https.socket" in block]
+    paste(world, commands)
+    expect("the sockets", [machine.show("ActiveState", f"perch{kind}.socket") for kind in ("", "-https")], ["active"] * 2)
+    expect("it begins at boot", machine.systemctl("is-enabled", "perch-https.socket"), "enabled")
+    both_answer(world)
+    expect("the answer at 443", ask("/ready", port=443)[0], 503)
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    try:
+        with socket.create_connection((ADDRESS, 443), timeout=10) as plain, context.wrap_socket(plain):
+            raise Failed("it speaks TLS, and has no certificate")
+    except (ssl.SSLError, ConnectionError):
+        pass
+    # Both outlive the daemon.
+    machine.systemctl("restart", "perch.service")
+    expect("the answers", (ask("/ready")[0], ask("/ready", port=443)[0]), (200, 503))
+    expect("errors", machine.messages(since, "--priority=err"), [])
+    machine.systemctl("disable", "perch-https.socket")
+    machine.systemctl("stop", "perch-https.socket")
+    both_answer(world)
+
+
+@check("another port is opened as the page says")
+def another_port(world):
+    machine = world.machine
+    world.version = world.cloud.upload(config().replace("0.0.0.0:80", "0.0.0.0:8080"))
+    (edited,) = [block for block in recipe("systemd/README.md", "Ports", "ini") if "ListenStream=8080" in block]
+    (commands,) = [block for block in recipe("systemd/README.md", "Ports", "sh") if "perch-https" not in block]
+    paste(world, commands, edited)
+    expect("the unit that listens", machine.show("Listen", "perch.socket"), "[::]:8080 (Stream)")
+    until("the answer at 8080", lambda: ask("/ready", port=8080) == (200, {"ready": True}))
+    try:
+        ask("/ready")
+        raise Failed("somebody still listens on 80")
+    except ConnectionRefusedError:
+        pass
+    # Connections wait while it restarts.
+    machine.systemctl("restart", "perch.service")
+    expect("the answer at 8080", ask("/ready", port=8080)[0], 200)
+    machine.run("rm", "-r", "/etc/systemd/system/perch.socket.d")
+    machine.systemctl("daemon-reload")
+    world.version = world.cloud.upload(config())
+    machine.systemctl("stop", "perch.socket", "perch.service")
+    machine.systemctl("start", "perch.socket", "perch.service")
+    settle(world)
+    both_answer(world)
 
 
 @check("the running process leaves no core dump and is the last to be ended when memory is short")
