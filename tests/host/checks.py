@@ -121,9 +121,6 @@ def user_data(package, version):
 
 @check("user data brings a bare host to the first reply", always=True)
 def first_boot(world):
-    if not USER_DATA.exists():
-        prepare(world)
-        return "there is no packaging/cloud-init/user-data"
     world.version = world.cloud.upload(config())
     package = world.package("1.0.0").read_bytes()
     world.cloud.upload_file(package, "perch_1.0.0_amd64.deb")
@@ -428,8 +425,6 @@ def install(world, version):
 @check("the package is upgraded under load: no request refused, no mention lost or answered twice")
 def upgrade(world):
     machine, discord = world.machine, world.discord
-    if not USER_DATA.exists():
-        return "there is no packaging/deb"
     before, process = discord.counters()["identifies"], machine.main_process()
     environment = machine.run("cat", "/etc/perch/perch.env").stdout
     with Crowd(discord) as crowd:
@@ -447,8 +442,6 @@ def upgrade(world):
 @check("user data may be run again")
 def user_data_again(world):
     machine = world.machine
-    if not USER_DATA.exists():
-        return "there is no packaging/cloud-init/user-data"
     process = machine.main_process()
     package = world.package("1.0.1").read_bytes()
     world.cloud.upload_file(package, "perch_1.0.1_amd64.deb")
@@ -712,8 +705,6 @@ def secrets(world):
 @check("removed, it is gone, and what it knew stays; purged, that goes too")
 def removed(world):
     machine = world.machine
-    if not USER_DATA.exists():
-        return "there is no packaging/deb"
     install(world, "1.0.2")
     machine.run(*APT, "remove", "perch")
     try:

@@ -8,7 +8,7 @@ use super::support::authority::Authority;
 use super::support::aws::{Cloud, REGION};
 use super::support::child;
 use super::support::exchange::exchange;
-use super::support::namespace::{has, skip, unshare};
+use super::support::namespace::{has, lack, unshare};
 use super::support::perch::{binary, free_port, wait};
 
 /// Of the release binary, in bytes.
@@ -57,7 +57,7 @@ fn it_asks_for_no_loader_and_no_library() {
     // The test would not notice if it could not read: this binary is no static one, or is, but not both.
     assert!(kinds.contains(&1), "{kinds:?}");
     if path == binary() {
-        skip("there is no release binary to weigh");
+        lack("there is no release binary to weigh");
     } else {
         assert!(bytes.len() as u64 <= SIZE_LIMIT, "{} has {} bytes", path.display(), bytes.len());
     }

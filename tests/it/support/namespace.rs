@@ -73,17 +73,25 @@ impl Drop for Mounts {
 }
 
 /// Whether a program is there to be run.
+#[track_caller]
 pub fn has(program: &str) -> bool {
     let there = std::env::var_os("PATH")
         .is_some_and(|path| std::env::split_paths(&path).any(|directory| directory.join(program).is_file()));
     if !there {
-        skip(&format!("there is no {program} on this machine"));
+        lack(&format!("there is no {program} on this machine"));
     }
     there
 }
 
-/// Says that a test could not be made, and why: to the terminal, past the test harness, which keeps what passes to
-/// itself.
+/// Says that a test could not be made for want of something that can be had. `tests/run` has it all: there it fails.
+#[track_caller]
+pub fn lack(why: &str) {
+    assert!(std::env::var_os("PERCH_TESTS").is_none_or(|tests| tests != "all"), "{why}");
+    skip(why);
+}
+
+/// Says that a test could not be made on this machine, and why: to the terminal, past the test harness, which keeps what
+/// passes to itself. `.ci/run` counts these lines and says them again at its end.
 pub fn skip(why: &str) {
     use std::io::Write;
     let test = std::thread::current().name().unwrap_or("a test").to_owned();
