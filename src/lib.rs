@@ -24,6 +24,7 @@ pub mod config;
 pub mod discord;
 pub mod http;
 pub mod os;
+pub mod random;
 pub mod secrets;
 pub mod service;
 pub mod sim;

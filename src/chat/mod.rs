@@ -14,14 +14,13 @@ use crate::service::{Live, Readiness};
 
 mod echo;
 mod failure;
-mod memory;
+pub mod history;
 mod openai;
 mod person;
 mod service;
 mod standing;
 
 pub use failure::{Failure, Why};
-pub use memory::Memory;
 pub use person::PersonId;
 pub use service::Responding;
 

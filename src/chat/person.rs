@@ -32,6 +32,12 @@ impl PersonId {
         PersonId(format!("discord:{user}").into())
     }
 
+    /// Somebody as [`PersonId::as_str`] wrote them down.
+    #[must_use]
+    pub fn written(text: &str) -> PersonId {
+        PersonId(text.into())
+    }
+
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::{CONFIGURATION, FAILED, INTERRUPTED, fail};
 use crate::aws::Aws;
 use crate::chat::Responding;
+use crate::chat::history::{History, Nowhere};
 use crate::discord::Discord;
 use crate::http::{Http, Requests};
 use crate::secrets::Kept;
@@ -47,6 +48,7 @@ impl Daemon {
         let Passed { sockets, secrets } = (self.passed)();
         // The simulator's token is no secret.
         let kept = if self.simulator.is_some() { Kept::default() } else { Kept::take(secrets) };
+        let history = History::new(Arc::new(Nowhere));
         let requests = Arc::new(Requests::default());
         let metrics = Arc::clone(&requests);
         let options = Options {
@@ -55,7 +57,7 @@ impl Daemon {
             state_dir: self.state_dir,
             runtime_dir: self.runtime_dir,
             services: vec![
-                Arc::new(Http::new(sockets, requests, files)),
+                Arc::new(Http::new(sockets, requests, history, files)),
                 Arc::new(Responding),
                 Arc::new(Discord::new(discord::Options { resolve: self.discord_address }, store.clone())),
             ],

@@ -1,22 +1,24 @@
 //! `POST /api/chat`: one message in, one reply out, whole or piece by piece.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::Context;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use http_body_util::BodyExt;
 use serde::{Deserialize, Serialize};
 
+use super::person;
 use super::problem::Problem;
 use super::request_id::RequestId;
 use super::router::App;
-use crate::chat::{Ask, Deltas, Failure};
+use crate::chat::history::{self, Asked, Asking, ConversationId, NoSuchConversation, Which};
+use crate::chat::{Ask, Deltas};
 use crate::service::Live;
 
 mod stream;
@@ -31,6 +33,12 @@ const LAST_BODY: Duration = Duration::from_secs(3);
 
 /// How much of all bodies together is held while they come, in bytes: a host has 1 GiB of memory.
 const BODIES: usize = 64 << 20;
+
+/// By which a client marks a request that it may have to send again
+/// (<https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/>).
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+/// The longest of these, in characters.
+const LONGEST_KEY: usize = 64;
 
 /// One request's share of what all bodies together may hold, given back when it ends.
 struct Held<'a> {
@@ -64,7 +72,7 @@ struct Question {
 #[derive(Serialize)]
 struct Reply {
     reply: String,
-    conversation: String,
+    conversation: ConversationId,
 }
 
 /// Answers with the responder of the configuration that is live when the request comes: whole, or as a stream of
@@ -80,51 +88,78 @@ pub async fn chat(State(app): State<App>, request: Request) -> Result<Response, 
     if question.message.trim().is_empty() {
         return Err(Problem::new(StatusCode::BAD_REQUEST, "`message` is empty"));
     }
-    let conversation = match question.conversation {
-        None => app.conversations.begin(),
-        Some(id) if app.conversations.knows(&id) => id,
-        Some(_) => {
-            return Err(Problem::new(
-                StatusCode::NOT_FOUND,
-                "there is no such conversation; leave it out to begin one",
-            ));
-        }
-    };
-    let exchange = Exchange { app, live, conversation, message: question.message, remembered: AtomicBool::new(false) };
-    if !wants_stream(&head.headers) {
-        let reply = exchange.answer(Deltas::unwanted()).await?;
-        return Ok(Json(Reply { reply, conversation: exchange.conversation }).into_response());
-    }
+    let asker = person::asker(&head.extensions)?;
+    let which = which(question.conversation.as_deref())?;
+    let text: Arc<str> = question.message.into();
+    let asked = history::Question { text: Arc::clone(&text), attachments: [].into(), key: key(&head.headers)? };
+    let asked = app.history.ask(&asker, which, asked, live.config.chat.history()).await;
+    let asked = asked.map_err(|NoSuchConversation| no_such_conversation())?;
     let id = head.extensions.get::<RequestId>().copied().context("a request without an id");
     let id = id.map_err(|error| Problem::internal(&error))?;
-    stream::answer(Arc::new(exchange), id)
+    let stream = wants_stream(&head.headers);
+    match asked {
+        Asked::Before { conversation, answer, .. } if !stream => {
+            Ok(Json(Reply { reply: answer, conversation }).into_response())
+        }
+        Asked::Before { conversation, message, answer } => Ok(stream::again(conversation, message, answer, live, id)),
+        Asked::Now(asking) => {
+            let exchange = Exchange { live, asking, message: text };
+            if stream {
+                return stream::answer(Arc::new(exchange), id);
+            }
+            let reply = exchange.answer(Deltas::unwanted()).await.inspect_err(|_| exchange.asking.failed())?;
+            Ok(Json(Reply { reply, conversation: exchange.asking.conversation() }).into_response())
+        }
+    }
+}
+
+/// The conversation that a request names.
+fn which(conversation: Option<&str>) -> Result<Which, Problem> {
+    let Some(id) = conversation else { return Ok(Which::New) };
+    id.parse().map(Which::Existing).map_err(|_| no_such_conversation())
+}
+
+fn no_such_conversation() -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, "there is no such conversation; leave it out to begin one")
+}
+
+/// The key that the client marks the request with.
+fn key(headers: &HeaderMap) -> Result<Option<Arc<str>>, Problem> {
+    let Some(value) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
+    let plain = |key: &&str| {
+        (1..=LONGEST_KEY).contains(&key.len())
+            && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+    };
+    match value.to_str().ok().filter(plain) {
+        Some(key) => Ok(Some(key.into())),
+        None => {
+            let detail = format!("`Idempotency-Key` is not 1 to {LONGEST_KEY} of A-Z a-z 0-9 - _");
+            Err(Problem::new(StatusCode::BAD_REQUEST, detail))
+        }
+    }
 }
 
 /// One message and all that it takes to answer it.
 struct Exchange {
-    app: App,
     live: Arc<Live>,
-    conversation: String,
-    message: String,
-    /// What was said is in the memory.
-    remembered: AtomicBool,
+    asking: Asking,
+    message: Arc<str>,
 }
 
 impl Exchange {
-    /// Answers it, and remembers what was said where the responder wants to know.
-    async fn answer(&self, deltas: Deltas) -> Result<String, Failure> {
-        let earlier = self.app.memory.recent(&self.conversation, self.live.config.chat.history());
-        let ask = Ask { message: &self.message, earlier: &earlier };
-        let answer = self.live.responder.answer(ask, deltas).await?;
-        self.remember(&answer);
+    /// Answers it.
+    async fn answer(&self, deltas: Deltas) -> Result<String, Problem> {
+        let ask = Ask { message: &self.message, earlier: self.asking.earlier() };
+        let answer = tokio::select! {
+            biased;
+            answer = self.live.responder.answer(ask, deltas) => answer?,
+            () = self.asking.given_up() => {
+                let detail = "this message was sent again and is answered there, or its conversation was deleted";
+                return Err(Problem::new(StatusCode::CONFLICT, detail));
+            }
+        };
+        self.asking.done(&answer);
         Ok(answer)
-    }
-
-    fn remember(&self, answer: &str) {
-        if self.remembered.swap(true, Ordering::Relaxed) {
-            return;
-        }
-        self.app.memory.add(&self.conversation, self.live.config.chat.history(), &self.message, answer);
     }
 }
 

@@ -10,6 +10,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::chat::history::History;
 use crate::config::{Config, Place};
 use crate::service::{Cause, Context, Live, Next, Part, Problem, Readiness, Service, State};
 
@@ -17,10 +18,11 @@ mod arrival;
 mod bind;
 mod chat;
 mod connections;
-mod conversation;
+mod conversations;
 mod health;
 mod metrics;
 mod page;
+mod person;
 mod probe;
 mod problem;
 mod request_id;
@@ -37,6 +39,7 @@ pub struct Http {
     /// asks for: it could not be bound anew.
     inherited: BTreeMap<SocketAddr, Arc<TcpListener>>,
     requests: Arc<Requests>,
+    history: Arc<History>,
     room: Arc<Semaphore>,
 }
 
@@ -51,15 +54,16 @@ struct Listeners {
 }
 
 impl Http {
-    /// A service that uses the `inherited` sockets where their addresses are asked for, counts into `requests`, and
-    /// takes so many connections at once as leave some of the process' open `files` for other things.
+    /// A service that uses the `inherited` sockets where their addresses are asked for, counts into `requests`, keeps
+    /// what is said in `history`, and takes so many connections at once as leave some of the process' open `files` for
+    /// other things.
     #[must_use]
-    pub fn new(inherited: Vec<TcpListener>, requests: Arc<Requests>, files: u64) -> Self {
+    pub fn new(inherited: Vec<TcpListener>, requests: Arc<Requests>, history: Arc<History>, files: u64) -> Self {
         // With few files, half of them.
         let room = files.saturating_sub(RESERVED_FILES).max(files / 2).min(MOST_CONNECTIONS);
         let room = Arc::new(Semaphore::new(usize::try_from(room).unwrap_or(Semaphore::MAX_PERMITS)));
         let named = |socket: TcpListener| Some((socket.local_addr().ok()?, Arc::new(socket)));
-        Http { inherited: inherited.into_iter().filter_map(named).collect(), requests, room }
+        Http { inherited: inherited.into_iter().filter_map(named).collect(), requests, history, room }
     }
 
     /// The listener for `address`: the one in use, one from systemd, or a new one.
@@ -149,12 +153,14 @@ impl Service for Http {
             context.stop.clone(),
             context.departure.clone(),
             Arc::clone(&self.requests),
+            Arc::clone(&self.history),
         );
         let closed = router::closed(
             context.live.clone(),
             context.stop.clone(),
             context.departure.clone(),
             Arc::clone(&self.requests),
+            Arc::clone(&self.history),
         );
         // With this task ends all that it started, even when it panics.
         let mut connections = JoinSet::new();

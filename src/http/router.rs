@@ -17,12 +17,12 @@ use tower::{Service, ServiceBuilder};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::timeout::TimeoutLayer;
 
-use super::conversation::Conversations;
 use super::metrics::Requests;
+use super::person::PersonLayer;
 use super::problem::{self, Problem};
 use super::request_id::RequestIdLayer;
-use super::{chat, health, page};
-use crate::chat::Memory;
+use super::{chat, conversations, health, page};
+use crate::chat::history::History;
 use crate::service::{Leaving, Live};
 
 /// How long an answer may take that needs nothing but perch.
@@ -36,8 +36,7 @@ pub struct Shared {
     pub live: watch::Receiver<Arc<Live>>,
     pub stop: CancellationToken,
     pub departure: Leaving,
-    pub conversations: Conversations,
-    pub memory: Memory,
+    pub history: Arc<History>,
     pub requests: Arc<Requests>,
     /// How many bytes of requests that are still coming are held, in all.
     pub bodies: AtomicUsize,
@@ -49,16 +48,9 @@ impl Shared {
         stop: CancellationToken,
         departure: Leaving,
         requests: Arc<Requests>,
+        history: Arc<History>,
     ) -> App {
-        Arc::new(Shared {
-            live,
-            stop,
-            departure,
-            conversations: Conversations::new(),
-            memory: Memory::default(),
-            requests,
-            bodies: AtomicUsize::new(0),
-        })
+        Arc::new(Shared { live, stop, departure, history, requests, bodies: AtomicUsize::new(0) })
     }
 }
 
@@ -85,13 +77,17 @@ pub fn app(
     stop: CancellationToken,
     departure: Leaving,
     requests: Arc<Requests>,
+    history: Arc<History>,
 ) -> impl Answers {
-    let app = Shared::new(live, stop, departure, requests);
+    let app = Shared::new(live, stop, departure, requests, history);
     let routes = Router::new()
         .route("/", get(page::index))
         .route("/assets/{name}", get(page::asset))
         .route("/health", get(health::health))
         .route("/ready", get(health::ready))
+        .route("/api/conversations", get(conversations::list).delete(conversations::delete_all))
+        .route("/api/conversations/{id}", get(conversations::read).delete(conversations::delete))
+        .route("/api/export", get(conversations::export))
         .fallback(problem::not_found)
         .layer(TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, ANSWER_TIMEOUT))
         // A model may think long; the body and the responder have time-outs of their own.
@@ -107,8 +103,9 @@ pub fn closed(
     stop: CancellationToken,
     departure: Leaving,
     requests: Arc<Requests>,
+    history: Arc<History>,
 ) -> impl Answers {
-    let app = Shared::new(live, stop, departure, requests);
+    let app = Shared::new(live, stop, departure, requests, history);
     layered(Router::new().fallback(problem::not_here), app)
 }
 
@@ -136,6 +133,7 @@ fn layered(router: Router, app: App) -> impl Answers {
             // The panic itself is already in the log, with its place.
             axum::response::IntoResponse::into_response(Problem::internal(&anyhow::anyhow!("the handler panicked")))
         }))
+        .layer(PersonLayer)
         .map_request(|request: hyper::Request<Incoming>| request.map(Body::new))
         .service(router)
 }

@@ -154,6 +154,12 @@ pub fn moment(time: SystemTime) -> String {
     format!("{} {}", date(time), clock(time))
 }
 
+/// A moment as RFC 3339 writes it, in UTC.
+#[must_use]
+pub fn rfc3339(time: SystemTime) -> String {
+    format!("{}T{}Z", date(time), clock_millis(time))
+}
+
 #[cfg(test)]
 mod tests {
 

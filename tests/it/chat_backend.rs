@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::support::aws::Peer;
-use super::support::chat::{self, Stream};
+use super::support::chat::{self, Guest, Stream};
 use super::support::discord::Discord;
 use super::support::perch::{Perch, Start, free_port, wait};
 use super::support::upstream::{Fault, MODEL, Then, Unreachable, Upstream, piece};
@@ -81,7 +81,8 @@ fn an_answer_comes_whole_or_piece_by_piece() {
     let asked = stage.upstream.asked().remove(0);
     assert_eq!(asked.authorization, format!("Bearer {KEY}"));
     insta::assert_snapshot!(asked.body, @r#"{"max_tokens":99,"messages":[{"content":"Be a parrot.","role":"system"},{"content":"hello there","role":"user"}],"model":"parrot-1","stream":false,"temperature":0.7}"#);
-    let mut stream = Stream::open(stage.port, &json!({ "message": "hello again" }));
+    let guest = Guest::new(stage.port);
+    let mut stream = guest.stream(&json!({ "message": "hello again" }));
     assert_eq!(stream.status, 200);
     assert!(stream.head.contains("\r\ncontent-type: text/event-stream\r\n"), "{}", stream.head);
     assert!(stream.head.contains("\r\ncache-control: no-cache\r\n"), "{}", stream.head);
@@ -92,7 +93,7 @@ fn an_answer_comes_whole_or_piece_by_piece() {
     assert_eq!(stage.upstream.asked()[1].body["stream"], true);
     let conversation = done["conversation"].as_str().unwrap();
     let body = json!({ "message": "and on", "conversation": conversation });
-    assert_eq!(chat::say(stage.port, &body).status, 200);
+    assert_eq!(guest.say(&body).status, 200);
     assert_eq!(perch.messages("WARN"), [""; 0]);
 }
 
@@ -136,10 +137,11 @@ fn fakellm_takes_perch_for_a_client_of_openai() {
     // It has no list of models, so its key is believed.
     let (perch, port) = perch_with(&fakellm.urls[0], "");
     assert_eq!(chat::ask(port, "hello"), "Hello from a rule.");
-    let (text, name, done) = Stream::open(port, &json!({ "message": "hello" })).rest();
+    let guest = Guest::new(port);
+    let (text, name, done) = guest.stream(&json!({ "message": "hello" })).rest();
     assert_eq!((&*text, &*name), ("Hello from a rule.", "done"));
     let again = json!({ "message": "what was that?", "conversation": done["conversation"] });
-    let (text, name, _) = Stream::open(port, &again).rest();
+    let (text, name, _) = guest.stream(&again).rest();
     assert_eq!((&*text, &*name), ("You said hello before.", "done"));
     assert_eq!(chat::post(port, "too fast").status, 503);
     assert_eq!(perch.messages("WARN").len(), 1, "{}", perch.log_text());
@@ -178,9 +180,10 @@ fn the_echo_streams_as_well() {
 fn a_conversation_goes_on_from_what_was_said_and_no_further_back_than_history() {
     let stage = Stage::new();
     let perch = stage.perch("history = 4");
+    let guest = Guest::new(stage.port);
     let mut conversation = Value::Null;
     for message in ["one", "two", "three", "four"] {
-        let answer = chat::say(stage.port, &json!({ "message": message, "conversation": conversation }));
+        let answer = guest.say(&json!({ "message": message, "conversation": conversation }));
         let answer: Value = serde_json::from_slice(&answer.body).unwrap();
         conversation = answer["conversation"].clone();
     }
@@ -198,16 +201,16 @@ fn a_conversation_goes_on_from_what_was_said_and_no_further_back_than_history() 
     chat::ask(stage.port, "elsewhere");
     assert_eq!(sent(4), ["user: elsewhere"]);
     reload(&perch, &stage.config("history = 2"));
-    chat::say(stage.port, &json!({ "message": "five", "conversation": conversation }));
+    guest.say(&json!({ "message": "five", "conversation": conversation }));
     assert_eq!(sent(5), ["user: four", "assistant: You said: four", "user: five"]);
     // An answer that the person stopped was said as far as they have read it.
     stage.upstream.fault(Fault::Stream(piece("Well, ") + &piece("I "), Then::Hang));
-    let mut stopped = Stream::open(stage.port, &json!({ "message": "six", "conversation": conversation }));
+    let mut stopped = guest.stream(&json!({ "message": "six", "conversation": conversation }));
     assert_eq!(stopped.delta() + &stopped.delta(), "Well, I ");
     drop(stopped);
     stage.upstream.wait_left(6);
     wait("the stopped answer to be remembered", || {
-        chat::say(stage.port, &json!({ "message": "seven", "conversation": conversation }));
+        guest.say(&json!({ "message": "seven", "conversation": conversation }));
         let last = stage.upstream.asked().len() - 1;
         (sent(last)[..2] == ["user: six", "assistant: Well, I "] || sent(last).contains(&"user: seven".to_owned()))
             .then_some(())

@@ -1,4 +1,5 @@
-//! An answer as a stream of server-sent events: `delta` for each piece, then `done`, or `error` with the problem.
+//! An answer as a stream of server-sent events: `start`, `delta` for each piece, then `done`, or `error` with the
+//! problem.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -13,9 +14,11 @@ use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::Exchange;
+use crate::chat::history::ConversationId;
 use crate::chat::{Deltas, Failure, Why};
 use crate::http::problem::Problem;
 use crate::http::request_id::RequestId;
+use crate::service::Live;
 use crate::telemetry::panics;
 
 /// A comment goes out this often while there is nothing to say: proxies take a longer silence for a dead connection.
@@ -35,32 +38,55 @@ pub fn answer(exchange: Arc<Exchange>, id: RequestId) -> Result<Response, Proble
         Box::pin(async move { exchange.answer(Deltas::to(sender)).await })
     };
     let work = match work.as_mut().now_or_never() {
-        Some(Err(failure)) => return Err(failure.into()),
+        Some(Err(problem)) => {
+            exchange.asking.failed();
+            return Err(problem);
+        }
         Some(Ok(answer)) => Work::Done(Ok(answer)),
         // It ends with the stream, and that with the connection.
         None => Work::Going(AbortOnDropHandle::new(tokio::spawn(panics::SERVICE.scope(crate::http::NAME, work)))),
     };
-    let telling = Telling { exchange, id, pieces, work: Some(work), said: String::new() };
+    Ok(tell(Telling {
+        conversation: exchange.asking.conversation(),
+        message: exchange.asking.message(),
+        live: Arc::clone(&exchange.live),
+        exchange: Some(exchange),
+        id,
+        pieces,
+        work: Some(work),
+        begun: false,
+        silent: true,
+    }))
+}
+
+/// An answer that was given before.
+pub fn again(conversation: ConversationId, message: u64, answer: String, live: Arc<Live>, id: RequestId) -> Response {
+    let (_, pieces) = mpsc::channel(1);
+    let work = Some(Work::Done(Ok(answer)));
+    tell(Telling { conversation, message, live, exchange: None, id, pieces, work, begun: false, silent: true })
+}
+
+fn tell(telling: Telling) -> Response {
     let events = stream::unfold(telling, async |mut telling| {
         let event = telling.next().await?;
         Some((Ok::<_, Infallible>(event), telling))
     });
     let events = Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE));
-    Ok(([UNBUFFERED], events).into_response())
+    ([UNBUFFERED], events).into_response()
 }
 
 enum Work {
-    Going(AbortOnDropHandle<Result<String, Failure>>),
-    Done(Result<String, Failure>),
+    Going(AbortOnDropHandle<Result<String, Problem>>),
+    Done(Result<String, Problem>),
 }
 
 impl Work {
-    async fn end(self) -> Result<String, Failure> {
+    async fn end(self) -> Result<String, Problem> {
         match self {
             Work::Done(result) => result,
             // The panic itself is already in the log, with its place.
             Work::Going(task) => {
-                task.await.unwrap_or_else(|_| Err(Failure::new(Why::Broken, "the responder panicked")))
+                task.await.unwrap_or_else(|_| Err(Failure::new(Why::Broken, "the responder panicked").into()))
             }
         }
     }
@@ -68,43 +94,51 @@ impl Work {
 
 /// An answer that is being told.
 struct Telling {
-    exchange: Arc<Exchange>,
+    conversation: ConversationId,
+    message: u64,
+    live: Arc<Live>,
+    /// What it answers, where it is made now.
+    exchange: Option<Arc<Exchange>>,
     id: RequestId,
     pieces: mpsc::Receiver<String>,
     /// `None` once the last event is out.
     work: Option<Work>,
-    said: String,
+    begun: bool,
+    /// Nothing of the answer was told yet.
+    silent: bool,
 }
 
 impl Telling {
     async fn next(&mut self) -> Option<Event> {
+        if !std::mem::replace(&mut self.begun, true) {
+            return Some(event("start", &json!({ "conversation": self.conversation, "message": self.message })));
+        }
         if let Some(piece) = self.pieces.recv().await {
             return Some(self.delta(&piece));
         }
         match self.work.take()?.end().await {
             // It came in no pieces.
-            Ok(answer) if self.said.is_empty() => {
+            Ok(answer) if self.silent => {
                 let event = self.delta(&answer);
                 self.work = Some(Work::Done(Ok(answer)));
                 Some(event)
             }
-            Ok(_) => Some(event("done", &json!({ "conversation": self.exchange.conversation }))),
-            Err(failure) => Some(event("error", &Problem::from(failure).tell(self.id, &self.exchange.live))),
+            Ok(_) => Some(event("done", &json!({ "conversation": self.conversation }))),
+            Err(problem) => {
+                if let Some(exchange) = &self.exchange {
+                    exchange.asking.failed();
+                }
+                Some(event("error", &problem.tell(self.id, &self.live)))
+            }
         }
     }
 
     fn delta(&mut self, piece: &str) -> Event {
-        self.said.push_str(piece);
-        event("delta", &json!({ "text": piece }))
-    }
-}
-
-impl Drop for Telling {
-    fn drop(&mut self) {
-        // The person stopped it: what they have read is what was said.
-        if self.work.is_some() && !self.said.is_empty() {
-            self.exchange.remember(&self.said);
+        self.silent = false;
+        if let Some(exchange) = &self.exchange {
+            exchange.asking.say(piece);
         }
+        event("delta", &json!({ "text": piece }))
     }
 }
 

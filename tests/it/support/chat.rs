@@ -2,8 +2,8 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -36,11 +36,62 @@ pub fn ask(port: u16, message: &str) -> String {
     answer["reply"].as_str().expect("a reply").to_owned()
 }
 
-/// Posts this body to the chat endpoint.
-#[track_caller]
-pub fn say(port: u16, body: &Value) -> Response {
-    let url = format!("http://127.0.0.1:{port}/api/chat");
-    exchange("POST", &url, &[("Content-Type", "application/json")], body.to_string().as_bytes())
+/// Somebody with a browser: what perch gave them to be known by is sent again.
+pub struct Guest {
+    port: u16,
+    cookie: Mutex<Option<String>>,
+}
+
+impl Guest {
+    /// Somebody new at this port of 127.0.0.1.
+    pub fn new(port: u16) -> Self {
+        Guest { port, cookie: Mutex::default() }
+    }
+
+    /// What they are known by, as a `Cookie` header has it.
+    pub fn cookie(&self) -> Option<String> {
+        self.cookie.lock().unwrap().clone()
+    }
+
+    fn keep(&self, set_cookie: Option<&str>) {
+        if let Some(set) = set_cookie {
+            let pair = set.split(';').next().unwrap_or_default();
+            *self.cookie.lock().unwrap() = Some(pair.to_owned());
+        }
+    }
+
+    /// One request, with these headers beside their own.
+    #[track_caller]
+    pub fn request(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Response {
+        let cookie = self.cookie();
+        let mut sent = headers.to_vec();
+        sent.extend(cookie.as_deref().map(|cookie| ("Cookie", cookie)));
+        let answer = exchange(method, &format!("http://127.0.0.1:{}{path}", self.port), &sent, body);
+        self.keep(answer.header("Set-Cookie"));
+        answer
+    }
+
+    /// Posts this body to the chat endpoint.
+    #[track_caller]
+    pub fn say(&self, body: &Value) -> Response {
+        self.request("POST", "/api/chat", &[("Content-Type", "application/json")], body.to_string().as_bytes())
+    }
+
+    /// Posts this body, and reads the answer as it comes.
+    #[track_caller]
+    pub fn stream(&self, body: &Value) -> Stream {
+        self.stream_with("", body)
+    }
+
+    /// The same with these header lines, each with its end.
+    #[track_caller]
+    pub fn stream_with(&self, lines: &str, body: &Value) -> Stream {
+        let cookie = self.cookie().map(|cookie| format!("Cookie: {cookie}\r\n")).unwrap_or_default();
+        let stream = Stream::send(self.port, &format!("{lines}{cookie}"), body);
+        let set = stream.head.lines().find_map(|line| line.strip_prefix("set-cookie: "));
+        self.keep(set);
+        stream
+    }
 }
 
 /// An answer that comes as server-sent events.
@@ -49,18 +100,25 @@ pub struct Stream {
     pub status: u16,
     /// In lower case.
     pub head: String,
+    /// The data of the event that it began with.
+    pub start: Value,
 }
 
 impl Stream {
     /// Posts this body and reads the answer's head.
     #[track_caller]
     pub fn open(port: u16, body: &Value) -> Self {
+        Self::send(port, "", body)
+    }
+
+    #[track_caller]
+    fn send(port: u16, lines: &str, body: &Value) -> Self {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
         stream.set_read_timeout(Some(SILENCE)).unwrap();
         let body = body.to_string();
         let head = format!(
             "POST /api/chat HTTP/1.1\r\nHost: perch\r\nAccept: text/event-stream\r\nContent-Type: application/json\r\n\
-             Content-Length: {}\r\n\r\n",
+             {lines}Content-Length: {}\r\n\r\n",
             body.len()
         );
         stream.write_all((head + &body).as_bytes()).unwrap();
@@ -70,10 +128,10 @@ impl Stream {
             assert!(reader.read_line(&mut head).unwrap() > 0, "the connection ended in the head: {head}");
         }
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        Stream { reader, status, head: head.to_ascii_lowercase() }
+        Stream { reader, status, head: head.to_ascii_lowercase(), start: Value::Null }
     }
 
-    /// The next event's name and data; `None` at the end. Comments are passed over.
+    /// The next event's name and data; `None` at the end. Comments are passed over, and `start` is kept aside.
     #[track_caller]
     pub fn event(&mut self) -> Option<(String, Value)> {
         loop {
@@ -89,7 +147,12 @@ impl Stream {
             }
             if let Some((name, data)) = text.trim().strip_prefix("event: ").and_then(|text| text.split_once("\ndata: "))
             {
-                return Some((name.to_owned(), serde_json::from_str(data).unwrap()));
+                let data: Value = serde_json::from_str(data).unwrap();
+                if name == "start" {
+                    self.start = data;
+                    continue;
+                }
+                return Some((name.to_owned(), data));
             }
             assert!(text.starts_with(':'), "neither an event nor a comment: {text}");
         }

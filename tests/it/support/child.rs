@@ -7,6 +7,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use perch::aws::Aws;
 use perch::chat::Responder;
+use perch::chat::history::{History, Nowhere};
 use perch::config::Config;
 use perch::http::{Http, Requests};
 use perch::secrets::Kept;
@@ -41,7 +42,8 @@ pub fn run(responder: impl Responder + 'static, others: impl FnOnce() -> Vec<Arc
     let level = telemetry::start(output, tracing::Level::INFO).unwrap();
     let responder: Arc<dyn Responder> = Arc::new(responder);
     let mut services: Vec<Arc<dyn Service>> = others();
-    services.push(Arc::new(Http::new(Vec::new(), Arc::new(Requests::default()), 1_024)));
+    let history = History::new(Arc::new(Nowhere));
+    services.push(Arc::new(Http::new(Vec::new(), Arc::new(Requests::default()), history, 1_024)));
     let services = services
         .into_iter()
         .map(|inner| Arc::new(Answering { inner, responder: Arc::clone(&responder) }) as Arc<dyn Service>)

@@ -1,0 +1,116 @@
+//! Where conversations are kept for longer than a process lives.
+
+use async_trait::async_trait;
+use thiserror::Error;
+
+use super::record::{Conversation, ConversationId, Cursor, Exchange, Person, Summary};
+use crate::chat::PersonId;
+
+/// A database of conversations. What is told or asked of it is done in that order. It never holds up an answer: what
+/// is told it waits elsewhere, and what is asked of it has a time-out.
+#[async_trait]
+pub trait Archive: Send + Sync {
+    /// Takes down what `record` has, in a moment: a conversation that is not there begins with it, exchanges that are
+    /// there are replaced. Somebody else's conversation stays as it is. Returns whether there is room for so much to
+    /// wait.
+    fn put(&self, record: Record) -> bool;
+
+    /// The newest exchanges of this person's conversation that fit into so many bytes, and one at least.
+    async fn last(
+        &self,
+        person: &PersonId,
+        id: ConversationId,
+        bytes: usize,
+    ) -> Result<Option<Conversation>, Unavailable>;
+
+    /// The next exchanges after the one with the number `after` that fit into so many bytes, and one at least.
+    async fn next(
+        &self,
+        person: &PersonId,
+        id: ConversationId,
+        after: u64,
+        bytes: usize,
+    ) -> Result<Vec<Exchange>, Unavailable>;
+
+    /// The exchange that was asked for with this key.
+    async fn asked(&self, person: &PersonId, id: ConversationId, key: &str) -> Result<Option<Exchange>, Unavailable>;
+
+    /// The conversation that began with this key.
+    async fn begun(&self, person: &PersonId, key: &str) -> Result<Option<ConversationId>, Unavailable>;
+
+    /// This person's conversations that come after `after`, the latest first, at most `most` of them.
+    async fn list(&self, person: &PersonId, after: Option<Cursor>, most: u32) -> Result<Vec<Summary>, Unavailable>;
+
+    /// Forgets one conversation of this person, or all of them, and leaves no text of it behind. Returns whether there
+    /// was anything.
+    async fn erase(&self, person: &PersonId, id: Option<ConversationId>) -> Result<bool, Unavailable>;
+
+    /// Those who were heard of last, at most `most` of them, the latest first, and how many there are in all.
+    async fn people(&self, most: u32) -> Result<(Vec<Person>, u64), Unavailable>;
+}
+
+/// The archive can't say: it does not answer, or a part of it is out of reach.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("the history can't be read at the moment")]
+pub struct Unavailable;
+
+/// Something to be taken down.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    pub id: ConversationId,
+    pub person: PersonId,
+    /// By which whoever began the conversation knows it again.
+    pub key: Option<std::sync::Arc<str>>,
+    pub title: String,
+    /// Milliseconds since 1970 at which it was last continued.
+    pub updated: u64,
+    /// It is all there is of somebody who may never come back.
+    pub fleeting: bool,
+    pub exchanges: Vec<Exchange>,
+}
+
+impl Record {
+    /// How much text is in it, in bytes.
+    #[must_use]
+    pub fn text(&self) -> usize {
+        self.exchanges.iter().map(Exchange::text).sum()
+    }
+}
+
+/// An archive that keeps nothing.
+pub struct Nowhere;
+
+#[async_trait]
+impl Archive for Nowhere {
+    fn put(&self, _: Record) -> bool {
+        true
+    }
+
+    async fn last(&self, _: &PersonId, _: ConversationId, _: usize) -> Result<Option<Conversation>, Unavailable> {
+        Ok(None)
+    }
+
+    async fn next(&self, _: &PersonId, _: ConversationId, _: u64, _: usize) -> Result<Vec<Exchange>, Unavailable> {
+        Ok(Vec::new())
+    }
+
+    async fn asked(&self, _: &PersonId, _: ConversationId, _: &str) -> Result<Option<Exchange>, Unavailable> {
+        Ok(None)
+    }
+
+    async fn begun(&self, _: &PersonId, _: &str) -> Result<Option<ConversationId>, Unavailable> {
+        Ok(None)
+    }
+
+    async fn list(&self, _: &PersonId, _: Option<Cursor>, _: u32) -> Result<Vec<Summary>, Unavailable> {
+        Ok(Vec::new())
+    }
+
+    async fn erase(&self, _: &PersonId, _: Option<ConversationId>) -> Result<bool, Unavailable> {
+        Ok(false)
+    }
+
+    async fn people(&self, _: u32) -> Result<(Vec<Person>, u64), Unavailable> {
+        Ok((Vec::new(), 0))
+    }
+}

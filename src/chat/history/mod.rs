@@ -1,0 +1,319 @@
+//! What was said: whose it is, what a model is told of it, and what is kept.
+//!
+//! ```text
+//!  question ──► ask ──► room (what is at hand) ──► earlier turns ──► responder
+//!                         ▲  │ each change, in a moment
+//!              not at hand│  ▼
+//!                        archive (a database) ◄── list, read, export, erase
+//! ```
+//!
+//! An answer never waits for the archive to take something down, and not for long when a conversation has to be looked
+//! up: where that can't be done in time, the answer is given without what was said before.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use thiserror::Error;
+use tokio_util::sync::CancellationToken;
+
+use super::{PersonId, Turn};
+
+mod archive;
+mod record;
+mod room;
+
+pub use archive::{Archive, Nowhere, Record, Unavailable};
+pub use record::{
+    Attachment, Conversation, ConversationId, Cursor, Exchange, Message, NotAnId, Person, State, Summary, now, shown,
+    title,
+};
+
+use room::{Beginning, Begun, ROOM_EACH, Room, Standing};
+
+/// How much of a conversation is read at once, in bytes.
+const READ: usize = 4 << 20;
+
+/// Every conversation.
+pub struct History {
+    room: Mutex<Room>,
+    archive: Arc<dyn Archive>,
+}
+
+/// Who asks.
+#[derive(Clone, Debug)]
+pub struct Asker {
+    pub person: PersonId,
+    /// They were not known before this request, so there is nothing of theirs.
+    pub newcomer: bool,
+}
+
+/// Which conversation a question belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// A new one, or the one that began with the question's key.
+    New,
+    /// One that is there.
+    Existing(ConversationId),
+    /// The one with this id, which begins if it is not there.
+    Own(ConversationId),
+}
+
+/// What is asked.
+#[derive(Clone, Debug)]
+pub struct Question {
+    pub text: Arc<str>,
+    pub attachments: Arc<[Attachment]>,
+    /// By which the person knows it again, if it has to be sent once more.
+    pub key: Option<Arc<str>>,
+}
+
+/// What becomes of a question.
+pub enum Asked {
+    /// It was answered before.
+    Before { conversation: ConversationId, message: u64, answer: String },
+    /// It is to be answered.
+    Now(Asking),
+}
+
+/// This person has no such conversation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("there is no such conversation")]
+pub struct NoSuchConversation;
+
+impl History {
+    /// What `archive` keeps, and what comes to it.
+    #[must_use]
+    pub fn new(archive: Arc<dyn Archive>) -> Arc<History> {
+        Arc::new(History { room: Mutex::default(), archive })
+    }
+
+    fn room(&self) -> MutexGuard<'_, Room> {
+        self.room.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a question in, and finds the last `turns` turns that went before it. A question whose key is known is not
+    /// asked twice: where it was answered, that is the answer; an answer that is under way is given up, and like one
+    /// that failed or was stopped it is made anew in its place.
+    ///
+    /// # Errors
+    /// Where the conversation is not this person's, whether there is one or not.
+    pub async fn ask(
+        self: &Arc<Self>,
+        asker: &Asker,
+        which: Which,
+        question: Question,
+        turns: usize,
+    ) -> Result<Asked, NoSuchConversation> {
+        let id = match (which, asker.newcomer) {
+            (Which::New, true) => None,
+            (Which::New, false) => self.begun(&asker.person, question.key.as_ref()).await,
+            (Which::Existing(_), true) => return Err(NoSuchConversation),
+            (Which::Existing(id), false) | (Which::Own(id), _) => Some(id),
+        };
+        let mut beginning = Beginning { asker, question, id, new: id.is_none(), doubtful: false, known: None, turns };
+        if let Some(id) = id {
+            match self.recall(&asker.person, id).await {
+                Ok(true) => {}
+                Ok(false) if matches!(which, Which::Own(_)) => beginning.new = true,
+                Ok(false) => return Err(NoSuchConversation),
+                Err(Unavailable) => beginning.doubtful = true,
+            }
+            if let Some(key) = beginning.question.key.clone()
+                && !beginning.new
+                && self.room().lacks(id, &key)
+            {
+                beginning.known = self.archive.asked(&asker.person, id, &key).await.ok().flatten();
+            }
+        }
+        let begun = self.room().begin(beginning, &*self.archive);
+        Ok(match begun {
+            Begun::Before { id, number, answer } => {
+                Asked::Before { conversation: id, message: Exchange::answer_id(number), answer }
+            }
+            Begun::Now { id, number, turn, given_up, earlier } => Asked::Now(Asking {
+                history: Arc::clone(self),
+                id,
+                number,
+                turn,
+                given_up,
+                earlier,
+                ended: AtomicBool::new(false),
+            }),
+        })
+    }
+
+    async fn begun(&self, person: &PersonId, key: Option<&Arc<str>>) -> Option<ConversationId> {
+        let key = key?;
+        let here = self.room().begun(person, key);
+        match here {
+            Some(id) => Some(id),
+            None => self.archive.begun(person, key).await.ok().flatten(),
+        }
+    }
+
+    /// Has this person's conversation at hand. Returns whether there is one.
+    async fn recall(&self, person: &PersonId, id: ConversationId) -> Result<bool, Unavailable> {
+        let standing = self.room().standing(person, id);
+        match standing {
+            Standing::Theirs => return Ok(true),
+            Standing::SomebodyElses => return Ok(false),
+            Standing::Absent => {}
+        }
+        let Some(kept) = self.archive.last(person, id, ROOM_EACH).await? else { return Ok(false) };
+        self.room().restore(person, id, kept);
+        Ok(true)
+    }
+
+    /// This person's conversation: all of it, or the newest few megabytes.
+    ///
+    /// # Errors
+    /// When it can't be read at the moment.
+    pub async fn conversation(
+        &self,
+        person: &PersonId,
+        id: ConversationId,
+    ) -> Result<Option<Conversation>, Unavailable> {
+        let (whole, standing) = {
+            let room = self.room();
+            (room.whole(person, id), room.standing(person, id))
+        };
+        if whole.is_some() || standing == Standing::SomebodyElses {
+            return Ok(whole);
+        }
+        let Some(mut kept) = self.archive.last(person, id, READ).await? else { return Ok(None) };
+        self.room().lay_over(person, id, &mut kept.exchanges);
+        Ok(Some(kept))
+    }
+
+    /// The next exchanges of this person's conversation after the one with the number `after`; none at its end.
+    ///
+    /// # Errors
+    /// When they can't be read at the moment.
+    pub async fn exchanges(
+        &self,
+        person: &PersonId,
+        id: ConversationId,
+        after: u64,
+    ) -> Result<Vec<Exchange>, Unavailable> {
+        let whole = self.room().whole(person, id);
+        let mut exchanges = match whole {
+            Some(whole) => whole.exchanges,
+            None => {
+                let mut kept = self.archive.next(person, id, after, READ).await?;
+                if kept.is_empty() {
+                    self.room().lay_over(person, id, &mut kept);
+                }
+                kept
+            }
+        };
+        exchanges.retain(|exchange| exchange.number > after);
+        Ok(exchanges)
+    }
+
+    /// This person's conversations after `after`, the latest first, at most `most` of them, and whether there may be
+    /// more.
+    ///
+    /// # Errors
+    /// When they can't be read at the moment.
+    pub async fn list(
+        &self,
+        person: &PersonId,
+        after: Option<Cursor>,
+        most: u32,
+    ) -> Result<(Vec<Summary>, bool), Unavailable> {
+        let mut summaries = self.room().unwritten(person);
+        let kept = self.archive.list(person, after, most).await?;
+        let full = kept.len() >= most as usize;
+        summaries.retain(|summary| after.is_none_or(|after| summary.cursor() < after));
+        let here: Vec<ConversationId> = summaries.iter().map(|summary| summary.id).collect();
+        summaries.extend(kept.into_iter().filter(|summary| !here.contains(&summary.id)));
+        summaries.sort_unstable_by_key(|summary| std::cmp::Reverse(summary.cursor()));
+        let more = full || summaries.len() > most as usize;
+        summaries.truncate(most as usize);
+        Ok((summaries, more))
+    }
+
+    /// Forgets one conversation of this person, or all of them, for good. Returns whether there was anything.
+    ///
+    /// # Errors
+    /// When it is not sure that nothing is left.
+    pub async fn erase(&self, person: &PersonId, id: Option<ConversationId>) -> Result<bool, Unavailable> {
+        let here = self.room().erase(person, id);
+        let kept = self.archive.erase(person, id).await?;
+        Ok(here || kept)
+    }
+
+    /// Those who were heard of last, at most `most` of them, and how many there are in all.
+    ///
+    /// # Errors
+    /// When they can't be read at the moment.
+    pub async fn people(&self, most: u32) -> Result<(Vec<Person>, u64), Unavailable> {
+        self.archive.people(most).await
+    }
+}
+
+/// A question that is being answered. When it is dropped before its end, the answer was given up.
+pub struct Asking {
+    history: Arc<History>,
+    id: ConversationId,
+    number: u64,
+    turn: u64,
+    given_up: Option<CancellationToken>,
+    earlier: Vec<Turn>,
+    ended: AtomicBool,
+}
+
+impl Asking {
+    #[must_use]
+    pub fn conversation(&self) -> ConversationId {
+        self.id
+    }
+
+    /// The id of the answer.
+    #[must_use]
+    pub fn message(&self) -> u64 {
+        Exchange::answer_id(self.number)
+    }
+
+    /// What was said before, the oldest first.
+    #[must_use]
+    pub fn earlier(&self) -> &[Turn] {
+        &self.earlier
+    }
+
+    /// Completes when the question was asked once more, or its conversation deleted: nobody waits for this answer.
+    pub async fn given_up(&self) {
+        match &self.given_up {
+            Some(token) => token.cancelled().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Notes a piece of the answer that the person has got.
+    pub fn say(&self, piece: &str) {
+        self.history.room().say(self.id, self.number, self.turn, piece);
+    }
+
+    /// The whole answer.
+    pub fn done(&self, answer: &str) {
+        self.end(State::Done, Some(answer));
+    }
+
+    /// There is no answer, or no more than was said.
+    pub fn failed(&self) {
+        self.end(State::Failed, None);
+    }
+
+    fn end(&self, state: State, answer: Option<&str>) {
+        if !self.ended.swap(true, Ordering::Relaxed) {
+            let history = &self.history;
+            history.room().end((self.id, self.number, self.turn), state, answer, &*history.archive);
+        }
+    }
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        self.end(State::Stopped, None);
+    }
+}

@@ -1,0 +1,482 @@
+//! The conversations that are at hand: those that somebody continued lately, as far as there is room. Those that nobody
+//! continued for longest make room for others.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use super::archive::{Archive, Record};
+use super::record::{Conversation, ConversationId, Exchange, State, Summary, now, title};
+use super::{Asker, Question};
+use crate::chat::{PersonId, Speaker, Turn};
+
+/// What all conversations together may hold, in bytes, by their [`Class`]: a host has 1 GiB of memory.
+const ROOM: [usize; 2] = [4 << 20, 32 << 20];
+/// What one of them may hold, in bytes: about as much as a model reads at once.
+pub(super) const ROOM_EACH: usize = 256 << 10;
+/// What an exchange and a conversation take beside their text, in bytes, about.
+const EXCHANGE: usize = 192;
+const CONVERSATION: usize = 512;
+/// So many of those who come without a cookie are written down a second: who writes as fast as that is no reader, and
+/// the disk is for those who are.
+const STRANGERS: u32 = 100;
+
+/// How long a conversation is at hand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Class {
+    /// Its first exchange is with somebody who sent no cookie, and may never come back.
+    Passing,
+    Staying,
+}
+
+#[derive(Default)]
+pub(super) struct Room {
+    held: HashMap<ConversationId, Held>,
+    /// By the moment at which they were last continued.
+    ages: BTreeMap<(Class, u64), ConversationId>,
+    bytes: [usize; 2],
+    /// By the keys that they began with.
+    begun: HashMap<(PersonId, Arc<str>), ConversationId>,
+    /// Those of which something is here alone.
+    unwritten: HashMap<PersonId, Vec<ConversationId>>,
+    moment: u64,
+    strangers: Allowance,
+}
+
+struct Held {
+    person: PersonId,
+    /// By which whoever began it knows it again.
+    key: Option<Arc<str>>,
+    /// The oldest first.
+    exchanges: VecDeque<Slot>,
+    /// Every exchange is here.
+    whole: bool,
+    /// Whether it is this person's was not to be found out.
+    doubtful: bool,
+    unwritten: bool,
+    class: Class,
+    continued: u64,
+    /// Milliseconds since 1970.
+    updated: u64,
+    bytes: usize,
+}
+
+struct Slot {
+    exchange: Exchange,
+    flight: Option<Flight>,
+}
+
+/// An answer that is being made.
+struct Flight {
+    turn: u64,
+    given_up: Option<CancellationToken>,
+}
+
+/// So many a second.
+#[derive(Default)]
+struct Allowance {
+    second: u64,
+    spent: u32,
+}
+
+impl Allowance {
+    fn take(&mut self, now: u64) -> bool {
+        let second = now / 1_000;
+        if self.second != second {
+            *self = Allowance { second, spent: 0 };
+        }
+        self.spent += 1;
+        self.spent <= STRANGERS
+    }
+}
+
+/// How a conversation stands here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    Theirs,
+    SomebodyElses,
+    Absent,
+}
+
+/// What is to be begun.
+pub(super) struct Beginning<'a> {
+    pub asker: &'a Asker,
+    pub question: Question,
+    /// The conversation to go on with.
+    pub id: Option<ConversationId>,
+    /// Where it is not here: whether all of it would be.
+    pub new: bool,
+    pub doubtful: bool,
+    /// What is known elsewhere of the question's key.
+    pub known: Option<Exchange>,
+    /// How many earlier turns are wanted.
+    pub turns: usize,
+}
+
+pub(super) enum Begun {
+    Before { id: ConversationId, number: u64, answer: String },
+    Now { id: ConversationId, number: u64, turn: u64, given_up: Option<CancellationToken>, earlier: Vec<Turn> },
+}
+
+impl Room {
+    pub fn standing(&self, person: &PersonId, id: ConversationId) -> Standing {
+        match self.held.get(&id) {
+            Some(held) if held.person == *person => Standing::Theirs,
+            Some(held) if !held.doubtful => Standing::SomebodyElses,
+            _ => Standing::Absent,
+        }
+    }
+
+    /// The conversation that this person began with this key.
+    pub fn begun(&self, person: &PersonId, key: &Arc<str>) -> Option<ConversationId> {
+        self.begun.get(&(person.clone(), Arc::clone(key))).copied()
+    }
+
+    /// Whether an exchange with this key may be elsewhere.
+    pub fn lacks(&self, id: ConversationId, key: &str) -> bool {
+        let Some(held) = self.held.get(&id) else { return true };
+        !held.whole && !held.exchanges.iter().any(|slot| slot.exchange.key.as_deref() == Some(key))
+    }
+
+    /// Puts here what the archive has of a conversation.
+    pub fn restore(&mut self, person: &PersonId, id: ConversationId, kept: Conversation) {
+        if self.standing(person, id) != Standing::Absent {
+            return;
+        }
+        self.remove(id);
+        let mut held = Held::new(person.clone(), Class::Staying);
+        held.whole = kept.omitted == 0;
+        for exchange in kept.exchanges {
+            held.insert(Slot { exchange: over(exchange), flight: None });
+        }
+        self.put_in(id, held);
+        self.make_room(Class::Staying);
+    }
+
+    /// Takes a question in, unless it was answered before.
+    pub fn begin(&mut self, beginning: Beginning<'_>, archive: &dyn Archive) -> Begun {
+        let Beginning { asker, question, id, new, doubtful, known, turns } = beginning;
+        let person = &asker.person;
+        // Of two that came at once, the other may have begun it by now.
+        let begun = || question.key.as_ref().filter(|_| !asker.newcomer).and_then(|key| self.begun(person, key));
+        let (id, new) = match id.or_else(begun) {
+            Some(id) => (id, new),
+            None => (ConversationId::random(), true),
+        };
+        let at = now();
+        let there = self.standing(person, id) == Standing::Theirs;
+        let mut held = match self.remove(id).filter(|_| there) {
+            Some(held) => held,
+            None => {
+                let mut held = Held::new(person.clone(), if asker.newcomer { Class::Passing } else { Class::Staying });
+                (held.whole, held.doubtful) = (new, doubtful);
+                held.key = question.key.clone().filter(|_| new);
+                held.unwritten = asker.newcomer && !self.strangers.take(at);
+                held
+            }
+        };
+        if there {
+            held.class = Class::Staying;
+        }
+        if let Some(known) = known {
+            held.insert(Slot { exchange: over(known), flight: None });
+        }
+        let same = question
+            .key
+            .as_ref()
+            .and_then(|key| held.exchanges.iter().position(|slot| slot.exchange.key.as_deref() == Some(key)));
+        if let Some(Slot { exchange, .. }) = same.and_then(|index| held.exchanges.get(index))
+            && exchange.state == State::Done
+        {
+            let before = Begun::Before { id, number: exchange.number, answer: exchange.answer.clone() };
+            self.put_in(id, held);
+            return before;
+        }
+        let number = match same.and_then(|index| held.exchanges.remove(index)) {
+            Some(unfinished) => {
+                held.bytes -= unfinished.exchange.text() + EXCHANGE;
+                unfinished.give_up();
+                unfinished.exchange.number
+            }
+            None => held.exchanges.back().map_or(at, |last| at.max(last.exchange.number + 1)),
+        };
+        let earlier = held.earlier(number, turns);
+        self.moment += 1;
+        let turn = self.moment;
+        let given_up = question.key.as_ref().map(|_| CancellationToken::new());
+        let exchange = Exchange {
+            number,
+            key: question.key,
+            question: question.text,
+            attachments: question.attachments,
+            answer: String::new(),
+            answered: at,
+            state: State::Answering,
+        };
+        held.insert(Slot { exchange, flight: Some(Flight { turn, given_up: given_up.clone() }) });
+        held.updated = held.updated.max(at);
+        held.fit();
+        held.write(id, number, archive);
+        let class = held.class;
+        self.put_in(id, held);
+        self.make_room(class);
+        Begun::Now { id, number, turn, given_up, earlier }
+    }
+
+    /// Adds to an answer that is being made.
+    pub fn say(&mut self, id: ConversationId, number: u64, turn: u64, piece: &str) {
+        let Some(held) = self.held.get_mut(&id) else { return };
+        if let Some(slot) = held.flying(number, turn) {
+            slot.exchange.answer.push_str(piece);
+            held.bytes += piece.len();
+            self.bytes[held.class as usize] += piece.len();
+        }
+    }
+
+    /// Ends an answer: with all of it, or as far as it was said.
+    pub fn end(
+        &mut self,
+        (id, number, turn): (ConversationId, u64, u64),
+        state: State,
+        answer: Option<&str>,
+        archive: &dyn Archive,
+    ) {
+        // It was deleted meanwhile, or asked for anew.
+        let Some(held) = self.held.get_mut(&id) else { return };
+        let Some(slot) = held.flying(number, turn) else { return };
+        let at = now();
+        let before = slot.exchange.answer.len();
+        if let Some(answer) = answer {
+            answer.clone_into(&mut slot.exchange.answer);
+        }
+        let after = slot.exchange.answer.len();
+        slot.exchange.state = state;
+        slot.exchange.answered = at.max(slot.exchange.number);
+        slot.flight = None;
+        held.updated = held.updated.max(at);
+        let was = held.bytes;
+        held.bytes = was + after - before;
+        held.fit();
+        let (class, is, unwritten) = (held.class, held.bytes, held.unwritten);
+        held.write(id, number, archive);
+        if unwritten != held.unwritten {
+            let (person, unwritten) = (held.person.clone(), held.unwritten);
+            self.index(&person, id, unwritten);
+        }
+        self.bytes[class as usize] = self.bytes[class as usize] + is - was;
+        self.make_room(class);
+    }
+
+    /// All of a conversation, if it is here.
+    pub fn whole(&self, person: &PersonId, id: ConversationId) -> Option<Conversation> {
+        let held = self.held.get(&id).filter(|held| held.whole && held.person == *person)?;
+        let exchanges = held.exchanges.iter().map(|slot| slot.exchange.clone()).collect();
+        Some(Conversation { title: held.title(), exchanges, omitted: 0 })
+    }
+
+    /// Puts what is known here into exchanges that come from elsewhere: all that is newer than the first of them.
+    pub fn lay_over(&self, person: &PersonId, id: ConversationId, exchanges: &mut Vec<Exchange>) {
+        let held = self.held.get(&id).filter(|held| held.person == *person);
+        let mut here: BTreeMap<u64, Exchange> =
+            exchanges.drain(..).map(|exchange| (exchange.number, over(exchange))).collect();
+        let first = here.first_key_value().map_or(0, |(number, _)| *number);
+        for Slot { exchange, .. } in held.iter().flat_map(|held| &held.exchanges) {
+            if exchange.number >= first {
+                here.insert(exchange.number, exchange.clone());
+            }
+        }
+        exchanges.extend(here.into_values());
+    }
+
+    /// This person's conversations of which something is here alone.
+    pub fn unwritten(&self, person: &PersonId) -> Vec<Summary> {
+        let ids = self.unwritten.get(person).into_iter().flatten();
+        let summary = |id: &ConversationId| {
+            let held = self.held.get(id)?;
+            Some(Summary {
+                id: *id,
+                title: held.title(),
+                updated: held.updated,
+                messages: 2 * held.exchanges.len() as u64,
+            })
+        };
+        ids.filter_map(summary).collect()
+    }
+
+    /// Forgets one conversation of this person, or all of them; answers under way for them are given up. Returns
+    /// whether there was anything.
+    pub fn erase(&mut self, person: &PersonId, id: Option<ConversationId>) -> bool {
+        let theirs = |(id, held): (&ConversationId, &Held)| (held.person == *person).then_some(*id);
+        let ids: Vec<ConversationId> = match id {
+            Some(id) => self.held.get_key_value(&id).and_then(theirs).into_iter().collect(),
+            None => self.held.iter().filter_map(theirs).collect(),
+        };
+        for id in &ids {
+            for slot in self.remove(*id).iter().flat_map(|held| &held.exchanges) {
+                slot.give_up();
+            }
+        }
+        !ids.is_empty()
+    }
+
+    fn remove(&mut self, id: ConversationId) -> Option<Held> {
+        let held = self.held.remove(&id)?;
+        self.ages.remove(&(held.class, held.continued));
+        self.bytes[held.class as usize] -= CONVERSATION + held.bytes;
+        if let Some(key) = &held.key {
+            self.begun.remove(&(held.person.clone(), Arc::clone(key)));
+        }
+        if held.unwritten {
+            self.index(&held.person, id, false);
+        }
+        Some(held)
+    }
+
+    fn put_in(&mut self, id: ConversationId, mut held: Held) {
+        self.moment += 1;
+        held.continued = self.moment;
+        self.ages.insert((held.class, held.continued), id);
+        self.bytes[held.class as usize] += CONVERSATION + held.bytes;
+        if let Some(key) = &held.key {
+            self.begun.insert((held.person.clone(), Arc::clone(key)), id);
+        }
+        if held.unwritten {
+            let person = held.person.clone();
+            self.index(&person, id, true);
+        }
+        self.held.insert(id, held);
+    }
+
+    fn index(&mut self, person: &PersonId, id: ConversationId, unwritten: bool) {
+        if unwritten {
+            self.unwritten.entry(person.clone()).or_default().push(id);
+        } else if let Some(ids) = self.unwritten.get_mut(person) {
+            ids.retain(|known| *known != id);
+            if ids.is_empty() {
+                self.unwritten.remove(person);
+            }
+        }
+    }
+
+    fn make_room(&mut self, class: Class) {
+        // What is being answered stays, and there may be nothing else.
+        let mut tries = self.held.len();
+        while self.bytes[class as usize] > ROOM[class as usize] && tries > 0 {
+            tries -= 1;
+            let oldest = self.ages.range((class, 0)..=(class, u64::MAX)).next();
+            let Some((_, id)) = oldest else { break };
+            let id = *id;
+            if let Some(held) = self.remove(id)
+                && held.exchanges.iter().any(|slot| slot.flight.is_some())
+            {
+                self.put_in(id, held);
+            }
+        }
+    }
+}
+
+impl Held {
+    fn new(person: PersonId, class: Class) -> Self {
+        Held {
+            person,
+            key: None,
+            exchanges: VecDeque::new(),
+            whole: true,
+            doubtful: false,
+            unwritten: false,
+            class,
+            continued: 0,
+            updated: 0,
+            bytes: 0,
+        }
+    }
+
+    fn title(&self) -> String {
+        self.exchanges.front().map(|first| title(&first.exchange.question)).unwrap_or_default()
+    }
+
+    /// Puts an exchange where its number belongs.
+    fn insert(&mut self, slot: Slot) {
+        self.bytes += EXCHANGE + slot.exchange.text();
+        self.updated = self.updated.max(slot.exchange.answered);
+        let place = self.exchanges.partition_point(|known| known.exchange.number < slot.exchange.number);
+        self.exchanges.insert(place, slot);
+    }
+
+    fn flying(&mut self, number: u64, turn: u64) -> Option<&mut Slot> {
+        let flies = |slot: &&mut Slot| slot.flight.as_ref().is_some_and(|flight| flight.turn == turn);
+        self.exchanges.iter_mut().rev().find(|slot| slot.exchange.number == number).filter(flies)
+    }
+
+    /// Leaves out the oldest exchanges, so that the others have room; the newest stays.
+    fn fit(&mut self) {
+        while self.bytes > ROOM_EACH && self.exchanges.len() > 1 {
+            let Some(oldest) = self.exchanges.pop_front_if(|slot| slot.flight.is_none()) else { break };
+            self.bytes -= EXCHANGE + oldest.exchange.text();
+            self.whole = false;
+        }
+    }
+
+    /// The last turns before an exchange, `most` of them, the oldest first. They begin with the person's, as some models
+    /// insist on. What was not answered at all is not among them.
+    fn earlier(&self, number: u64, most: usize) -> Vec<Turn> {
+        if most == 0 {
+            return Vec::new();
+        }
+        let said = |exchange: &&Exchange| match exchange.state {
+            State::Done => true,
+            // What they have read is what was said.
+            State::Stopped => !exchange.answer.is_empty(),
+            State::Answering | State::Failed => false,
+        };
+        let before = self.exchanges.iter().map(|slot| &slot.exchange).filter(|exchange| exchange.number < number);
+        let mut turns: Vec<Turn> = before
+            .rev()
+            .filter(said)
+            .take(most / 2)
+            .flat_map(|exchange| {
+                [
+                    Turn { by: Speaker::Perch, text: exchange.answer.clone() },
+                    Turn { by: Speaker::Person, text: exchange.question.as_ref().to_owned() },
+                ]
+            })
+            .collect();
+        turns.reverse();
+        turns
+    }
+
+    /// Has the exchange written down, or everything, where something was not.
+    fn write(&mut self, id: ConversationId, number: u64, archive: &dyn Archive) {
+        if self.class == Class::Passing && self.unwritten {
+            return;
+        }
+        let exchanges = self.exchanges.iter().map(|slot| &slot.exchange);
+        let record = Record {
+            id,
+            person: self.person.clone(),
+            key: self.key.clone(),
+            title: self.title(),
+            updated: self.updated,
+            fleeting: self.class == Class::Passing,
+            exchanges: exchanges.filter(|exchange| self.unwritten || exchange.number == number).cloned().collect(),
+        };
+        self.unwritten = !archive.put(record);
+    }
+}
+
+impl Slot {
+    fn give_up(&self) {
+        if let Some(token) = self.flight.as_ref().and_then(|flight| flight.given_up.as_ref()) {
+            token.cancel();
+        }
+    }
+}
+
+/// What the archive has of an answer that was under way: nobody makes it any more.
+fn over(mut exchange: Exchange) -> Exchange {
+    if exchange.state == State::Answering {
+        exchange.state = State::Stopped;
+    }
+    exchange
+}

@@ -1,0 +1,245 @@
+//! Conversations as the person they belong to reads, takes along and deletes them.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::{Body, Bytes};
+use axum::extract::{Path, Query, State};
+use axum::http::{Extensions, HeaderName, StatusCode, header};
+use axum::response::IntoResponse;
+use futures_util::stream;
+use serde::{Deserialize, Serialize};
+
+use super::person;
+use super::problem::Problem;
+use super::router::App;
+use crate::chat::PersonId;
+use crate::chat::history::{
+    Conversation, ConversationId, Cursor, Exchange, History, Message, Summary, Unavailable, now, shown,
+};
+
+/// How many conversations are on a page of the list.
+const PAGE: u32 = 50;
+/// How many are looked up at once for an export.
+const EXPORTED: u32 = 500;
+
+/// What belongs to one person is for no cache.
+const PRIVATE: [(HeaderName, &str); 1] = [(header::CACHE_CONTROL, "no-store")];
+
+#[derive(Deserialize)]
+pub struct Place {
+    after: Option<String>,
+}
+
+#[derive(Serialize)]
+struct List {
+    conversations: Vec<Entry>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Entry {
+    id: ConversationId,
+    title: String,
+    updated: String,
+    messages: u64,
+}
+
+impl From<Summary> for Entry {
+    fn from(summary: Summary) -> Entry {
+        let Summary { id, title, updated, messages } = summary;
+        Entry { id, title, updated: shown(updated), messages }
+    }
+}
+
+#[derive(Serialize)]
+struct Read<'a> {
+    id: ConversationId,
+    title: &'a str,
+    messages: Vec<Message<'a>>,
+    /// How many older messages there are, where they are too much for one answer.
+    #[serde(skip_serializing_if = "nothing")]
+    omitted: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn nothing(count: &u64) -> bool {
+    *count == 0
+}
+
+/// `GET /api/conversations`: the latest first.
+pub async fn list(
+    State(app): State<App>,
+    Query(place): Query<Place>,
+    extensions: Extensions,
+) -> Result<impl IntoResponse, Problem> {
+    let asker = person::asker(&extensions)?;
+    let after = place.after.map(|token| token.parse::<Cursor>()).transpose();
+    let after = after.map_err(|_| Problem::new(StatusCode::BAD_REQUEST, "`after` is no token of this list"))?;
+    let (conversations, more) = if asker.newcomer {
+        (Vec::new(), false)
+    } else {
+        app.history.list(&asker.person, after, PAGE).await.map_err(unavailable)?
+    };
+    let next = conversations.last().filter(|_| more).map(|last| last.cursor().to_string());
+    Ok((PRIVATE, Json(List { conversations: conversations.into_iter().map(Entry::from).collect(), next })))
+}
+
+/// `GET /api/conversations/{id}`: what was said in it.
+pub async fn read(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    extensions: Extensions,
+) -> Result<impl IntoResponse, Problem> {
+    let asker = person::asker(&extensions)?;
+    let id: ConversationId = id.parse().map_err(|_| no_such_conversation())?;
+    if asker.newcomer {
+        return Err(no_such_conversation());
+    }
+    let found = app.history.conversation(&asker.person, id).await.map_err(unavailable)?;
+    let Conversation { title, exchanges, omitted } = found.ok_or_else(no_such_conversation)?;
+    let messages = exchanges.iter().flat_map(Exchange::messages).collect();
+    Ok((PRIVATE, Json(Read { id, title: &title, messages, omitted: 2 * omitted }).into_response()))
+}
+
+/// `DELETE /api/conversations/{id}`.
+pub async fn delete(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    extensions: Extensions,
+) -> Result<StatusCode, Problem> {
+    let asker = person::asker(&extensions)?;
+    let id: ConversationId = id.parse().map_err(|_| no_such_conversation())?;
+    match !asker.newcomer && app.history.erase(&asker.person, Some(id)).await.map_err(unavailable)? {
+        true => Ok(StatusCode::NO_CONTENT),
+        false => Err(no_such_conversation()),
+    }
+}
+
+/// `DELETE /api/conversations`: all of this person's.
+pub async fn delete_all(State(app): State<App>, extensions: Extensions) -> Result<StatusCode, Problem> {
+    let asker = person::asker(&extensions)?;
+    if !asker.newcomer {
+        app.history.erase(&asker.person, None).await.map_err(unavailable)?;
+    }
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// `GET /api/export`: all that is kept of this person, as one JSON document.
+pub async fn export(State(app): State<App>, extensions: Extensions) -> Result<impl IntoResponse, Problem> {
+    let asker = person::asker(&extensions)?;
+    let body = document(&app.history, asker.person).await.map_err(unavailable)?;
+    let headers = [
+        (header::CONTENT_TYPE, "application/json"),
+        (header::CONTENT_DISPOSITION, "attachment; filename=\"perch-export.json\""),
+    ];
+    Ok((PRIVATE, headers, body))
+}
+
+fn no_such_conversation() -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, "there is no such conversation")
+}
+
+fn unavailable(error: Unavailable) -> Problem {
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, format!("{error}; try again in a while"))
+}
+
+/// All that is kept of a person as a JSON document, made piece by piece as it is read. It is cut off, and so no valid
+/// JSON, where the rest can't be read.
+///
+/// # Errors
+/// When nothing can be read.
+pub async fn document(history: &Arc<History>, person: PersonId) -> Result<Body, Unavailable> {
+    let mut conversations = VecDeque::new();
+    let mut after = None;
+    loop {
+        let (page, more) = history.list(&person, after, EXPORTED).await?;
+        after = page.last().map(Summary::cursor);
+        conversations.extend(page);
+        if !more || after.is_none() {
+            break;
+        }
+    }
+    let export = Export { history: Arc::clone(history), person, conversations, at: Step::Head, first: true };
+    let pieces = stream::unfold(export, async |mut export| {
+        let piece = export.next().await?;
+        Some((piece, export))
+    });
+    Ok(Body::from_stream(pieces))
+}
+
+/// An export that is being made.
+struct Export {
+    history: Arc<History>,
+    person: PersonId,
+    conversations: VecDeque<Summary>,
+    at: Step,
+    /// No conversation was written yet.
+    first: bool,
+}
+
+enum Step {
+    Head,
+    /// The next conversation.
+    Conversation,
+    /// The next exchanges of the one at hand, after this one.
+    Exchanges(u64),
+    End,
+}
+
+impl Export {
+    async fn next(&mut self) -> Option<Result<Bytes, Unavailable>> {
+        let text = match self.at {
+            Step::Head => {
+                self.at = Step::Conversation;
+                let (person, at) = (json(self.person.as_str()), json(&shown(now())));
+                format!("{{\"person\":{person},\"exported\":{at},\"conversations\":[\n")
+            }
+            Step::Conversation => match self.conversations.front() {
+                None => {
+                    self.at = Step::End;
+                    "\n]}\n".to_owned()
+                }
+                Some(Summary { id, title, updated, .. }) => {
+                    let comma = if std::mem::replace(&mut self.first, false) { "" } else { ",\n" };
+                    self.at = Step::Exchanges(0);
+                    let (id, title, updated) = (json(&id.to_string()), json(title), json(&shown(*updated)));
+                    format!("{comma}{{\"id\":{id},\"title\":{title},\"updated\":{updated},\"messages\":[")
+                }
+            },
+            Step::Exchanges(after) => {
+                let id = self.conversations.front()?.id;
+                let exchanges = match self.history.exchanges(&self.person, id, after).await {
+                    Ok(exchanges) => exchanges,
+                    Err(error) => {
+                        self.at = Step::End;
+                        return Some(Err(error));
+                    }
+                };
+                match exchanges.last() {
+                    None => {
+                        self.conversations.pop_front();
+                        self.at = Step::Conversation;
+                        "]}".to_owned()
+                    }
+                    Some(last) => {
+                        self.at = Step::Exchanges(last.number);
+                        let messages = exchanges.iter().flat_map(Exchange::messages);
+                        let listed: Vec<String> =
+                            messages.filter_map(|message| serde_json::to_string(&message).ok()).collect();
+                        let comma = if after == 0 { "" } else { "," };
+                        format!("{comma}\n{}", listed.join(",\n"))
+                    }
+                }
+            }
+            Step::End => return None,
+        };
+        Some(Ok(text.into()))
+    }
+}
+
+fn json(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
