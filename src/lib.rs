@@ -23,6 +23,7 @@ pub mod cli;
 pub mod config;
 pub mod discord;
 pub mod http;
+pub mod limits;
 pub mod os;
 pub mod random;
 pub mod secrets;

@@ -10,7 +10,7 @@ use crate::aws::Aws;
 use crate::chat::Responding;
 use crate::chat::history::{History, Nowhere};
 use crate::discord::Discord;
-use crate::http::{Http, Requests};
+use crate::http::{Http, Requests, Resources};
 use crate::secrets::Kept;
 use crate::source::Uri;
 use crate::store::Store;
@@ -51,13 +51,14 @@ impl Daemon {
         let history = History::new(Arc::new(Nowhere));
         let requests = Arc::new(Requests::default());
         let metrics = Arc::clone(&requests);
+        let http = Resources { requests, history, limits: Arc::default() };
         let options = Options {
             uri: self.uri,
             aws: Aws::default(),
             state_dir: self.state_dir,
             runtime_dir: self.runtime_dir,
             services: vec![
-                Arc::new(Http::new(sockets, requests, history, files)),
+                Arc::new(Http::new(sockets, http, files)),
                 Arc::new(Responding),
                 Arc::new(Discord::new(discord::Options { resolve: self.discord_address }, store.clone())),
             ],

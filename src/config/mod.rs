@@ -11,7 +11,9 @@ pub mod chat;
 pub mod discord;
 mod document;
 pub mod http;
+pub mod limits;
 pub mod log;
+pub mod network;
 pub mod plan;
 pub mod reload;
 pub mod run;
@@ -33,6 +35,7 @@ pub struct Config {
     pub discord: Option<discord::Discord>,
     pub http: Option<http::Http>,
     pub chat: chat::Chat,
+    pub limits: limits::Limits,
     pub reload: reload::Reload,
     pub log: log::Log,
     pub run: run::Run,
@@ -83,6 +86,7 @@ impl Config {
             discord: root.table("discord").map(discord::Discord::read),
             http: root.table("http").map(http::Http::read),
             chat: root.table("chat").map(chat::Chat::read).unwrap_or_default(),
+            limits: root.table("limits").map(limits::Limits::read).unwrap_or_default(),
             reload: root.table("reload").map(reload::Reload::read).unwrap_or_default(),
             log: root.table("log").map(log::Log::read).unwrap_or_default(),
             run: root.table("run").map(run::Run::read).unwrap_or_default(),

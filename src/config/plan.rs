@@ -4,6 +4,8 @@ use std::fmt;
 
 use super::Config;
 use super::chat::{Backend, show_system};
+use super::limits::{self, Limits};
+use super::network;
 use super::secret::SecretRef;
 use super::values::show_duration;
 
@@ -78,6 +80,7 @@ pub fn plan(old: &Config, new: &Config) -> Vec<Step> {
         (old, new) => steps.table("[http]", old.is_some(), new.is_some(), Cost::Listener),
     }
     steps.chat(&old.chat.backend, &new.chat.backend);
+    steps.limits(&old.limits, &new.limits);
     let durations = [
         ("reload.poll", old.reload.poll, new.reload.poll),
         ("reload.secrets", old.reload.secrets, new.reload.secrets),
@@ -137,6 +140,26 @@ impl Steps {
         ];
         for (key, old, new) in durations {
             self.compare(key, &show_duration(old), &show_duration(new), Cost::Nothing);
+        }
+    }
+
+    fn limits(&mut self, old: &Limits, new: &Limits) {
+        self.compare("limits.ipv6_prefix", &old.ipv6_prefix, &new.ipv6_prefix, Cost::Nothing);
+        self.compare("limits.exempt", &network::show(&old.exempt), &network::show(&new.exempt), Cost::Nothing);
+        for (key, old, new) in [
+            ("limits.address.requests_per_minute", old.address.requests, new.address.requests),
+            ("limits.address.files_per_minute", old.address.files, new.address.files),
+            ("limits.person.requests_per_minute", old.person.requests, new.person.requests),
+            ("limits.total.requests_per_minute", old.total.requests, new.total.requests),
+        ] {
+            self.compare(key, &limits::show(old), &limits::show(new), Cost::Nothing);
+        }
+        for (key, old, new) in [
+            ("limits.address.tokens_per_day", old.address.tokens, new.address.tokens),
+            ("limits.person.tokens_per_day", old.person.tokens, new.person.tokens),
+            ("limits.total.tokens_per_day", old.total.tokens, new.total.tokens),
+        ] {
+            self.compare(key, &limits::show(old), &limits::show(new), Cost::Nothing);
         }
     }
 

@@ -12,13 +12,17 @@ use tokio_util::sync::CancellationToken;
 
 use crate::chat::history::History;
 use crate::config::{Config, Place};
+use crate::limits::Limits;
 use crate::service::{Cause, Context, Live, Next, Part, Problem, Readiness, Service, State};
 
+mod answering;
 mod arrival;
 mod bind;
 mod chat;
+mod client;
 mod connections;
 mod conversations;
+mod doors;
 mod health;
 mod metrics;
 mod page;
@@ -33,13 +37,20 @@ pub use metrics::Requests;
 /// This service's name.
 pub const NAME: &str = "http";
 
+/// What the service works with and does not end with it, however often it is started again.
+#[derive(Clone)]
+pub struct Resources {
+    pub requests: Arc<Requests>,
+    pub history: Arc<History>,
+    pub limits: Arc<Limits>,
+}
+
 /// The HTTP service.
 pub struct Http {
     /// What systemd opened for perch. It stays open there, so it is never given up here, whatever the configuration
     /// asks for: it could not be bound anew.
     inherited: BTreeMap<SocketAddr, Arc<TcpListener>>,
-    requests: Arc<Requests>,
-    history: Arc<History>,
+    resources: Resources,
     room: Arc<Semaphore>,
 }
 
@@ -54,16 +65,15 @@ struct Listeners {
 }
 
 impl Http {
-    /// A service that uses the `inherited` sockets where their addresses are asked for, counts into `requests`, keeps
-    /// what is said in `history`, and takes so many connections at once as leave some of the process' open `files` for
-    /// other things.
+    /// A service that uses the `inherited` sockets where their addresses are asked for, and takes so many connections at
+    /// once as leave some of the process' open `files` for other things.
     #[must_use]
-    pub fn new(inherited: Vec<TcpListener>, requests: Arc<Requests>, history: Arc<History>, files: u64) -> Self {
+    pub fn new(inherited: Vec<TcpListener>, resources: Resources, files: u64) -> Self {
         // With few files, half of them.
         let room = files.saturating_sub(RESERVED_FILES).max(files / 2).min(MOST_CONNECTIONS);
         let room = Arc::new(Semaphore::new(usize::try_from(room).unwrap_or(Semaphore::MAX_PERMITS)));
         let named = |socket: TcpListener| Some((socket.local_addr().ok()?, Arc::new(socket)));
-        Http { inherited: inherited.into_iter().filter_map(named).collect(), requests, history, room }
+        Http { inherited: inherited.into_iter().filter_map(named).collect(), resources, room }
     }
 
     /// The listener for `address`: the one in use, one from systemd, or a new one.
@@ -148,20 +158,8 @@ impl Service for Http {
     }
 
     async fn run(&self, mut context: Context) -> anyhow::Result<()> {
-        let app = router::app(
-            context.live.clone(),
-            context.stop.clone(),
-            context.departure.clone(),
-            Arc::clone(&self.requests),
-            Arc::clone(&self.history),
-        );
-        let closed = router::closed(
-            context.live.clone(),
-            context.stop.clone(),
-            context.departure.clone(),
-            Arc::clone(&self.requests),
-            Arc::clone(&self.history),
-        );
+        let app = router::app(&context, self.resources.clone());
+        let closed = router::closed(&context, self.resources.clone());
         // With this task ends all that it started, even when it panics.
         let mut connections = JoinSet::new();
         let mut open: BTreeMap<SocketAddr, CancellationToken> = BTreeMap::new();

@@ -12,6 +12,7 @@ use super::request_id::RequestId;
 use super::router::App;
 use crate::chat::{Failure, Why};
 use crate::config::Environment;
+use crate::limits::Refusal;
 use crate::service::Live;
 
 /// An answer that says what went wrong. The outermost layer writes its body, as only that knows the request's id.
@@ -103,6 +104,13 @@ impl From<Failure> for Problem {
         };
         let cause = Cause { text: failure.to_string().into(), ours: false };
         Problem { status, detail: failure.why.sentence(), cause: Some(cause), retry_after }
+    }
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        let retry_after = Some(Duration::from_secs(refusal.retry_after_seconds()));
+        Problem { retry_after, ..Problem::new(StatusCode::TOO_MANY_REQUESTS, refusal.to_string()) }
     }
 }
 

@@ -17,13 +17,14 @@ use tower::{Service, ServiceBuilder};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::timeout::TimeoutLayer;
 
-use super::metrics::Requests;
+use super::doors::{AddressDoor, PersonDoor};
 use super::person::PersonLayer;
 use super::problem::{self, Problem};
 use super::request_id::RequestIdLayer;
-use super::{chat, conversations, health, page};
+use super::{Requests, Resources, chat, client, conversations, health, page};
 use crate::chat::history::History;
-use crate::service::{Leaving, Live};
+use crate::limits::Limits;
+use crate::service::{Context, Leaving, Live};
 
 /// How long an answer may take that needs nothing but perch.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
@@ -36,21 +37,25 @@ pub struct Shared {
     pub live: watch::Receiver<Arc<Live>>,
     pub stop: CancellationToken,
     pub departure: Leaving,
-    pub history: Arc<History>,
     pub requests: Arc<Requests>,
+    pub history: Arc<History>,
+    pub limits: Arc<Limits>,
     /// How many bytes of requests that are still coming are held, in all.
     pub bodies: AtomicUsize,
 }
 
 impl Shared {
-    fn new(
-        live: watch::Receiver<Arc<Live>>,
-        stop: CancellationToken,
-        departure: Leaving,
-        requests: Arc<Requests>,
-        history: Arc<History>,
-    ) -> App {
-        Arc::new(Shared { live, stop, departure, history, requests, bodies: AtomicUsize::new(0) })
+    fn new(context: &Context, resources: Resources) -> App {
+        let Resources { requests, history, limits } = resources;
+        Arc::new(Shared {
+            live: context.live.clone(),
+            stop: context.stop.clone(),
+            departure: context.departure.clone(),
+            requests,
+            history,
+            limits,
+            bodies: AtomicUsize::new(0),
+        })
     }
 }
 
@@ -72,14 +77,8 @@ impl<S> Answers for S where
 }
 
 /// The whole HTTP application.
-pub fn app(
-    live: watch::Receiver<Arc<Live>>,
-    stop: CancellationToken,
-    departure: Leaving,
-    requests: Arc<Requests>,
-    history: Arc<History>,
-) -> impl Answers {
-    let app = Shared::new(live, stop, departure, requests, history);
+pub fn app(context: &Context, resources: Resources) -> impl Answers {
+    let app = Shared::new(context, resources);
     let routes = Router::new()
         .route("/", get(page::index))
         .route("/assets/{name}", get(page::asset))
@@ -98,14 +97,8 @@ pub fn app(
 }
 
 /// What answers where nothing is to be had: on a socket that the configuration does not listen on.
-pub fn closed(
-    live: watch::Receiver<Arc<Live>>,
-    stop: CancellationToken,
-    departure: Leaving,
-    requests: Arc<Requests>,
-    history: Arc<History>,
-) -> impl Answers {
-    let app = Shared::new(live, stop, departure, requests, history);
+pub fn closed(context: &Context, resources: Resources) -> impl Answers {
+    let app = Shared::new(context, resources);
     layered(Router::new().fallback(problem::not_here), app)
 }
 
@@ -128,12 +121,14 @@ fn layered(router: Router, app: App) -> impl Answers {
             }
             answer
         })
-        .layer(RequestIdLayer::new(app))
+        .layer(RequestIdLayer::new(Arc::clone(&app)))
         .layer(CatchPanicLayer::custom(|_: Box<dyn std::any::Any + Send>| {
             // The panic itself is already in the log, with its place.
             axum::response::IntoResponse::into_response(Problem::internal(&anyhow::anyhow!("the handler panicked")))
         }))
+        .map_request(|request: hyper::Request<Incoming>| client::mark(request.map(Body::new)))
+        .layer(AddressDoor::new(Arc::clone(&app)))
         .layer(PersonLayer)
-        .map_request(|request: hyper::Request<Incoming>| request.map(Body::new))
+        .layer(PersonDoor::new(app))
         .service(router)
 }

@@ -9,7 +9,7 @@ use perch::aws::Aws;
 use perch::chat::Responder;
 use perch::chat::history::{History, Nowhere};
 use perch::config::Config;
-use perch::http::{Http, Requests};
+use perch::http::{Http, Resources};
 use perch::secrets::Kept;
 use perch::service::{Context, Live, Next, Part, Problem, Service};
 use perch::source::Uri;
@@ -43,7 +43,8 @@ pub fn run(responder: impl Responder + 'static, others: impl FnOnce() -> Vec<Arc
     let responder: Arc<dyn Responder> = Arc::new(responder);
     let mut services: Vec<Arc<dyn Service>> = others();
     let history = History::new(Arc::new(Nowhere));
-    services.push(Arc::new(Http::new(Vec::new(), Arc::new(Requests::default()), history, 1_024)));
+    let resources = Resources { requests: Arc::default(), history, limits: Arc::default() };
+    services.push(Arc::new(Http::new(Vec::new(), resources, 1_024)));
     let services = services
         .into_iter()
         .map(|inner| Arc::new(Answering { inner, responder: Arc::clone(&responder) }) as Arc<dyn Service>)

@@ -1,0 +1,223 @@
+//! Where limits are kept: one door for addresses, before anything is known of the person, and one for people.
+//!
+//! Each answer says how the client stands, refused or not, in the fields of
+//! <https://datatracker.ietf.org/doc/html/draft-ietf-httpapi-ratelimit-headers-11>. It may have several `RateLimit`
+//! fields, one a limit (section 4). `qu="tokens"` is in no registry yet; a client that does not know it leaves the limit
+//! alone.
+
+use std::io::Write;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use arc_swap::ArcSwapOption;
+use axum::body::Body;
+use axum::http::{HeaderName, HeaderValue, Request, Response};
+use axum::response::IntoResponse;
+use tower::{Layer, Service};
+
+use super::answering::{Answer, Answering};
+use super::client::ClientAddress;
+use super::problem::Problem;
+use super::router::App;
+use crate::chat::PersonId;
+use crate::config::limits as config;
+use crate::limits::{Errand, Refusal, Standing};
+
+const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
+const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+
+/// What a request asks for; nothing is limited of what load balancers ask.
+fn errand(path: &str) -> Option<Errand> {
+    match path {
+        "/health" | "/ready" => None,
+        "/api/chat" => Some(Errand::Answer),
+        _ if path.starts_with("/api/") => Some(Errand::Request),
+        _ => Some(Errand::File),
+    }
+}
+
+/// The door for addresses.
+#[derive(Clone)]
+pub struct AddressDoor {
+    app: App,
+    policies: Arc<Policies>,
+}
+
+impl AddressDoor {
+    pub fn new(app: App) -> Self {
+        AddressDoor { app, policies: Arc::default() }
+    }
+}
+
+impl<S> Layer<S> for AddressDoor {
+    type Service = AddressDoorService<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        AddressDoorService { inner, door: self.clone() }
+    }
+}
+
+#[derive(Clone)]
+pub struct AddressDoorService<S> {
+    inner: S,
+    door: AddressDoor,
+}
+
+impl<S> Service<Request<Body>> for AddressDoorService<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = std::convert::Infallible>,
+    S::Future: Future<Output = Answer> + Unpin,
+{
+    type Response = Response<Body>;
+    type Error = std::convert::Infallible;
+    type Future = Answering<S::Future, (Option<HeaderValue>, Standing)>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let client = request.extensions().get::<ClientAddress>().copied();
+        let known = match (errand(request.uri().path()), client) {
+            (Some(errand), Some(ClientAddress(address))) => {
+                let live = self.door.app.live.borrow();
+                let config = &live.config.limits;
+                let policies = self.door.policies.of(config);
+                match self.door.app.limits.admit_address(config, address, errand) {
+                    Ok(standing) => (policies, standing),
+                    Err(refusal) => return Answering::here(refused(refusal, policies)),
+                }
+            }
+            _ => (None, Standing::default()),
+        };
+        Answering::inside(self.inner.call(request), known, |response, (policies, standing)| {
+            if let Some(policies) = policies {
+                response.headers_mut().insert(RATE_LIMIT_POLICY, policies);
+            }
+            tell(response, standing);
+        })
+    }
+}
+
+/// The door for people; who they are was found out before.
+#[derive(Clone)]
+pub struct PersonDoor {
+    app: App,
+}
+
+impl PersonDoor {
+    pub fn new(app: App) -> Self {
+        PersonDoor { app }
+    }
+}
+
+impl<S> Layer<S> for PersonDoor {
+    type Service = PersonDoorService<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        PersonDoorService { inner, app: Arc::clone(&self.app) }
+    }
+}
+
+#[derive(Clone)]
+pub struct PersonDoorService<S> {
+    inner: S,
+    app: App,
+}
+
+impl<S> Service<Request<Body>> for PersonDoorService<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = std::convert::Infallible>,
+    S::Future: Future<Output = Answer> + Unpin,
+{
+    type Response = Response<Body>;
+    type Error = std::convert::Infallible;
+    type Future = Answering<S::Future, Standing>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let person = request.extensions().get::<PersonId>();
+        let standing = match (errand(request.uri().path()), person) {
+            (None | Some(Errand::File), _) | (_, None) => Standing::default(),
+            (Some(errand), Some(person)) => {
+                let live = self.app.live.borrow();
+                let config = &live.config.limits;
+                match self.app.limits.admit_person(config, person, errand) {
+                    Ok(standing) => standing,
+                    Err(refusal) => {
+                        if let Some(ClientAddress(address)) = request.extensions().get() {
+                            self.app.limits.take_back(config, *address);
+                        }
+                        return Answering::here(refused(refusal, None));
+                    }
+                }
+            }
+        };
+        Answering::inside(self.inner.call(request), standing, tell)
+    }
+}
+
+/// Says how the client stands.
+fn tell(response: &mut Response<Body>, standing: Standing) {
+    if let Some(left) = standing.nearest {
+        let seconds = left.window.as_secs() + u64::from(left.window.subsec_nanos() > 0);
+        add(response, left.policy.name(), u64::from(left.requests), seconds);
+    }
+}
+
+fn refused(refusal: Refusal, policies: Option<HeaderValue>) -> Response<Body> {
+    let mut response = Problem::from(refusal).into_response();
+    if let Some(policies) = policies {
+        response.headers_mut().insert(RATE_LIMIT_POLICY, policies);
+    }
+    add(&mut response, refusal.policy.name(), 0, refusal.retry_after_seconds());
+    response
+}
+
+fn add(response: &mut Response<Body>, policy: &str, left: u64, seconds: u64) {
+    // The longest name, and two numbers of 20 digits at most.
+    let mut text = [0; 80];
+    let mut rest = &mut text[..];
+    let written = write!(rest, "\"{policy}\";r={left};t={seconds}").is_ok();
+    let length = 80 - rest.len();
+    if let (true, Ok(value)) = (written, HeaderValue::from_bytes(&text[..length])) {
+        response.headers_mut().append(RATE_LIMIT, value);
+    }
+}
+
+/// The limits as `RateLimit-Policy` says them, written once for each configuration.
+#[derive(Default)]
+struct Policies(ArcSwapOption<(config::Limits, Option<HeaderValue>)>);
+
+impl Policies {
+    fn of(&self, config: &config::Limits) -> Option<HeaderValue> {
+        let known = self.0.load();
+        if let Some(known) = known.as_ref().filter(|known| known.0 == *config) {
+            return known.1.clone();
+        }
+        let value = HeaderValue::try_from(policies(config)).ok().filter(|value| !value.is_empty());
+        self.0.store(Some(Arc::new((config.clone(), value.clone()))));
+        value
+    }
+}
+
+fn policies(config: &config::Limits) -> String {
+    let mut policies = Vec::new();
+    let mut rate = |name: &str, rate: Option<config::Rate>| {
+        if let Some(config::Rate { per_minute, burst }) = rate {
+            policies.push(format!("\"{name}\";q={per_minute};w=60;perch-burst={burst}"));
+        }
+    };
+    rate("address", config.address.requests);
+    rate("address-files", config.address.files);
+    rate("person", config.person.requests);
+    for (name, tokens) in [("address-tokens", config.address.tokens), ("person-tokens", config.person.tokens)] {
+        if let Some(tokens) = tokens {
+            policies.push(format!("\"{name}\";q={tokens};qu=\"tokens\";w=86400"));
+        }
+    }
+    policies.join(", ")
+}

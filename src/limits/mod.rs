@@ -1,0 +1,289 @@
+//! How much whoever may have: requests, and tokens of answers, for each client address, for each person, and in all.
+//!
+//! One [`Limits`] lives as long as the process and keeps [what was used](used); how much that may be is said by the
+//! configuration that is live when somebody asks. So a new configuration counts at once, against the same use.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::chat::PersonId;
+use crate::config::limits as config;
+
+mod table;
+#[cfg(test)]
+mod tests;
+mod used;
+
+use table::Table;
+use used::{Reached, Used};
+
+/// Who asks for something.
+#[derive(Clone, Copy, Debug)]
+pub struct Who<'a> {
+    /// The client's address, where there is one: nobody comes from Discord with one.
+    pub address: Option<IpAddr>,
+    pub person: &'a PersonId,
+}
+
+/// What somebody asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Errand {
+    /// An answer, which costs tokens.
+    Answer,
+    /// Something else of the API.
+    Request,
+    /// The page, one of its files, or what is not there.
+    File,
+}
+
+/// A limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Policy {
+    pub scope: Scope,
+    pub kind: Kind,
+}
+
+/// Whose limit it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    Address,
+    Person,
+    Total,
+}
+
+/// What is limited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Requests,
+    Files,
+    Tokens,
+}
+
+impl Policy {
+    /// The name that clients read.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match (self.scope, self.kind) {
+            (Scope::Address, Kind::Requests) => "address",
+            (Scope::Address, Kind::Files) => "address-files",
+            (Scope::Address, Kind::Tokens) => "address-tokens",
+            (Scope::Person, Kind::Requests) => "person",
+            (Scope::Person, Kind::Files) => "person-files",
+            (Scope::Person, Kind::Tokens) => "person-tokens",
+            (Scope::Total, Kind::Requests) => "total",
+            (Scope::Total, Kind::Files) => "total-files",
+            (Scope::Total, Kind::Tokens) => "total-tokens",
+        }
+    }
+}
+
+/// How whoever was let in stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// The limit that is nearest, if there is any.
+    pub nearest: Option<Remaining>,
+}
+
+/// What is left of a limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Remaining {
+    pub policy: Policy,
+    /// How many more requests there may be at once.
+    pub requests: u32,
+    /// Until there may be one more than that.
+    pub window: Duration,
+}
+
+impl Standing {
+    /// The one of the two that has less left.
+    fn and(self, other: Standing) -> Standing {
+        let nearest = [self.nearest, other.nearest].into_iter().flatten().min_by_key(|remaining| remaining.requests);
+        Standing { nearest }
+    }
+}
+
+/// Why somebody is not let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    pub policy: Policy,
+    /// When it is worth coming again.
+    pub retry_after: Duration,
+}
+
+impl Refusal {
+    /// The same in whole seconds, as the header says it: whoever waits that long is let in.
+    #[must_use]
+    pub fn retry_after_seconds(&self) -> u64 {
+        (self.retry_after.as_secs() + u64::from(self.retry_after.subsec_nanos() > 0)).max(1)
+    }
+}
+
+/// A sentence for the person.
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let wait = spell(self.retry_after_seconds());
+        match (self.policy.scope, self.policy.kind) {
+            (Scope::Address, Kind::Requests | Kind::Files) => {
+                write!(f, "too many requests come from your address; try again in {wait}")
+            }
+            (Scope::Address, Kind::Tokens) => {
+                write!(f, "your address has had as many answers as it may have for now; try again in {wait}")
+            }
+            (Scope::Person, Kind::Requests | Kind::Files) => {
+                write!(f, "you ask too fast; try again in {wait}")
+            }
+            (Scope::Person, Kind::Tokens) => {
+                write!(f, "you have had as many answers as you may have for now; try again in {wait}")
+            }
+            (Scope::Total, Kind::Requests | Kind::Files) => {
+                write!(f, "too many people ask at the moment; try again in {wait}")
+            }
+            (Scope::Total, Kind::Tokens) => {
+                write!(f, "there are no more answers for anybody for now; try again in {wait}")
+            }
+        }
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+/// A time to wait, as people say it.
+fn spell(seconds: u64) -> String {
+    let (count, unit) = match seconds {
+        0..=119 => (seconds, "second"),
+        120..=7_199 => (seconds.div_ceil(60), "minute"),
+        _ => (seconds.div_ceil(3_600), "hour"),
+    };
+    format!("{count} {unit}{}", if count == 1 { "" } else { "s" })
+}
+
+/// What everybody has used.
+pub struct Limits {
+    /// By network: an address, or the prefix of an IPv6 address.
+    addresses: Table,
+    people: Table,
+    total: Mutex<Used>,
+    clock: Clock,
+}
+
+/// Tells moments, in nanoseconds since perch started.
+enum Clock {
+    Real(Instant),
+    /// Goes when a test says so.
+    #[cfg(test)]
+    Set(std::sync::atomic::AtomicU64),
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            addresses: Table::default(),
+            people: Table::default(),
+            total: Mutex::new(Used::default()),
+            clock: Clock::Real(Instant::now()),
+        }
+    }
+}
+
+impl Limits {
+    /// Lets in somebody who asks for an answer, or says when to come again. Whoever is let in has had one request; one
+    /// who is refused has had none.
+    ///
+    /// # Errors
+    /// The limit that is reached: of requests, or of tokens, where answers have cost more than there was left.
+    pub fn admit(&self, config: &config::Limits, who: Who<'_>) -> Result<Standing, Refusal> {
+        let Some(address) = who.address else { return self.admit_person(config, who.person, Errand::Answer) };
+        let standing = self.admit_address(config, address, Errand::Answer)?;
+        match self.admit_person(config, who.person, Errand::Answer) {
+            Ok(person) => Ok(standing.and(person)),
+            Err(refusal) => {
+                self.take_back(config, address);
+                Err(refusal)
+            }
+        }
+    }
+
+    /// The first half of [`Limits::admit`], for when the person is not known yet.
+    ///
+    /// # Errors
+    /// The address' limit, if it is reached.
+    pub fn admit_address(&self, config: &config::Limits, address: IpAddr, errand: Errand) -> Result<Standing, Refusal> {
+        let Some(client) = config.client(address) else { return Ok(Standing::default()) };
+        let allowance = &config.address;
+        let taken = self.addresses.with(&client, self.now(), allowance, |used| used.take(allowance, errand));
+        told(Scope::Address, taken)
+    }
+
+    /// The second half of [`Limits::admit`]: the person, and everybody.
+    ///
+    /// # Errors
+    /// The limit that is reached.
+    pub fn admit_person(
+        &self,
+        config: &config::Limits,
+        person: &PersonId,
+        errand: Errand,
+    ) -> Result<Standing, Refusal> {
+        let now = self.now();
+        let allowance = &config.person;
+        let taken = self.people.with(person.as_str(), now, allowance, |used| used.take(allowance, errand));
+        let standing = told(Scope::Person, taken)?;
+        match told(Scope::Total, self.in_all(now, config, |used| used.take(&config.total, errand))) {
+            Ok(_) => Ok(standing),
+            Err(refusal) => {
+                self.people.with(person.as_str(), now, allowance, Used::take_back);
+                Err(refusal)
+            }
+        }
+    }
+
+    /// Undoes a request that [`Limits::admit_address`] let in, when the person is refused: who asks too fast shall not
+    /// take from the others behind the same address.
+    pub fn take_back(&self, config: &config::Limits, address: IpAddr) {
+        if let Some(client) = config.client(address) {
+            self.addresses.with(&client, self.now(), &config.address, Used::take_back);
+        }
+    }
+
+    /// Counts the tokens of an answer that was given. No limit undoes it: whoever had an answer that goes beyond what
+    /// was left owes the rest, and is refused until time has paid it.
+    pub fn spent(&self, config: &config::Limits, who: Who<'_>, tokens: u64) {
+        let now = self.now();
+        if let Some(client) = who.address.and_then(|address| config.client(address)) {
+            self.addresses.with(&client, now, &config.address, |used| used.spend(&config.address, tokens));
+        }
+        self.people.with(who.person.as_str(), now, &config.person, |used| used.spend(&config.person, tokens));
+        self.in_all(now, config, |used| used.spend(&config.total, tokens));
+    }
+
+    fn in_all<T>(&self, now: u64, config: &config::Limits, act: impl FnOnce(&mut Used) -> T) -> T {
+        let mut used = self.total.lock().unwrap_or_else(PoisonError::into_inner);
+        used.settle(&config.total, now);
+        act(&mut used)
+    }
+
+    fn now(&self) -> u64 {
+        match &self.clock {
+            Clock::Real(start) => u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX),
+            #[cfg(test)]
+            Clock::Set(now) => now.load(std::sync::atomic::Ordering::Relaxed),
+        }
+    }
+}
+
+/// What came of asking, in the words of the limit.
+fn told(scope: Scope, taken: Result<Option<used::Left>, Reached>) -> Result<Standing, Refusal> {
+    match taken {
+        Ok(left) => {
+            let nearest = left.map(|left| Remaining {
+                policy: Policy { scope, kind: left.kind },
+                requests: left.requests,
+                window: left.window,
+            });
+            Ok(Standing { nearest })
+        }
+        Err(Reached { kind, wait }) => Err(Refusal { policy: Policy { scope, kind }, retry_after: wait }),
+    }
+}

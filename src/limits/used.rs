@@ -1,0 +1,147 @@
+//! What one client has used lately, and governor's judgement on it.
+//!
+//! It is kept as so many requests and tokens, which time pays off at the pace that the configuration allows. governor
+//! (the Generic Cell Rate Algorithm) knows it as so much time to wait off, which another limit would read as another
+//! use; so it is asked anew each time, and remembers nothing.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use governor::clock::Clock;
+use governor::middleware::StateInformationMiddleware;
+use governor::nanos::Nanos;
+use governor::state::{NotKeyed, StateStore};
+use governor::{Quota, RateLimiter};
+
+use super::{Errand, Kind};
+use crate::config::limits::Allowance;
+
+const MINUTE: Duration = Duration::from_mins(1);
+const DAY: Duration = Duration::from_hours(24);
+/// An answer may cost more than there was left, by no more than so many whole days: nobody is shut out for longer, also
+/// when the limit becomes much smaller than what was used.
+const MOST_DAYS: f64 = 2.0;
+
+/// What somebody has used, as of a moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Used {
+    /// In nanoseconds since perch started.
+    at: u64,
+    requests: f64,
+    files: f64,
+    tokens: f64,
+}
+
+/// What is left to somebody who was let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Left {
+    pub kind: Kind,
+    pub requests: u32,
+    /// Until there is one more.
+    pub window: Duration,
+}
+
+/// A limit that is reached, and for how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reached {
+    pub kind: Kind,
+    pub wait: Duration,
+}
+
+impl Used {
+    /// Brings it to the moment `now`.
+    pub fn settle(&mut self, allowance: &Allowance, now: u64) {
+        let passed = Duration::from_nanos(now.saturating_sub(self.at)).as_secs_f64();
+        // Whoever read the clock first need not come first.
+        self.at = self.at.max(now);
+        let rest = |used: f64, limit: Option<NonZeroU32>, window: Duration| {
+            let paid = |limit: NonZeroU32| passed * f64::from(limit.get()) / window.as_secs_f64();
+            limit.map_or(0.0, |limit| (used - paid(limit)).max(0.0))
+        };
+        self.requests = rest(self.requests, allowance.requests.map(|rate| rate.per_minute), MINUTE);
+        self.files = rest(self.files, allowance.files.map(|rate| rate.per_minute), MINUTE);
+        self.tokens = rest(self.tokens, allowance.tokens, DAY);
+    }
+
+    /// Takes one request, if there is one left, and where the answer costs tokens, if there are any left.
+    pub fn take(&mut self, allowance: &Allowance, errand: Errand) -> Result<Option<Left>, Reached> {
+        if let (Errand::Answer, Some(limit)) = (errand, allowance.tokens) {
+            self.tokens = self.tokens.min(f64::from(limit.get()) * MOST_DAYS);
+            judge(self.tokens, quota(limit, DAY, limit)).map_err(|wait| Reached { kind: Kind::Tokens, wait })?;
+        }
+        let (kind, used, rate) = match errand {
+            Errand::Answer | Errand::Request => (Kind::Requests, &mut self.requests, allowance.requests),
+            Errand::File => (Kind::Files, &mut self.files, allowance.files),
+        };
+        let Some(rate) = rate else { return Ok(None) };
+        let quota = quota(rate.per_minute, MINUTE, rate.burst);
+        // Under a wider limit it may have become more.
+        *used = used.min(f64::from(rate.burst.get()));
+        let requests = judge(*used, quota).map_err(|wait| Reached { kind, wait })?;
+        *used += 1.0;
+        let missing = *used - f64::from(rate.burst.get() - requests - 1);
+        Ok(Some(Left { kind, requests, window: quota.replenish_interval().mul_f64(missing.clamp(0.0, 1.0)) }))
+    }
+
+    /// Undoes one request of the API.
+    pub fn take_back(&mut self) {
+        self.requests = (self.requests - 1.0).max(0.0);
+    }
+
+    /// Counts tokens, whether they are left or not.
+    pub fn spend(&mut self, allowance: &Allowance, tokens: u64) {
+        if allowance.tokens.is_some() {
+            self.tokens += f64::from(u32::try_from(tokens).unwrap_or(u32::MAX));
+        }
+    }
+
+    /// The largest part of any limit that is used: 0 for who may as well be forgotten.
+    pub fn share(&self, allowance: &Allowance) -> f64 {
+        let part = |used: f64, limit: Option<NonZeroU32>| limit.map_or(0.0, |limit| used / f64::from(limit.get()));
+        part(self.requests, allowance.requests.map(|rate| rate.burst))
+            .max(part(self.files, allowance.files.map(|rate| rate.burst)))
+            .max(part(self.tokens, allowance.tokens))
+    }
+}
+
+/// So many in a `window`, of which `burst` at once.
+fn quota(limit: NonZeroU32, window: Duration, burst: NonZeroU32) -> Quota {
+    // Of 2^32 a minute each takes 13 ns.
+    Quota::with_period(window / limit.get()).map_or(Quota::per_second(burst), |quota| quota.allow_burst(burst))
+}
+
+/// Whether one more may be had by who has `used` so much: how many are left then, or how long to wait.
+fn judge(used: f64, quota: Quota) -> Result<u32, Duration> {
+    let debt = quota.replenish_interval().mul_f64(used);
+    let limiter: RateLimiter<_, _, _, StateInformationMiddleware> = RateLimiter::new(quota, Debt(debt), Standstill);
+    match limiter.check() {
+        Ok(snapshot) => Ok(snapshot.remaining_burst_capacity()),
+        Err(not_until) => Err(not_until.wait_time_from(Standstill.now())),
+    }
+}
+
+/// A debt as governor keeps it: time to wait off, which it reads here and need not write.
+struct Debt(Duration);
+
+impl StateStore for Debt {
+    type Key = NotKeyed;
+
+    fn measure_and_replace<T, F, E>(&self, _: &NotKeyed, judge: F) -> Result<T, E>
+    where
+        F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
+    {
+        judge(Some(self.0.into())).map(|(verdict, _)| verdict)
+    }
+}
+
+/// The moment at which somebody is judged; debts are counted from it.
+#[derive(Clone, Copy)]
+struct Standstill;
+
+impl Clock for Standstill {
+    type Instant = Nanos;
+
+    fn now(&self) -> Nanos {
+        Nanos::new(0)
+    }
+}
