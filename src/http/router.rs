@@ -81,7 +81,7 @@ pub fn app(context: &Context, resources: Resources) -> impl Answers {
     let app = Shared::new(context, resources);
     let routes = Router::new()
         .route("/", get(page::index))
-        .route("/assets/{name}", get(page::asset))
+        .route("/assets/{version}/{name}", get(page::asset))
         .route("/health", get(health::health))
         .route("/ready", get(health::ready))
         .route("/api/conversations", get(conversations::list).delete(conversations::delete_all))

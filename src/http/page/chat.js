@@ -1,247 +1,111 @@
-// The chat page. What was said is a list of turns, kept in this browser; each turn has one element, redrawn
-// when its state changes. Text reaches the page through textContent alone.
+// The chat page: which conversation is open, the list of them, and what is being written.
 
-const ANSWER_TIMEOUT = 120_000 // a model may think long, a lost connection must end
-const RETRY_DELAYS = [300, 600, 1_200, 2_400, 4_000] // milliseconds; together longer than perch needs to come back
-const TURNS_KEPT = 200
+import { ACCEPT, chip, choose } from './attachments.js'
+import { call, onSignIn } from './api.js'
+import { Conversation } from './conversation.js'
+import { byId, icon, make } from './dom.js'
+import { drafts, token, unsent } from './kept.js'
+import { Log, announce, toLatest } from './log.js'
+import { period, translate, words } from './words.js'
 
-const byId = (id) => document.getElementById(id)
-const log = byId('log')
-const composer = byId('composer')
+translate()
+
 const input = byId('message')
-const scroller = document.querySelector('main')
+const composer = byId('composer')
+const log = new Log({ retry, edit })
+// A touch keyboard has no Shift+Enter: there Enter is a new line and the button sends.
+const touch = matchMedia('(hover: none) and (pointer: coarse)')
 
-/** What perch, or the way to it, had against a message. */
-class Problem extends Error {
-  constructor(text, { passing = false, status = 0, reference = '', wait = 0 } = {}) {
-    super(text)
-    Object.assign(this, { passing, status, reference, wait })
-  }
+// --- which conversation is open ---------------------------------------------------------------------------------
+
+const conversations = new Map() // by id, those that were open: an answer goes on while another one is read
+let current
+
+function conversationOf(id) {
+  const known = conversations.get(id)
+  if (known) return known
+  const made = new Conversation(id, changed)
+  if (id) conversations.set(id, made)
+  return made
 }
 
-// --- what is kept over a reload ---------------------------------------------------------------------------------
-
-// Storage may be full or forbidden; the page works without it and only forgets.
-function keep(key, value) {
+function idInAddress() {
   try {
-    localStorage.setItem(`perch.${key}`, JSON.stringify(value))
-    return true
-  } catch {
-    return false
-  }
-}
-
-function kept(key) {
-  try {
-    return JSON.parse(localStorage.getItem(`perch.${key}`))
+    return decodeURIComponent(location.hash.slice(1)) || null
   } catch {
     return null
   }
 }
 
-/**
- * `{conversation, turns}`; a turn is `{from: 'you' | 'perch' | 'page', text, state, problem}`, where the state of
- * what you said is 'waiting', 'answered' or 'failed'.
- */
-function keptChat(key) {
-  const chat = kept(key)
-  if (!Array.isArray(chat?.turns)) return null
-  for (const turn of chat.turns.filter((turn) => turn.state === 'waiting')) {
-    turn.state = 'failed'
-    turn.problem = { text: 'The conversation was left before the answer came.' }
-  }
-  return chat
+function open(id) {
+  if (current && current.id === id && id) return
+  current = conversationOf(id)
+  write(drafts.get(id))
+  refuse([])
+  show()
+  toLatest()
+  drawAttached()
+  current.open()
+  drawList()
 }
 
-function emptyChat() {
-  return { conversation: null, turns: [] }
-}
-
-let chat = keptChat('chat') ?? emptyChat()
-let leaving = new AbortController() // ends what is under way when another conversation is opened
-let queue = Promise.resolve() // one message at a time, in the order they were written
-
-// Where all of it doesn't fit, the newest half does, or a half of that.
-function keepChat() {
-  let last = TURNS_KEPT
-  while (last >= 1 && !keep('chat', { ...chat, turns: chat.turns.slice(-last) })) last = Math.floor(last / 2)
-}
-
-// --- asking perch -----------------------------------------------------------------------------------------------
-
-async function post(message, conversation, signal) {
-  let response
-  let body
-  try {
-    response = await fetch('/api/chat', {
-      method: 'POST',
-      headers: { 'content-type': 'application/json', accept: 'application/json, application/problem+json' },
-      body: JSON.stringify(conversation ? { message, conversation } : { message }),
-      signal: AbortSignal.any([signal, AbortSignal.timeout(ANSWER_TIMEOUT)]),
-    })
-    body = await response.text()
-  } catch (error) {
-    if (error.name === 'TimeoutError') throw new Problem('perch did not answer within two minutes.')
-    if (signal.aborted) throw new Problem('This was stopped before the answer came.')
-    throw new Problem('perch can’t be reached: it is stopped, or the network is down.', { passing: true })
-  }
-  let answer
-  try {
-    answer = JSON.parse(body)
-  } catch {} // a proxy's page, for one; the status says enough
-  if (response.ok && typeof answer?.reply === 'string') return answer
-  if (response.ok) throw new Problem('What came back can’t be read.')
-  throw new Problem(answer?.detail || answer?.title || `perch answered with an error (${response.status}).`, {
-    passing: response.status === 503,
-    status: response.status,
-    reference: answer?.request_id,
-    wait: Number(response.headers.get('retry-after')) * 1_000 || 0,
-  })
-}
-
-/** Posts a message, again and again for a few seconds while perch can't be reached: it may just be restarting. */
-async function ask(message, conversation, signal, onRetry) {
-  for (const delay of RETRY_DELAYS) {
-    try {
-      return await post(message, conversation, signal)
-    } catch (problem) {
-      if (!problem.passing || signal.aborted) throw problem
-      onRetry()
-      const longest = RETRY_DELAYS.at(-1)
-      await pause(Math.min(Math.max(delay, problem.wait), longest) * (0.75 + Math.random() / 2), signal)
+/** Something happened in a conversation. It has an id now where `before` is what it was called until then. */
+function changed(conversation, exchange, before) {
+  if (before !== undefined) {
+    conversations.set(conversation.id, conversation)
+    if (conversation === current) {
+      drafts.set(conversation.id, input.value)
+      drafts.set(before, '')
+      history.replaceState(null, '', `#${conversation.id}`)
     }
   }
-  return post(message, conversation, signal)
-}
-
-function pause(milliseconds, signal) {
-  return new Promise((resolve) => {
-    const timer = setTimeout(resolve, milliseconds)
-    signal.addEventListener('abort', () => (clearTimeout(timer), resolve()), { once: true })
-  })
-}
-
-async function deliver(turn, into, signal) {
-  if (signal.aborted) return
-  const retrying = () => waitFor(turn, 'Can’t reach perch, trying again…')
-  try {
-    let answer
-    try {
-      answer = await ask(turn.text, into.conversation, signal, retrying)
-    } catch (problem) {
-      // perch may have forgotten the conversation (its state can be deleted at any time): go on in a new one.
-      if (problem.status !== 404 || !into.conversation) throw problem
-      into.conversation = null
-      answer = await ask(turn.text, null, signal, retrying)
-      add({ from: 'page', text: 'perch no longer remembers what was said above.' }, turn)
-    }
-    if (signal.aborted) return
-    into.conversation = answer.conversation ?? into.conversation
-    turn.state = 'answered'
-    add({ from: 'perch', text: answer.reply }, nextOf(turn))
-  } catch (problem) {
-    if (signal.aborted) return
-    turn.state = 'failed'
-    turn.problem = { text: problem.message, reference: problem.reference }
+  if (conversation === current) {
+    if (!exchange || !log.has(exchange)) show()
+    else log.changed(exchange)
+    drawDoing()
   }
-  draw(turn)
-  keepChat()
+  const ended = exchange && !exchange.underWay
+  if (before !== undefined || ended) list.refresh()
+  else if (exchange?.state === 'waiting') drawList()
 }
 
-function send(turn) {
-  turn.state = 'waiting'
-  delete turn.problem
-  draw(turn)
-  keepChat()
-  const [into, signal] = [chat, leaving.signal]
-  queue = queue.then(() => deliver(turn, into, signal)).finally(showWaiting)
-  showWaiting()
+function show() {
+  const { exchanges, state } = current
+  log.show(exchanges)
+  const empty = !exchanges.length
+  byId('welcome').hidden = !empty
+  byId('greeting').textContent = { gone: words.gone, failed: words.notOpened, opening: '' }[state] ?? words.welcome
+  byId('open-retry').hidden = state !== 'failed'
+  const title = list.titleOf(current.id) || current.title
+  document.title = title ? `${title} · perch` : 'perch'
+  drawDoing()
 }
 
-// --- what is seen -----------------------------------------------------------------------------------------------
-
-const elements = new WeakMap()
-
-function nextOf(turn) {
-  return chat.turns[chat.turns.indexOf(turn) + 1]
-}
-
-/** Puts a turn before another one, or at the end. */
-function add(turn, before) {
-  if (before) chat.turns.splice(chat.turns.indexOf(before), 0, turn)
-  else chat.turns.push(turn)
-  const element = byId(`from-${turn.from}`).content.firstElementChild.cloneNode(true)
-  const text = element.matches('.text') ? element : element.querySelector('.text')
-  text.textContent = turn.text
-  elements.set(turn, element)
-  log.insertBefore(element, before ? elements.get(before) : null)
-  byId('welcome').hidden = true
-  draw(turn)
-}
-
-function draw(turn) {
-  if (turn.from !== 'you') return
-  const element = elements.get(turn)
-  const waiting = element.querySelector('.waiting')
-  const problem = element.querySelector('.problem')
-  waiting.hidden = turn.state !== 'waiting'
-  problem.hidden = turn.state !== 'failed'
-  if (turn.state === 'waiting') {
-    waitFor(turn, '')
-  } else if (turn.state === 'failed') {
-    problem.querySelector('.why').textContent = turn.problem?.text ?? ''
-    problem.querySelector('.reference').textContent = turn.problem?.reference ? `Request ${turn.problem.reference}` : ''
-    problem.querySelector('.retry').onclick = () => (input.focus(), send(turn))
-    problem.querySelector('.edit').onclick = () => edit(turn)
-  }
-}
-
-function waitFor(turn, text) {
-  const seen = elements.get(turn).querySelector('.waiting-for')
-  seen.textContent = text || 'Waiting for perch'
-  seen.classList.toggle('unseen', !text)
-}
-
-function showWaiting() {
-  document.body.toggleAttribute('data-waiting', chat.turns.some((turn) => turn.state === 'waiting'))
-}
-
-function open(next) {
-  leaving.abort()
-  leaving = new AbortController()
-  queue = Promise.resolve()
-  chat = emptyChat()
-  chat.conversation = next.conversation
-  log.replaceChildren()
-  byId('welcome').hidden = false
-  byId('previous').hidden = !keptChat('previous')
-  log.setAttribute('aria-busy', 'true') // what was said before is not news
-  for (const turn of next.turns) add(turn)
-  log.removeAttribute('aria-busy')
-  showWaiting()
-  toBottom()
-}
-
-// The newest turn stays in sight, whatever grows, unless somebody scrolled away from it.
-let following = true
-scroller.addEventListener('scroll', () => {
-  following = scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight < 80
+addEventListener('hashchange', () => {
+  open(idInAddress())
+  drawer.close()
 })
-const sizes = new ResizeObserver(() => following && toBottom())
-sizes.observe(scroller)
-sizes.observe(log)
+byId('open-retry').addEventListener('click', () => {
+  input.focus()
+  current.open()
+})
 
-function toBottom() {
-  following = true
-  scroller.scrollTop = scroller.scrollHeight
+function begin() {
+  if (location.hash) history.pushState(null, '', location.pathname)
+  current = null
+  open(null)
+  drawer.close()
+  input.focus()
 }
+byId('new').addEventListener('click', begin)
 
-// --- writing ----------------------------------------------------------------------------------------------------
+// --- what is being written --------------------------------------------------------------------------------------
 
 function write(text) {
   input.value = text
-  keep('draft', text)
+  drafts.set(current.id, text)
   grow()
+  drawDoing()
 }
 
 function grow() {
@@ -249,63 +113,367 @@ function grow() {
   input.style.height = `${input.scrollHeight}px`
 }
 
-/** Takes a failed message back into the composer, before what is being written there. */
-function edit(turn) {
-  write([turn.text, input.value].filter(Boolean).join('\n'))
-  chat.turns.splice(chat.turns.indexOf(turn), 1)
-  elements.get(turn).remove()
-  byId('welcome').hidden = chat.turns.length > 0
-  keepChat()
-  input.focus()
+/** Send, Stop, or both. */
+function drawDoing() {
+  const { underWay } = current
+  const something = input.value.trim() || current.files.length
+  byId('stop').hidden = !underWay
+  byId('send').hidden = Boolean(underWay && !something)
+  byId('send').classList.toggle('idle', !something)
+  document.body.classList.toggle('answering', Boolean(underWay))
 }
 
 composer.addEventListener('submit', (event) => {
   event.preventDefault()
   input.focus()
-  const text = input.value.trimEnd()
-  if (!text) return
-  const turn = { from: 'you', text, state: 'waiting' }
-  add(turn)
-  send(turn)
+  const text = input.value.trim()
+  if (!text && !current.files.length) return
+  const { files } = current
+  current.files = []
   write('')
-  toBottom()
+  refuse([])
+  drawAttached()
+  if (current.state === 'gone') begin()
+  current.say(text, files)
+  toLatest()
 })
-
-const touch = matchMedia('(hover: none) and (pointer: coarse)')
 
 input.addEventListener('keydown', (event) => {
   // 229 is the Enter that ends a composition in Safari, where isComposing is false already.
   const composing = event.isComposing || event.keyCode === 229
-  if (event.key !== 'Enter' || event.shiftKey || composing || touch.matches) return
+  if (composing) return
+  if (event.key === 'Escape' && current.underWay) stop()
+  if (event.key !== 'Enter' || event.shiftKey || touch.matches) return
   event.preventDefault()
   composer.requestSubmit()
 })
-
 input.addEventListener('input', () => {
-  keep('draft', input.value)
+  drafts.set(current.id, input.value)
   grow()
+  drawDoing()
 })
-
-byId('new').addEventListener('click', () => {
-  if (chat.turns.length) keep('previous', chat)
-  open(emptyChat())
-  keepChat()
-  input.focus()
-})
-
-byId('previous').addEventListener('click', () => {
-  open(keptChat('previous') ?? emptyChat())
-  keepChat()
-  input.focus()
-})
-
-// Another tab said something; a tab that waits for an answer keeps its own view until it has it.
-addEventListener('storage', (event) => {
-  if (event.key === 'perch.chat' && !document.body.hasAttribute('data-waiting')) open(keptChat('chat') ?? emptyChat())
-})
-
 addEventListener('resize', grow)
+byId('skip').addEventListener('click', (event) => {
+  event.preventDefault()
+  input.focus()
+})
 
-open(chat)
-write(kept('draft') ?? '')
+function stop() {
+  current.stop()
+  input.focus()
+}
+byId('stop').addEventListener('click', stop)
+
+function retry(exchange) {
+  input.focus()
+  current.retry(exchange)
+}
+
+/** Takes a message that has no answer back to where it was written, before what is being written there. */
+function edit(exchange) {
+  write([exchange.text, input.value].filter(Boolean).join('\n'))
+  current.files.push(...exchange.files.filter((file) => file.blob))
+  drawAttached()
+  current.takeBack(exchange)
+  input.focus()
+}
+
+// --- files ------------------------------------------------------------------------------------------------------
+
+const chooser = byId('files')
+chooser.accept = ACCEPT
+
+async function attach(files) {
+  const into = current
+  const { taken, refused } = await choose(files, into.files)
+  into.files.push(...taken)
+  if (into !== current) return
+  refuse(refused)
+  drawAttached()
+  input.focus()
+}
+
+function drawAttached() {
+  const attached = byId('attached')
+  const { files } = current
+  attached.hidden = !files.length
+  attached.replaceChildren(
+    ...files.map((file) =>
+      chip(file, () => {
+        current.files = current.files.filter((one) => one !== file)
+        if (file.picture) URL.revokeObjectURL(file.picture)
+        refuse([])
+        drawAttached()
+        input.focus()
+      }),
+    ),
+  )
+  drawDoing()
+}
+
+function refuse(sentences) {
+  byId('refused').hidden = !sentences.length
+  byId('refusals').replaceChildren(...sentences.map((sentence) => make('p', { dir: 'auto' }, sentence)))
+}
+byId('dismiss').addEventListener('click', () => {
+  refuse([])
+  input.focus()
+})
+
+byId('attach').addEventListener('click', () => chooser.click())
+chooser.addEventListener('change', () => {
+  attach([...chooser.files])
+  chooser.value = ''
+})
+input.addEventListener('paste', (event) => {
+  const { files, types } = event.clipboardData
+  // What comes from a table has its picture along; its text is meant.
+  if (!files.length || types.includes('text/plain')) return
+  event.preventDefault()
+  attach([...files])
+})
+
+const brings = (event) => event.dataTransfer?.types.includes('Files')
+addEventListener('dragover', (event) => {
+  if (!brings(event)) return
+  event.preventDefault()
+  byId('drop').hidden = false
+})
+addEventListener('dragleave', (event) => {
+  if (!event.relatedTarget) byId('drop').hidden = true
+})
+addEventListener('drop', (event) => {
+  byId('drop').hidden = true
+  if (!brings(event)) return
+  event.preventDefault()
+  attach([...event.dataTransfer.files])
+})
+
+// --- the list of conversations ----------------------------------------------------------------------------------
+
+const list = {
+  entries: [],
+  next: null,
+  state: 'unknown', // 'there', 'failed', or 'none' where perch keeps no conversations
+
+  titleOf: (id) => list.entries.find((entry) => entry.id === id)?.title,
+
+  /** Reads the newest ones again; what is further down stays. */
+  async refresh() {
+    try {
+      const { conversations: newest, next } = await call('/api/conversations')
+      const oldest = newest.at(-1)?.updated
+      const known = new Set(newest.map(({ id }) => id))
+      const older = next ? list.entries.filter(({ id, updated }) => !known.has(id) && updated < oldest) : []
+      list.entries = [...newest, ...older]
+      if (!older.length) list.next = next ?? null
+      list.state = 'there'
+    } catch (problem) {
+      list.state = problem.status === 404 ? 'none' : 'failed'
+    }
+    drawList()
+    show()
+  },
+
+  async older() {
+    try {
+      const { conversations: older, next } = await call(`/api/conversations?after=${encodeURIComponent(list.next)}`)
+      const known = new Set(list.entries.map(({ id }) => id))
+      list.entries.push(...older.filter(({ id }) => !known.has(id)))
+      list.next = next ?? null
+    } catch {
+      list.state = 'failed'
+    }
+    drawList()
+  },
+}
+
+function drawList() {
+  const { entries, state } = list
+  const groups = new Map()
+  for (const entry of entries) {
+    const name = period(new Date(entry.updated))
+    groups.set(name, [...(groups.get(name) ?? []), entry])
+  }
+  const focused = document.activeElement?.closest?.('#list li')?.dataset.id
+  const what = document.activeElement?.className
+  byId('list').replaceChildren(
+    ...[...groups].map(([name, members]) => {
+      const items = make('ul', { 'aria-label': name }, ...members.map(listItem))
+      return make('section', {}, make('h3', {}, name), items)
+    }),
+  )
+  if (focused) byId('list').querySelector(`[data-id="${CSS.escape(focused)}"] .${what}`)?.focus()
+  const says = { failed: words.noList, there: entries.length ? '' : words.noConversations }[state] ?? ''
+  byId('list-says').textContent = says
+  byId('list-says').hidden = !says
+  byId('list-retry').hidden = state !== 'failed'
+  byId('more').hidden = !list.next || state !== 'there'
+  byId('export').hidden = byId('delete-all').hidden = !entries.length
+  byId('sign-out').hidden = !token.get()
+}
+
+function listItem({ id, title }) {
+  const here = current?.id === id
+  const link = make('a', { class: 'title', href: `#${id}`, 'aria-current': here ? 'page' : null, dir: 'auto' }, title)
+  if (conversations.get(id)?.busy) link.append(make('span', { class: 'busy', role: 'img', 'aria-label': words.underWay }))
+  const bin = make('button', { type: 'button', class: 'bin', 'aria-label': words.remove1(title) }, icon('bin'))
+  bin.addEventListener('click', () => remove(id, title))
+  return make('li', { 'data-id': id }, link, bin)
+}
+
+async function remove(id, title) {
+  if (!(await confirmed(words.confirm1(title)))) return
+  const place = list.entries.findIndex((entry) => entry.id === id)
+  await deletes(`/api/conversations/${encodeURIComponent(id)}`, () => {
+    forget(id)
+    list.entries = list.entries.filter((entry) => entry.id !== id)
+    if (current.id === id) begin()
+    drawList()
+    const links = byId('list').querySelectorAll('.title')
+    ;(links[Math.min(place, links.length - 1)] ?? input).focus()
+  })
+}
+
+byId('delete-all').addEventListener('click', async () => {
+  if (!(await confirmed(words.confirmAll))) return
+  await deletes('/api/conversations', () => {
+    for (const id of [...conversations.keys(), ...list.entries.map((entry) => entry.id)]) forget(id)
+    Object.assign(list, { entries: [], next: null })
+    begin()
+    drawList()
+  })
+})
+
+function forget(id) {
+  conversations.get(id)?.stop()
+  conversations.delete(id)
+  drafts.set(id, '')
+  for (const { key, conversation } of unsent.all()) if (conversation === id) unsent.drop(key)
+}
+
+async function deletes(path, then) {
+  try {
+    await call(path, { method: 'DELETE' })
+  } catch (problem) {
+    // Somebody did it already.
+    if (problem.status !== 404) {
+      refuse([words.notDeleted, problem.message])
+      return
+    }
+  }
+  then()
+  announce(words.deleted)
+}
+
+function confirmed(what) {
+  const dialog = byId('confirm')
+  byId('confirm-what').textContent = what
+  dialog.showModal()
+  byId('confirm-no').focus()
+  return new Promise((resolve) => {
+    let yes = false
+    byId('confirm-yes').onclick = () => {
+      yes = true
+      dialog.close()
+    }
+    byId('confirm-no').onclick = () => dialog.close()
+    dialog.onclose = () => resolve(yes)
+  })
+}
+
+byId('export').addEventListener('click', async () => {
+  try {
+    const blob = await call('/api/export', { as: 'blob' })
+    const link = make('a', { href: URL.createObjectURL(blob), download: 'perch.json' })
+    link.click()
+    setTimeout(() => URL.revokeObjectURL(link.href), 60_000)
+  } catch (problem) {
+    refuse([words.notExported, problem.message])
+  }
+})
+byId('more').addEventListener('click', () => list.older())
+byId('list-retry').addEventListener('click', () => list.refresh())
+
+// --- the list on a narrow screen --------------------------------------------------------------------------------
+
+const narrow = matchMedia('(max-width: 56rem)')
+
+const drawer = {
+  isOpen: false,
+
+  set(isOpen) {
+    this.isOpen = isOpen
+    const sidebar = byId('sidebar')
+    sidebar.classList.toggle('open', isOpen)
+    byId('shade').hidden = !isOpen
+    for (const behind of [document.querySelector('header'), document.querySelector('main'), byId('skip')]) {
+      behind.inert = isOpen
+    }
+    byId('menu').setAttribute('aria-expanded', String(isOpen))
+  },
+  open() {
+    this.set(true)
+    byId('close').focus()
+  },
+  close() {
+    if (!this.isOpen) return
+    this.set(false)
+    byId('menu').focus()
+  },
+}
+byId('menu').addEventListener('click', () => drawer.open())
+byId('close').addEventListener('click', () => drawer.close())
+byId('shade').addEventListener('click', () => drawer.close())
+byId('sidebar').addEventListener('keydown', (event) => {
+  if (event.key === 'Escape') drawer.close()
+})
+narrow.addEventListener('change', () => drawer.isOpen && drawer.set(false))
+
+// --- who it is --------------------------------------------------------------------------------------------------
+
+let asking = null
+
+onSignIn((refused) => {
+  // Another request was told the same; or somebody has signed in since it was sent.
+  if (token.get() !== refused) return Promise.resolve()
+  token.set(null)
+  byId('token-says').textContent = refused ? words.tokenRefused : ''
+  if (!asking) {
+    asking = {}
+    asking.over = new Promise((resolve) => (asking.resolve = resolve))
+    byId('sign-in').hidden = false
+    byId('token').focus()
+  }
+  return asking.over
+})
+
+byId('sign-in').addEventListener('submit', (event) => {
+  event.preventDefault()
+  const given = byId('token').value.trim()
+  if (!given) return
+  token.set(given)
+  byId('token').value = ''
+  byId('sign-in').hidden = true
+  const { resolve } = asking
+  asking = null
+  resolve()
+  input.focus()
+})
+byId('sign-out').addEventListener('click', () => {
+  token.set(null)
+  location.reload()
+})
+
+// --- the beginning ----------------------------------------------------------------------------------------------
+
+// Something may have been said elsewhere meanwhile.
+document.addEventListener('visibilitychange', () => {
+  if (document.visibilityState !== 'visible' || current.busy) return
+  list.refresh()
+  if (current.id) current.open()
+})
+
+open(idInAddress())
+list.refresh()
 if (!touch.matches) input.focus()
