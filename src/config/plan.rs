@@ -76,6 +76,13 @@ pub fn plan(old: &Config, new: &Config) -> Vec<Step> {
         (Some(old), Some(new)) => {
             steps.compare("http.listen", &old.listen, &new.listen, Cost::Listener);
             steps.compare("http.max_body", &old.max_body, &new.max_body, Cost::Nothing);
+            let origins = |http: &super::http::Http| match http.origins.as_slice() {
+                [] => "none".to_owned(),
+                origins => origins.join(", "),
+            };
+            steps.compare("http.origins", &origins(old), &origins(new), Cost::Nothing);
+            let proxies = |http: &super::http::Http| network::show(&http.trusted_proxies);
+            steps.compare("http.trusted_proxies", &proxies(old), &proxies(new), Cost::Nothing);
         }
         (old, new) => steps.table("[http]", old.is_some(), new.is_some(), Cost::Listener),
     }

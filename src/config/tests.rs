@@ -22,6 +22,8 @@ total = 0x20
 [http]
 listen = "[::1]:8080"
 max_body = "1MiB"
+origins = ["https://www.example.com", "http://localhost:3000"]
+trusted_proxies = ["10.0.0.0/8", "2001:db8::1"]
 
 [chat]
 backend = "openai"
@@ -37,6 +39,23 @@ history = 6
 connect = "500ms"
 first_token = "2m"
 between_tokens = "10s"
+
+[limits]
+ipv6_prefix = 56
+exempt = []
+
+[limits.address]
+requests_per_minute = 600
+burst = 100
+files_per_minute = 1_000
+tokens_per_day = "off"
+
+[limits.person]
+requests_per_minute = 30
+
+[limits.total]
+requests_per_minute = 100_000
+tokens_per_day = 0
 
 [reload]
 poll = "1s"
@@ -78,6 +97,16 @@ fn every_value_is_read() {
     let http = config.http.clone().expect("there is an [http] table");
     assert_eq!(http.listen.to_string(), "[::1]:8080");
     assert_eq!(http.max_body, 1 << 20);
+    assert_eq!(http.origins, ["https://www.example.com", "http://localhost:3000"]);
+    assert_eq!(network::show(&http.trusted_proxies), "10.0.0.0/8, 2001:db8::1/128");
+    let limits = &config.limits;
+    assert_eq!((limits.ipv6_prefix, &*limits.exempt), (56, &[][..]));
+    let shown = |allowance: &limits::Allowance| {
+        [limits::show(allowance.requests), limits::show(allowance.files), limits::show(allowance.tokens)].join("; ")
+    };
+    assert_eq!(shown(&limits.address), "600 a minute, 100 at once; 1000 a minute, 500 at once; off");
+    assert_eq!(shown(&limits.person), "30 a minute, 15 at once; off; 1000000");
+    assert_eq!(shown(&limits.total), "100000 a minute, 50000 at once; off; off");
     let chat::Backend::OpenAi(chat) = &config.chat.backend else { panic!("another backend: {:?}", config.chat) };
     assert_eq!((&*chat.base_url, &*chat.model), ("http://127.0.0.1:11434/v1", "llama3.2"));
     assert_eq!(config.secrets().last().map(|key| &*key.place.key), Some("chat.api_key"));
@@ -190,11 +219,49 @@ level = "loud"
     line 2, enviroment: is an unknown key; did you mean `environment`?
     line 5, http.listen: must be an address such as "0.0.0.0:8080", not an integer
     line 6, http.max_body: `9GiB` is not a size; write "512B", "64KiB" or "5MiB"
-    line 7, http.port: is an unknown key; known here: listen, max_body
+    line 7, http.port: is an unknown key; known here: listen, max_body, origins, trusted_proxies
     line 10, reload.poll: `10ms` is out of range; it goes from 1s to 1h
     line 11, reload.bake: `soon` is not a duration; write "500ms", "30s", "5m" or "2h"
     line 14, log.level: `loud` is not one of "error", "warn", "info", "debug", "trace"
-    line 16, weather: is an unknown key; known here: chat, discord, environment, http, log, reload, run
+    line 16, weather: is an unknown key; known here: chat, discord, environment, http, limits, log, reload, run
+    "#);
+}
+
+#[test]
+fn mistakes_about_limits_origins_and_proxies_say_what_to_write() {
+    insta::assert_snapshot!(mistakes(r#"
+[http]
+origins = ["https://example.com/", "https://EXAMPLE.com", "https://example.com:443", "*", "null", "example.com", 7]
+trusted_proxies = ["10.0.0.1/8", "localhost", "10.0.0.0/33"]
+[limits]
+ipv6_prefix = 8
+exempt = "10.0.0.1"
+[limits.address]
+requests_per_minute = 10
+burst = 11
+tokens_per_day = "none"
+[limits.person]
+files_per_minute = 5
+requests_per_minute = -1
+tokens_per_day = 0.5
+"#), @r#"
+    line 3, http.origins[0]: `https://example.com/` is not how browsers write it; write "https://example.com"
+    line 3, http.origins[1]: `https://EXAMPLE.com` is not how browsers write it; write "https://example.com"
+    line 3, http.origins[2]: `https://example.com:443` is not how browsers write it; write "https://example.com"
+    line 3, http.origins[3]: `*` would let every site use perch as whoever visits it; name the sites
+    line 3, http.origins[4]: `null` is no origin such as "https://www.example.com"
+    line 3, http.origins[5]: `example.com` is no origin such as "https://www.example.com"
+    line 3, http.origins[6]: must be a list of origins such as ["https://www.example.com"], not an integer
+    line 4, http.trusted_proxies[0]: `10.0.0.1/8` has bits set after its prefix; write "10.0.0.0/8"
+    line 4, http.trusted_proxies[1]: `localhost` is no address and no range such as "10.0.0.0/8"
+    line 4, http.trusted_proxies[2]: `10.0.0.0/33` is no address and no range such as "10.0.0.0/8"
+    line 6, limits.ipv6_prefix: is out of range; it goes from 16 to 128
+    line 7, limits.exempt: must be a list of addresses and ranges such as ["10.0.0.0/8", "2001:db8::1"], not a string
+    line 10, limits.address.burst: is more than the 10 requests of a whole minute
+    line 11, limits.address.tokens_per_day: `none` is no number, and not "off"
+    line 13, limits.person.files_per_minute: is an unknown key; known here: burst, requests_per_minute, tokens_per_day
+    line 14, limits.person.requests_per_minute: is out of range; it goes from 0 to 4294967295
+    line 15, limits.person.tokens_per_day: must be a whole number or "off", not a float
     "#);
 }
 
@@ -218,7 +285,7 @@ total = -1
 fn broken_toml_is_reported_with_the_mistakes_around_it() {
     insta::assert_snapshot!(mistakes("[http]\nlisten = \nport = 1\n\n[reload]\npoll = \"1x\"\n"), @"
     line 2: is not TOML: string values must be quoted, expected literal string
-    line 3, http.port: is an unknown key; known here: listen, max_body
+    line 3, http.port: is an unknown key; known here: listen, max_body, origins, trusted_proxies
     line 6, reload.poll: `1x` is not a duration; write \"500ms\", \"30s\", \"5m\" or \"2h\"
     ");
 }
@@ -293,6 +360,11 @@ fn the_plan_names_what_changes_and_what_it_costs() {
             .replace("{ env = \"KEY\" }", "{ env = \"OTHER\" }")
             .replace("Be brief.", &"Be brief and friendly. ".repeat(4))
             .replace("temperature = 0.25\n", "")
+            .replace("\"http://localhost:3000\"", "")
+            .replace("\"10.0.0.0/8\", \"2001:db8::1\"", "")
+            .replace("exempt = []", "exempt = [\"192.0.2.1\"]")
+            .replace("tokens_per_day = \"off\"", "tokens_per_day = 5")
+            .replace("burst = 100\n", "")
             .replace("max_tokens = 1_000", "max_tokens = 2_000")
             .replace("history = 6", "history = 0")
             .replace("\"500ms\"", "\"1s\"")
@@ -305,6 +377,8 @@ fn the_plan_names_what_changes_and_what_it_costs() {
     discord.catch_up.max_age: 30m → 2h
     discord.catch_up.total: 32 → 40
     http.listen: [::1]:8080 → [::1]:8081 (rebinds)
+    http.origins: https://www.example.com, http://localhost:3000 → https://www.example.com
+    http.trusted_proxies: 10.0.0.0/8, 2001:db8::1/128 → none
     chat.base_url: http://127.0.0.1:11434/v1 → http://127.0.0.1:8000/v1
     chat.model: llama3.2 → llama4
     chat.api_key: environment variable `KEY`, file `/run/secrets/key` → environment variable `OTHER`, file `/run/secrets/key`
@@ -313,6 +387,9 @@ fn the_plan_names_what_changes_and_what_it_costs() {
     chat.max_tokens: 1000 → 2000
     chat.history: 6 → 0
     chat.timeout.connect: 500ms → 1s
+    limits.exempt: none → 192.0.2.1/32
+    limits.address.requests_per_minute: 600 a minute, 100 at once → 600 a minute, 300 at once
+    limits.address.tokens_per_day: off → 5
     log.level: debug → info
     ");
     let echo = load(&FULL.replace("backend = \"openai\"", "backend = \"echo\""));

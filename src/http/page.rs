@@ -18,12 +18,7 @@ use super::problem::Problem;
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src \
                       'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-const HEADERS: [(HeaderName, &str); 4] = [
-    (header::CONTENT_SECURITY_POLICY, POLICY),
-    (header::REFERRER_POLICY, "no-referrer"),
-    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-    (header::VARY, "accept-encoding"),
-];
+const HEADERS: [(HeaderName, &str); 2] = [(header::CONTENT_SECURITY_POLICY, POLICY), (header::VARY, "accept-encoding")];
 
 /// The document names its parts by the version of them all, so that a browser never mixes two versions, and has to
 /// ask for nothing else as long as they are the same.
@@ -143,7 +138,10 @@ pub async fn index(headers: HeaderMap) -> Response<Body> {
 
 /// A part of the page. Of another version there is only this one: whoever has an older document gets what there is,
 /// and keeps it for no longer than that document.
-pub async fn asset(Path((version, name)): Path<(String, String)>, headers: HeaderMap) -> Result<Response<Body>, Problem> {
+pub async fn asset(
+    Path((version, name)): Path<(String, String)>,
+    headers: HeaderMap,
+) -> Result<Response<Body>, Problem> {
     let asset = PAGE.assets.iter().find(|(known, _)| *known == name);
     let (_, file) = asset.ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, "there is no such file"))?;
     Ok(file.answer(&headers, if version == PAGE.version { FOR_EVER } else { ASK_AGAIN }))

@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use axum::body::Body;
-use axum::http::{HeaderName, HeaderValue, Request, Response, header};
+use axum::http::{HeaderName, HeaderValue, Request, Response};
 use tower::{Layer, Service};
 
 use super::problem::Problem;
@@ -101,7 +101,6 @@ where
             if let Ok(value) = HeaderValue::from_str(&id.to_string()) {
                 headers.insert(HEADER, value);
             }
-            headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
             app.requests.count(status, started.elapsed());
             Ok(response)
         })

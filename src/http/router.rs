@@ -18,6 +18,8 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::timeout::TimeoutLayer;
 
 use super::doors::{AddressDoor, PersonDoor};
+use super::headers::Hardened;
+use super::origins::{OtherSites, OwnSite};
 use super::person::PersonLayer;
 use super::problem::{self, Problem};
 use super::request_id::RequestIdLayer;
@@ -108,12 +110,22 @@ pub fn waiting() -> impl Answers {
     let reason = Json(json!({ "ready": false, "reason": detail }));
     let routes =
         Router::new().route("/health", get(health::health)).fallback((StatusCode::SERVICE_UNAVAILABLE, reason));
-    ServiceBuilder::new().map_request(|request: hyper::Request<Incoming>| request.map(Body::new)).service(routes)
+    ServiceBuilder::new()
+        .map_request(|request: hyper::Request<Incoming>| request.map(Body::new))
+        .layer(Hardened)
+        .service(routes)
 }
 
 fn layered(router: Router, app: App) -> impl Answers {
     let departure = app.departure.clone();
+    let marked = Arc::clone(&app);
     ServiceBuilder::new()
+        .map_request(move |request: hyper::Request<Incoming>| {
+            let mut request = request.map(Body::new);
+            client::mark(&mut request, marked.live.borrow().config.http.as_ref());
+            request
+        })
+        .layer(Hardened)
         .map_response(move |mut answer: Response<Body>| {
             // Where connections are balanced and not requests, a client gets to another host only with a new one.
             if departure.borrow().is_some() {
@@ -126,8 +138,9 @@ fn layered(router: Router, app: App) -> impl Answers {
             // The panic itself is already in the log, with its place.
             axum::response::IntoResponse::into_response(Problem::internal(&anyhow::anyhow!("the handler panicked")))
         }))
-        .map_request(|request: hyper::Request<Incoming>| client::mark(request.map(Body::new)))
+        .layer(OtherSites::new(Arc::clone(&app)))
         .layer(AddressDoor::new(Arc::clone(&app)))
+        .layer(OwnSite::new(Arc::clone(&app)))
         .layer(PersonLayer)
         .layer(PersonDoor::new(app))
         .service(router)

@@ -1,0 +1,94 @@
+//! What every answer tells browsers, so that a page, an error, or what somebody wrote can do no harm in one.
+
+use std::task::{Context, Poll};
+
+use axum::body::Body;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
+use tower::{Layer, Service};
+
+use super::answering::{Answer, Answering};
+use super::client;
+
+/// Nothing is run, shown or loaded by an answer that says nothing else; the page says what it needs.
+/// <https://www.w3.org/TR/CSP3/>
+const NOTHING: HeaderValue =
+    HeaderValue::from_static("default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'");
+
+/// Nothing of a visitor's machine is asked for; writing to the clipboard is left, for the page's own button.
+/// <https://www.w3.org/TR/permissions-policy/>
+const NO_PERMISSIONS: &str = "accelerometer=(), browsing-topics=(), camera=(), display-capture=(), geolocation=(), \
+                              gyroscope=(), magnetometer=(), microphone=(), midi=(), payment=(), usb=()";
+
+/// For a year, and not for names below this one, which need not be perch's (RFC 6797).
+const TLS_ONLY: HeaderValue = HeaderValue::from_static("max-age=31536000");
+
+/// What is set unless the answer has its own.
+const DEFAULTS: [(HeaderName, HeaderValue); 7] = [
+    (header::CONTENT_SECURITY_POLICY, NOTHING),
+    (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+    // For browsers that know no frame-ancestors.
+    (header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY")),
+    (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
+    (HeaderName::from_static("permissions-policy"), HeaderValue::from_static(NO_PERMISSIONS)),
+    (HeaderName::from_static("cross-origin-opener-policy"), HeaderValue::from_static("same-origin")),
+    // Scripts of listed sites read answers by CORS, which this leaves alone.
+    (HeaderName::from_static("cross-origin-resource-policy"), HeaderValue::from_static("same-origin")),
+];
+
+/// Adds them to every answer.
+#[derive(Clone)]
+pub struct Hardened;
+
+impl<S> Layer<S> for Hardened {
+    type Service = HardenedService<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        HardenedService(inner)
+    }
+}
+
+#[derive(Clone)]
+pub struct HardenedService<S>(S);
+
+/// What the request says about the answer.
+#[derive(Clone, Copy)]
+pub struct Asked {
+    encrypted: bool,
+    /// It is about a person: nobody keeps a copy.
+    private: bool,
+}
+
+impl<S> Service<Request<Body>> for HardenedService<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = std::convert::Infallible>,
+    S::Future: Future<Output = Answer> + Unpin,
+{
+    type Response = Response<Body>;
+    type Error = std::convert::Infallible;
+    type Future = Answering<S::Future, Asked>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.0.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let encrypted = client::encrypted(request.extensions());
+        let private = request.uri().path().starts_with("/api/");
+        Answering::inside(self.0.call(request), Asked { encrypted, private }, |response, asked| {
+            harden(response.headers_mut(), asked);
+        })
+    }
+}
+
+fn harden(headers: &mut HeaderMap, asked: Asked) {
+    headers.reserve(DEFAULTS.len() + 2);
+    for (name, value) in DEFAULTS {
+        headers.entry(name).or_insert(value);
+    }
+    if asked.encrypted {
+        headers.insert(header::STRICT_TRANSPORT_SECURITY, TLS_ONLY);
+    }
+    if asked.private {
+        headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    }
+}

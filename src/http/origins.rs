@@ -1,0 +1,187 @@
+//! Which sites may use perch from a browser: its own, and those that `http.origins` lists.
+//!
+//! A write that another site sends is refused, whatever the browser sends along (cross-site request forgery), and so is
+//! a socket that it opens. Reading is for the browser to refuse: only a listed site is told that it may.
+
+use std::convert::Infallible;
+use std::future::{Ready, ready};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header, request};
+use axum::response::IntoResponse;
+use futures_util::future::Either;
+use tower::{Layer, Service};
+use tower_http::cors::{AllowOrigin, Cors, CorsLayer};
+use tower_http::csrf::{Csrf, CsrfLayer, ProtectionError};
+
+use super::answering::Answer;
+use super::problem::Problem;
+use super::router::App;
+use crate::service::Live;
+
+/// How long a browser may take a site for allowed, or not, without asking again.
+const PREFLIGHT_AGE: Duration = Duration::from_mins(10);
+
+/// What a script of a listed site may send beside what any form may.
+const REQUEST_HEADERS: [HeaderName; 3] =
+    [header::CONTENT_TYPE, header::AUTHORIZATION, HeaderName::from_static("idempotency-key")];
+/// What it may read beside what any script may.
+const ANSWER_HEADERS: [HeaderName; 4] = [
+    HeaderName::from_static("x-request-id"),
+    header::RETRY_AFTER,
+    HeaderName::from_static("ratelimit"),
+    HeaderName::from_static("ratelimit-policy"),
+];
+
+const REFUSED: &str = "this came from another site, which the operator of perch has not allowed (http.origins)";
+
+/// Whether a WebSocket may be opened by who sent these headers: a program, perch's own page, or a listed site. Browsers
+/// send cookies along with the handshake and let any site open one, and they always send `Origin` (RFC 6455, sections
+/// 4.1 and 10.2).
+#[must_use]
+pub fn origin_allowed(headers: &HeaderMap, live: &Live) -> bool {
+    let mut origins = headers.get_all(header::ORIGIN).iter();
+    let origin = match (origins.next(), origins.next()) {
+        (None, _) => return !from_elsewhere(headers),
+        (Some(origin), None) => origin.as_bytes(),
+        (Some(_), Some(_)) => return false,
+    };
+    if listed(origin, live) {
+        return true;
+    }
+    let authority = [&b"http://"[..], b"https://"].into_iter().find_map(|scheme| origin.strip_prefix(scheme));
+    let host = headers.get(header::HOST).map(HeaderValue::as_bytes);
+    authority.is_some_and(|authority| Some(authority) == host) && !from_elsewhere(headers)
+}
+
+/// Whether the browser says that another site is behind it (<https://www.w3.org/TR/fetch-metadata/#sec-fetch-site-header>).
+fn from_elsewhere(headers: &HeaderMap) -> bool {
+    let site = headers.get("sec-fetch-site").map(HeaderValue::as_bytes);
+    !matches!(site, None | Some(b"" | b"same-origin" | b"none"))
+}
+
+/// Whether the configuration lists this origin. Browsers write each in one way, and so does the configuration.
+fn listed(origin: &[u8], live: &Live) -> bool {
+    let origins = live.config.http.iter().flat_map(|http| &http.origins);
+    origins.into_iter().any(|listed| listed.as_bytes() == origin)
+}
+
+/// Refuses writes that other sites send.
+#[derive(Clone)]
+pub struct OwnSite {
+    app: App,
+    layer: CsrfLayer<fn(ProtectionError) -> Response<Body>>,
+}
+
+impl OwnSite {
+    pub fn new(app: App) -> Self {
+        let refused: fn(ProtectionError) -> Response<Body> =
+            |_| Problem::new(StatusCode::FORBIDDEN, REFUSED).into_response();
+        OwnSite { app, layer: CsrfLayer::new().with_rejection_response(refused) }
+    }
+}
+
+impl<S> Layer<S> for OwnSite {
+    type Service = OwnSiteService<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        OwnSiteService { inner, own: self.clone() }
+    }
+}
+
+#[derive(Clone)]
+pub struct OwnSiteService<S> {
+    inner: S,
+    own: OwnSite,
+}
+
+impl<S> Service<Request<Body>> for OwnSiteService<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Either<
+        Either<Ready<Answer>, S::Future>,
+        <Csrf<S, fn(ProtectionError) -> Response<Body>> as Service<Request<Body>>>::Future,
+    >;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let origin = request.headers().get(header::ORIGIN);
+        // To the library a handshake is a read.
+        if request.headers().contains_key(header::UPGRADE)
+            && !origin_allowed(request.headers(), &self.own.app.live.borrow())
+        {
+            return Either::Left(Either::Left(ready(Ok(Problem::new(StatusCode::FORBIDDEN, REFUSED).into_response()))));
+        }
+        // What is listed may change, and the library's list may not.
+        if origin.is_some_and(|origin| listed(origin.as_bytes(), &self.own.app.live.borrow())) {
+            return Either::Left(Either::Right(self.inner.call(request)));
+        }
+        Either::Right(self.own.layer.layer(self.inner.clone()).call(request))
+    }
+}
+
+/// Tells browsers that scripts of listed sites may use perch (<https://fetch.spec.whatwg.org/#http-cors-protocol>).
+#[derive(Clone)]
+pub struct OtherSites {
+    app: App,
+    layer: Arc<CorsLayer>,
+}
+
+impl OtherSites {
+    pub fn new(app: App) -> Self {
+        let known = Arc::clone(&app);
+        let allowed = move |origin: &HeaderValue, _: &request::Parts| listed(origin.as_bytes(), &known.live.borrow());
+        let layer = CorsLayer::new()
+            .allow_origin(AllowOrigin::predicate(allowed))
+            .allow_credentials(true)
+            .allow_methods([Method::GET, Method::POST, Method::DELETE])
+            .allow_headers(REQUEST_HEADERS)
+            .expose_headers(ANSWER_HEADERS)
+            .max_age(PREFLIGHT_AGE);
+        OtherSites { app, layer: Arc::new(layer) }
+    }
+}
+
+impl<S> Layer<S> for OtherSites {
+    type Service = OtherSitesService<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        OtherSitesService { inner, others: self.clone() }
+    }
+}
+
+#[derive(Clone)]
+pub struct OtherSitesService<S> {
+    inner: S,
+    others: OtherSites,
+}
+
+impl<S> Service<Request<Body>> for OtherSitesService<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Either<S::Future, <Cors<S> as Service<Request<Body>>>::Future>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let none = self.others.app.live.borrow().config.http.as_ref().is_none_or(|http| http.origins.is_empty());
+        if none {
+            return Either::Left(self.inner.call(request));
+        }
+        Either::Right(self.others.layer.layer(self.inner.clone()).call(request))
+    }
+}
