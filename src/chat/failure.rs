@@ -25,6 +25,8 @@ pub enum Why {
     Declined,
     /// The conversation is longer than the model can read.
     TooLong,
+    /// The backend would answer, but can't read what came with the message.
+    Unreadable,
     /// The backend can't be reached, or is in trouble.
     Unavailable,
     /// The answer did not begin, or go on, in time.
@@ -69,6 +71,9 @@ impl Why {
             Why::Declined => "the chat would not answer this message; try other words".to_owned(),
             Why::TooLong => {
                 "this is more than the model can read at once; write less, or begin a new conversation".to_owned()
+            }
+            Why::Unreadable => {
+                "the model can't read what you attached; send it as something else, or describe it in words".to_owned()
             }
             Why::Unavailable => "the chat can't be reached at the moment; try again in a while".to_owned(),
             Why::TimedOut => "the answer did not come in time; try again".to_owned(),

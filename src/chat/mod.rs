@@ -14,6 +14,7 @@ use crate::service::{Live, Readiness};
 
 mod echo;
 mod failure;
+pub mod files;
 pub mod history;
 mod openai;
 mod person;
@@ -42,16 +43,18 @@ pub trait Responder: Send + Sync {
     /// # Errors
     /// As [`Responder::answer`].
     async fn reply(&self, message: &str) -> Result<String, Failure> {
-        self.answer(Ask { message, earlier: &[] }, Deltas::unwanted()).await
+        self.answer(Ask { message, ..Ask::default() }, Deltas::unwanted()).await
     }
 }
 
 /// A message to be answered, with what was said before it in its conversation.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Ask<'a> {
     pub message: &'a str,
     /// The oldest first.
     pub earlier: &'a [Turn],
+    /// What came with the message, of kinds that the configuration says the responder reads. It may let their content go.
+    pub files: &'a [files::File],
 }
 
 /// One thing said in a conversation.

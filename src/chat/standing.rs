@@ -59,7 +59,7 @@ impl Tally {
                 });
             }
             // They say nothing of the backend but that it is there.
-            Why::Declined | Why::TooLong | Why::NotReady | Why::Broken => {}
+            Why::Declined | Why::TooLong | Why::Unreadable | Why::NotReady | Why::Broken => {}
             Why::Busy { .. } | Why::Unavailable | Why::TimedOut | Why::CutShort | Why::Nonsense => {
                 let failures = self.failures.fetch_add(1, Ordering::Relaxed).saturating_add(1);
                 self.standing.send_if_modified(|standing| {

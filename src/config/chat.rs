@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::document::{Place, Table, quote};
 use super::secret::{self, SecretRef};
+use crate::chat::files::Kind;
 
 /// OpenAI's own address, which is taken unless the configuration names another.
 pub const OPENAI: &str = "https://api.openai.com/v1";
@@ -66,7 +67,55 @@ pub struct OpenAi {
     pub max_tokens: Option<u32>,
     /// How many earlier messages of a conversation are sent along.
     pub history: u32,
+    /// Which files the model reads.
+    pub attachments: Attachments,
     pub timeout: Timeout,
+}
+
+/// Which files a responder reads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Attachments {
+    pub images: bool,
+    pub pdf: bool,
+}
+
+impl Attachments {
+    /// OpenAI's own models read both; what another server's models do with a file nobody can know from here, and some
+    /// pass over it without a word.
+    fn of(base_url: &str) -> Attachments {
+        let own = base_url == OPENAI;
+        Attachments { images: own, pdf: own }
+    }
+
+    fn read(table: &mut Table<'_>) -> Option<Attachments> {
+        let mut attachments = Attachments::default();
+        for entry in table.entry("attachments")?.one_or_many() {
+            match entry.text("\"images\" or \"pdf\"") {
+                Some("images") => attachments.images = true,
+                Some("pdf") => attachments.pdf = true,
+                Some(other) => entry.mistake(format!("{} is neither \"images\" nor \"pdf\"", quote(other))),
+                None => {}
+            }
+        }
+        Some(attachments)
+    }
+
+    /// Whether a file of this kind is read.
+    #[must_use]
+    pub fn have(self, kind: Kind) -> bool {
+        if kind.is_image() { self.images } else { self.pdf }
+    }
+}
+
+impl fmt::Display for Attachments {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match (self.images, self.pdf) {
+            (true, true) => "images, pdf",
+            (true, false) => "images",
+            (false, true) => "pdf",
+            (false, false) => "none",
+        })
+    }
 }
 
 /// How freely a model writes, from 0 to 2, in thousandths.
@@ -115,6 +164,15 @@ impl Chat {
         }
     }
 
+    /// Which files the responder reads. An echo says of every one what it is.
+    #[must_use]
+    pub fn attachments(&self) -> Attachments {
+        match &self.backend {
+            Backend::Echo => Attachments { images: true, pdf: true },
+            Backend::OpenAi(openai) => openai.attachments,
+        }
+    }
+
     /// How many earlier messages of a conversation the responder wants to know.
     #[must_use]
     pub fn history(&self) -> usize {
@@ -143,9 +201,10 @@ impl OpenAi {
         let temperature = table.number("temperature", TEMPERATURE_BOUNDS).map(Temperature);
         let max_tokens = table.integer("max_tokens", MAX_TOKENS_BOUNDS);
         let history = table.integer("history", HISTORY_BOUNDS).unwrap_or(HISTORY);
+        let attachments = Attachments::read(table).unwrap_or_else(|| Attachments::of(&base_url));
         let timeout = table.table("timeout").map(Timeout::read).unwrap_or_default();
         let model = model.unwrap_or_default();
-        OpenAi { base_url, place, model, api_key, system, temperature, max_tokens, history, timeout }
+        OpenAi { base_url, place, model, api_key, system, temperature, max_tokens, history, attachments, timeout }
     }
 }
 

@@ -140,6 +140,7 @@ impl Steps {
         self.compare("chat.temperature", &or_theirs(old.temperature), &or_theirs(new.temperature), Cost::Nothing);
         self.compare("chat.max_tokens", &or_theirs(old.max_tokens), &or_theirs(new.max_tokens), Cost::Nothing);
         self.compare("chat.history", &old.history, &new.history, Cost::Nothing);
+        self.compare("chat.attachments", &old.attachments, &new.attachments, Cost::Nothing);
         let durations = [
             ("chat.timeout.connect", old.timeout.connect, new.timeout.connect),
             ("chat.timeout.first_token", old.timeout.first_token, new.timeout.first_token),

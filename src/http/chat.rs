@@ -149,7 +149,7 @@ struct Exchange {
 impl Exchange {
     /// Answers it.
     async fn answer(&self, deltas: Deltas) -> Result<String, Problem> {
-        let ask = Ask { message: &self.message, earlier: self.asking.earlier() };
+        let ask = Ask { message: &self.message, earlier: self.asking.earlier(), files: &[] };
         let answer = tokio::select! {
             biased;
             answer = self.live.responder.answer(ask, deltas) => answer?,

@@ -38,6 +38,12 @@ impl Problem {
         Problem { status, detail: detail.into(), cause: None, retry_after: None }
     }
 
+    /// The same, with when to come again.
+    #[must_use]
+    pub fn retry_after(self, wait: Duration) -> Self {
+        Problem { retry_after: Some(wait), ..self }
+    }
+
     /// A fault of ours: the client learns the request's id, and the journal the cause.
     pub fn internal(cause: &anyhow::Error) -> Self {
         Problem {
@@ -97,7 +103,7 @@ impl From<Failure> for Problem {
             Why::Broken => return Problem::internal(&failure.into()),
             Why::NotReady => (StatusCode::SERVICE_UNAVAILABLE, None),
             Why::Busy { retry_after } => (StatusCode::SERVICE_UNAVAILABLE, retry_after),
-            Why::Declined => (StatusCode::UNPROCESSABLE_ENTITY, None),
+            Why::Declined | Why::Unreadable => (StatusCode::UNPROCESSABLE_ENTITY, None),
             Why::TooLong => (StatusCode::PAYLOAD_TOO_LARGE, None),
             Why::TimedOut => (StatusCode::GATEWAY_TIMEOUT, None),
             Why::Refused(_) | Why::Unavailable | Why::CutShort | Why::Nonsense => (StatusCode::BAD_GATEWAY, None),

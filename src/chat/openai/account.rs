@@ -9,6 +9,7 @@ use reqwest::{Client, RequestBuilder, Response, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::{Instant, timeout_at};
 
+use super::outgoing::Outgoing;
 use super::wire::ApiError;
 
 /// For trying a key, while somebody waits for a reload, or a host for its boot.
@@ -93,9 +94,9 @@ impl Account {
     }
 
     /// A request for an answer.
-    pub fn completion(&self, body: Vec<u8>) -> RequestBuilder {
+    pub fn completion(&self, body: &Outgoing) -> RequestBuilder {
         let url = format!("{}/chat/completions", self.base_url);
-        self.client.post(url).header("content-type", "application/json").body(body)
+        self.client.post(url).header("content-type", "application/json").body(body.body())
     }
 
     /// Asks for the list of models, which costs nothing and needs a key wherever one is needed.

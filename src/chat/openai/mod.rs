@@ -1,7 +1,7 @@
 //! Answers by any API that speaks OpenAI's chat completions.
 //!
 //! An [`account`] is the API and the key; [`wire`] and [`events`] are what is said to it and what comes back, whole or as a
-//! stream, as whoever waits for it wants it.
+//! stream, as whoever waits for it wants it. Files leave as an [`outgoing`] body.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +13,7 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
+use super::files::File;
 use super::standing::{Standing, Tally};
 use super::{Ask, Deltas, Failure, Responder, Why};
 use crate::config;
@@ -21,10 +22,12 @@ use crate::service::{Blame, Cause, Problem};
 
 mod account;
 mod events;
+mod outgoing;
 mod wire;
 
 use account::{Account, Trial, reason, retry_after};
 use events::Events;
+use outgoing::Outgoing;
 use wire::{ApiError, Piece};
 
 /// So often one message is put to the API, as long as nothing has come of it.
@@ -108,12 +111,12 @@ impl OpenAi {
     }
 
     /// Puts the question, again where that can help, until an answer begins to come.
-    async fn put(&self, body: Vec<u8>, deadline: Instant) -> Result<Response, Failure> {
+    async fn put(&self, body: &Outgoing, files: &[File], deadline: Instant) -> Result<Response, Failure> {
         let mut pause = PAUSE;
         for tried in 1.. {
-            let (failure, wait) = match timeout_at(deadline, self.account.completion(body.clone()).send()).await {
+            let (failure, wait) = match timeout_at(deadline, self.account.completion(body).send()).await {
                 Ok(Ok(response)) if response.status().is_success() => return Ok(response),
-                Ok(Ok(response)) => self.judge(response).await,
+                Ok(Ok(response)) => self.judge(response, files).await,
                 Ok(Err(error)) => {
                     let again = error.is_connect().then_some(None);
                     let cause = format!("{} can't be reached: {}", self.account.host, reason(error));
@@ -134,7 +137,7 @@ impl OpenAi {
     }
 
     /// What a refusal means, and whether to try again: after the time that the API asked for, or one of our own.
-    async fn judge(&self, response: Response) -> (Failure, Option<Option<Duration>>) {
+    async fn judge(&self, response: Response, files: &[File]) -> (Failure, Option<Option<Duration>>) {
         let status = response.status();
         let wait = retry_after(&response);
         if status.is_redirection() {
@@ -147,6 +150,14 @@ impl OpenAi {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
                 let cause = self.account.refused(status, &error) + &stored(&self.config);
                 (Why::Refused(Blame::Credential), cause, None)
+            }
+            _ if !files.is_empty() && is_about_files(status, &error) => {
+                let kinds: Vec<_> = files.iter().map(|file| file.kind.media_type()).collect();
+                let cause = format!(
+                    "{host} would not take {} ({said}); say which files `{model}` reads with `attachments` in [chat]",
+                    kinds.join(", ")
+                );
+                (Why::Unreadable, cause, None)
             }
             StatusCode::PAYMENT_REQUIRED => {
                 (Why::Refused(Blame::Others), format!("{host} wants to be paid first ({said})"), None)
@@ -190,9 +201,12 @@ impl OpenAi {
 
     async fn ask(&self, ask: Ask<'_>, deltas: Deltas) -> Result<String, Failure> {
         let deadline = Instant::now() + self.config.timeout.first_token;
-        let body = serde_json::to_vec(&wire::Request::new(&self.config, ask, deltas.wanted()))
-            .map_err(|error| Failure::new(Why::Broken, format!("writing the question: {error}")))?;
-        let response = self.put(body, deadline).await?;
+        let body = wire::request(&self.config, ask, deltas.wanted())
+            .map_err(|error| Failure::new(Why::Broken, format!("writing the question: {error:#}")))?;
+        let response = self.put(&body, ask.files, deadline).await?;
+        // It has them, and an answer may take minutes.
+        drop(body);
+        ask.files.iter().for_each(File::release);
         Reading { openai: self, deltas, text: String::new(), begun: false, finished: false, deadline }
             .answer(response)
             .await
@@ -333,6 +347,14 @@ impl Reading<'_> {
     fn nonsense(&self, what: &str) -> Failure {
         Failure::new(Why::Nonsense, format!("what {} sent is no answer: {what}", self.openai.account.host))
     }
+}
+
+/// Whether a refusal is about the files of a message. There is no code for it that servers agree on.
+fn is_about_files(status: StatusCode, error: &ApiError) -> bool {
+    let refused = matches!(status.as_u16(), 400 | 404 | 415 | 422 | 501);
+    let text = [&error.message, &error.code, &error.param].map(|text| text.to_ascii_lowercase()).join(" ");
+    let words = ["image", "file", "vision", "pdf", "multimodal", "modalit", "content type", "content part"];
+    refused && !text.contains("model_not_found") && words.iter().any(|word| text.contains(word))
 }
 
 fn is_stream(response: &Response) -> bool {

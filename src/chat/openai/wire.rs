@@ -1,22 +1,25 @@
 //! What goes over the wire.
 //!
-//! Source: OpenAI API reference, "Create chat completion" and "The chat completion chunk object". Servers that are
-//! merely compatible leave fields out and add others, so no more is read than is needed.
+//! Source: OpenAI API reference, "Create chat completion" (with its text, image and file content parts) and "The chat
+//! completion chunk object". Servers that are merely compatible leave fields out and add others, so no more is read than is
+//! needed.
 
+use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::outgoing::Outgoing;
+use crate::chat::files::File;
 use crate::chat::{Ask, Speaker};
 use crate::config;
 
 /// What stands in the last event of a stream.
 pub const DONE: &str = "[DONE]";
 
-/// The body of a request.
+/// The body of a request, with as much of the last message as is text.
 #[derive(Serialize)]
-pub struct Request<'a> {
+struct Request<'a> {
     model: &'a str,
-    messages: Vec<Message<'a>>,
     stream: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     temperature: Option<f64>,
@@ -24,37 +27,92 @@ pub struct Request<'a> {
     max_tokens: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     max_completion_tokens: Option<u32>,
+    /// The last field, so that files can be put behind the last message.
+    messages: Vec<Message<'a>>,
 }
 
 #[derive(Serialize)]
 struct Message<'a> {
     role: &'static str,
-    content: &'a str,
+    content: Content<'a>,
 }
 
-impl<'a> Request<'a> {
-    /// A request for an answer, as a `stream` or whole.
-    pub fn new(config: &'a config::chat::OpenAi, ask: Ask<'a>, stream: bool) -> Self {
-        let system = config.system.iter().map(|system| Message { role: "system", content: system });
-        let earlier = ask.earlier.iter().map(|turn| Message {
-            role: match turn.by {
-                Speaker::Person => "user",
-                Speaker::Perch => "assistant",
-            },
-            content: &turn.text,
-        });
-        let message = std::iter::once(Message { role: "user", content: ask.message });
-        // OpenAI's newer models refuse the older name of the limit, and other servers know no other.
-        let own = config.base_url == config::chat::OPENAI;
-        Request {
-            model: &config.model,
-            messages: system.chain(earlier).chain(message).collect(),
-            stream,
-            temperature: config.temperature.map(|temperature| f64::from(temperature.0) / 1_000.0),
-            max_tokens: config.max_tokens.filter(|_| !own),
-            max_completion_tokens: config.max_tokens.filter(|_| own),
-        }
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Content<'a> {
+    Text(&'a str),
+    Parts(Vec<TextPart<'a>>),
+}
+
+#[derive(Serialize)]
+struct TextPart<'a> {
+    r#type: &'static str,
+    text: &'a str,
+}
+
+/// How a request ends whose last message has parts.
+const END: &[u8] = b"]}]}";
+
+/// A request for an answer, as a `stream` or whole.
+///
+/// # Errors
+/// It can't be written, or a file's content was let go already.
+pub fn request(config: &config::chat::OpenAi, ask: Ask<'_>, stream: bool) -> anyhow::Result<Outgoing> {
+    let system = config.system.iter().map(|system| Message { role: "system", content: Content::Text(system) });
+    let earlier = ask.earlier.iter().map(|turn| Message {
+        role: match turn.by {
+            Speaker::Person => "user",
+            Speaker::Perch => "assistant",
+        },
+        content: Content::Text(&turn.text),
+    });
+    let content = if ask.files.is_empty() {
+        Content::Text(ask.message)
+    } else {
+        // Some refuse an empty part.
+        let text = (!ask.message.trim().is_empty()).then_some(TextPart { r#type: "text", text: ask.message });
+        Content::Parts(text.into_iter().collect())
+    };
+    let message = std::iter::once(Message { role: "user", content });
+    // OpenAI's newer models refuse the older name of the limit, and other servers know no other.
+    let own = config.base_url == config::chat::OPENAI;
+    let request = Request {
+        model: &config.model,
+        stream,
+        temperature: config.temperature.map(|temperature| f64::from(temperature.0) / 1_000.0),
+        max_tokens: config.max_tokens.filter(|_| !own),
+        max_completion_tokens: config.max_tokens.filter(|_| own),
+        messages: system.chain(earlier).chain(message).collect(),
+    };
+    let mut json = serde_json::to_vec(&request)?;
+    if ask.files.is_empty() {
+        return Ok(Outgoing::json(json));
     }
+    json.truncate(json.len() - END.len());
+    let mut body = Outgoing::default();
+    for file in ask.files {
+        let content = file.content().context("a file was let go before it was sent")?;
+        let separator = if json.ends_with(b"[") { "" } else { "," };
+        json.extend_from_slice(separator.as_bytes());
+        let (before, behind) = around(file)?;
+        json.extend_from_slice(&before);
+        body.push(std::mem::replace(&mut json, behind), content);
+    }
+    json.extend_from_slice(END);
+    body.end(json);
+    Ok(body)
+}
+
+/// A file's content part, up to the base64 of its content and from there.
+fn around(file: &File) -> anyhow::Result<(Vec<u8>, Vec<u8>)> {
+    let data = format!("data:{};base64,", file.kind);
+    Ok(if file.kind.is_image() {
+        (format!("{{\"type\":\"image_url\",\"image_url\":{{\"url\":\"{data}").into_bytes(), b"\"}}".to_vec())
+    } else {
+        let name = serde_json::to_string(&file.name)?;
+        let before = format!("{{\"type\":\"file\",\"file\":{{\"filename\":{name},\"file_data\":\"{data}");
+        (before.into_bytes(), b"\"}}".to_vec())
+    })
 }
 
 /// A piece of an answer, or all of it.
