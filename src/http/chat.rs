@@ -17,11 +17,15 @@ use super::person;
 use super::problem::Problem;
 use super::request_id::RequestId;
 use super::router::App;
-use crate::chat::history::{self, Asked, Asking, ConversationId, NoSuchConversation, Which};
+use crate::chat::files::File;
+use crate::chat::history::{self, Asked, Asking, Attachment, ConversationId, NoSuchConversation, Which};
 use crate::chat::{Ask, Deltas};
 use crate::service::Live;
 
 mod stream;
+mod upload;
+
+pub use upload::ROOM;
 
 /// How much of a body that is too large is read and thrown away, in bytes: a client that is still sending would meet a
 /// reset connection in place of the answer.
@@ -49,7 +53,7 @@ struct Held<'a> {
 impl Held<'_> {
     fn grow(&mut self, by: usize) -> Result<(), Problem> {
         self.bytes += by;
-        if self.app.bodies.fetch_add(by, Ordering::Relaxed) + by > BODIES {
+        if self.app.bodies.fetch_add(by, Ordering::Relaxed) + by + self.app.room.taken() > BODIES {
             let detail = "too many large requests are coming in at the moment; try again shortly";
             return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail));
         }
@@ -67,6 +71,8 @@ impl Drop for Held<'_> {
 struct Question {
     message: String,
     conversation: Option<String>,
+    #[serde(skip)]
+    files: Vec<File>,
 }
 
 #[derive(Serialize)]
@@ -82,16 +88,22 @@ pub async fn chat(State(app): State<App>, request: Request) -> Result<Response, 
         let live = app.live.borrow();
         (Arc::clone(&live), live.config.http.as_ref().map_or(0, |http| http.max_body))
     };
-    require_json(request.headers())?;
     let (head, body) = request.into_parts();
-    let question = read(&app, &head.headers, body, limit).await?;
-    if question.message.trim().is_empty() {
+    let question = if upload::is_form(&head.headers) {
+        upload::read(&app, &head.headers, body, limit, live.config.chat.attachments()).await?
+    } else {
+        require_json(&head.headers)?;
+        read(&app, &head.headers, body, limit).await?
+    };
+    if question.message.trim().is_empty() && question.files.is_empty() {
         return Err(Problem::new(StatusCode::BAD_REQUEST, "`message` is empty"));
     }
     let asker = person::asker(&head.extensions)?;
     let which = which(question.conversation.as_deref())?;
-    let text: Arc<str> = question.message.into();
-    let asked = history::Question { text: Arc::clone(&text), attachments: [].into(), key: key(&head.headers)? };
+    let Question { message, files, .. } = question;
+    let text: Arc<str> = message.into();
+    let attachments = files.iter().map(Attachment::from).collect();
+    let asked = history::Question { text: Arc::clone(&text), attachments, key: key(&head.headers)? };
     let asked = app.history.ask(&asker, which, asked, live.config.chat.history()).await;
     let asked = asked.map_err(|NoSuchConversation| no_such_conversation())?;
     let id = head.extensions.get::<RequestId>().copied().context("a request without an id");
@@ -103,7 +115,7 @@ pub async fn chat(State(app): State<App>, request: Request) -> Result<Response, 
         }
         Asked::Before { conversation, message, answer } => Ok(stream::again(conversation, message, answer, live, id)),
         Asked::Now(asking) => {
-            let exchange = Exchange { live, asking, message: text };
+            let exchange = Exchange { live, asking, message: text, files };
             if stream {
                 return stream::answer(Arc::new(exchange), id);
             }
@@ -144,12 +156,13 @@ struct Exchange {
     live: Arc<Live>,
     asking: Asking,
     message: Arc<str>,
+    files: Vec<File>,
 }
 
 impl Exchange {
     /// Answers it.
     async fn answer(&self, deltas: Deltas) -> Result<String, Problem> {
-        let ask = Ask { message: &self.message, earlier: self.asking.earlier(), files: &[] };
+        let ask = Ask { message: &self.message, earlier: self.asking.earlier(), files: &self.files };
         let answer = tokio::select! {
             biased;
             answer = self.live.responder.answer(ask, deltas) => answer?,
@@ -177,7 +190,10 @@ fn require_json(headers: &HeaderMap) -> Result<(), Problem> {
     if essence.eq_ignore_ascii_case("application/json") {
         return Ok(());
     }
-    Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "send the message with `Content-Type: application/json`"))
+    Err(Problem::new(
+        StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        "send the message with `Content-Type: application/json`, or with files as `multipart/form-data`",
+    ))
 }
 
 /// Reads a body of at most `limit` bytes.

@@ -6,11 +6,15 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 
+use crate::chat::files::Refused;
+
 /// Counts answers by the class of their status.
 #[derive(Default)]
 pub struct Requests {
     classes: [AtomicU64; 5],
     microseconds: AtomicU64,
+    /// Uploads that were not taken, and why.
+    pub uploads: Refused,
 }
 
 impl Requests {

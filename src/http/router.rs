@@ -24,6 +24,7 @@ use super::person::PersonLayer;
 use super::problem::{self, Problem};
 use super::request_id::RequestIdLayer;
 use super::{Requests, Resources, chat, client, conversations, health, page};
+use crate::chat::files::Room;
 use crate::chat::history::History;
 use crate::limits::Limits;
 use crate::service::{Context, Leaving, Live};
@@ -44,6 +45,8 @@ pub struct Shared {
     pub limits: Arc<Limits>,
     /// How many bytes of requests that are still coming are held, in all.
     pub bodies: AtomicUsize,
+    /// The same for files, which are held until the model has them.
+    pub room: Room,
 }
 
 impl Shared {
@@ -57,6 +60,7 @@ impl Shared {
             history,
             limits,
             bodies: AtomicUsize::new(0),
+            room: Room::new(chat::ROOM),
         })
     }
 }

@@ -7,6 +7,7 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::history::Attachment;
 use crate::config::chat::Attachments;
 
 mod name;
@@ -205,13 +206,13 @@ impl File {
 
 impl fmt::Display for File {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({}, {})", self.name, self.kind, Bytes(self.size))
+        Attachment::from(self).fmt(f)
     }
 }
 
 /// A message and, each on a line of its own, what came with it: what stays known of the files when they are gone.
 #[must_use]
-pub fn with_names(message: &str, files: &[File]) -> String {
+pub fn with_names(message: &str, files: &[impl fmt::Display]) -> String {
     let mut text = message.to_owned();
     for file in files {
         text.push_str(if text.is_empty() { "[" } else { "\n[" });
@@ -221,10 +222,10 @@ pub fn with_names(message: &str, files: &[File]) -> String {
     text
 }
 
-/// A size for people.
-struct Bytes(usize);
+/// A size in bytes, for people.
+pub struct Size(pub u64);
 
-impl fmt::Display for Bytes {
+impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             bytes @ 0..1024 => write!(f, "{bytes} B"),
@@ -292,7 +293,7 @@ mod tests {
 
     #[test]
     fn a_size_is_said_for_people() {
-        let said: Vec<_> = [0, 1_023, 1_024, 1_025, 1 << 20, LARGEST - 1].map(|bytes| Bytes(bytes).to_string()).into();
+        let said: Vec<_> = [0, 1_023, 1_024, 1_025, 1 << 20, (5 << 20) - 1].map(|bytes| Size(bytes).to_string()).into();
         assert_eq!(said, ["0 B", "1023 B", "1 KiB", "2 KiB", "1.0 MiB", "4.9 MiB"]);
     }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use crate::chat::PersonId;
+use crate::chat::files::{File, Size};
 use crate::telemetry::lines::rfc3339;
 
 /// The longest title, in characters.
@@ -88,6 +89,18 @@ pub struct Attachment {
     pub kind: String,
     /// In bytes.
     pub size: u64,
+}
+
+impl From<&File> for Attachment {
+    fn from(file: &File) -> Attachment {
+        Attachment { name: file.name.clone(), kind: file.kind.media_type().to_owned(), size: file.size as u64 }
+    }
+}
+
+impl fmt::Display for Attachment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({}, {})", self.name, self.kind, Size(self.size))
+    }
 }
 
 /// A question or an answer, as people and other programs read it.

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::archive::{Archive, Record};
 use super::record::{Conversation, ConversationId, Exchange, State, Summary, now, title};
 use super::{Asker, Question};
+use crate::chat::files::with_names;
 use crate::chat::{PersonId, Speaker, Turn};
 
 /// What all conversations together may hold, in bytes, by their [`Class`]: a host has 1 GiB of memory.
@@ -438,7 +439,7 @@ impl Held {
             .flat_map(|exchange| {
                 [
                     Turn { by: Speaker::Perch, text: exchange.answer.clone() },
-                    Turn { by: Speaker::Person, text: exchange.question.as_ref().to_owned() },
+                    Turn { by: Speaker::Person, text: with_names(&exchange.question, &exchange.attachments) },
                 ]
             })
             .collect();
