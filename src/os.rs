@@ -1,7 +1,7 @@
 //! The few calls into the C library and the kernel that have no safe wrapper, each with its reason.
 #![expect(
     unsafe_code,
-    reason = "file descriptors handed over by number, glibc's resolver set-up, and a filter of system calls"
+    reason = "file descriptors handed over by number, settings of glibc's, and a filter of system calls"
 )]
 
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
@@ -23,6 +23,24 @@ pub fn pin_name_service() {
         // SAFETY: both arguments are constant C strings, glibc copies what it keeps, and this runs before the first
         // look-up and before there is a second thread.
         unsafe { __nss_configure_lookup(c"hosts".as_ptr(), c"files dns".as_ptr()) };
+    }
+}
+
+/// Has memory of this size and above given back to the system when it is let go. By itself glibc keeps ever larger blocks
+/// for later once it has seen some come and go, and after a flood of uploads would keep most of what they took.
+///
+/// Source: mallopt(3), `M_MMAP_THRESHOLD`: setting it ends its being adjusted.
+pub fn give_back_large_memory() {
+    #[cfg(target_env = "gnu")]
+    {
+        const M_MMAP_THRESHOLD: std::ffi::c_int = -3;
+        const LARGE: std::ffi::c_int = 128 << 10;
+        unsafe extern "C" {
+            /// <malloc.h>
+            fn mallopt(parameter: std::ffi::c_int, value: std::ffi::c_int) -> std::ffi::c_int;
+        }
+        // SAFETY: it takes two numbers, and glibc locks what it changes.
+        unsafe { mallopt(M_MMAP_THRESHOLD, LARGE) };
     }
 }
 

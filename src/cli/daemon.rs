@@ -41,6 +41,7 @@ impl Daemon {
         };
         os::forbid_core_dumps();
         os::forbid_programs();
+        os::give_back_large_memory();
         let files = os::raise_file_limit();
         crate::tls::install_default_provider();
         // The simulator forgets with the process, and what perch knew of it would be wrong the next time.
