@@ -30,3 +30,4 @@ mod support;
 mod systemd;
 mod terraform;
 mod trial;
+mod uploads;

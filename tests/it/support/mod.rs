@@ -12,4 +12,5 @@ pub mod host;
 pub mod namespace;
 pub mod perch;
 pub mod site;
+pub mod upload;
 pub mod upstream;

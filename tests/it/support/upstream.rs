@@ -233,7 +233,7 @@ fn converse(stream: &TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
         None => {
             let body = state.lock().unwrap().asked[index.unwrap_or_default()].body.clone();
             let (messages, streamed) = (&body["messages"], body["stream"] == true);
-            let said = messages.as_array().unwrap().last().unwrap()["content"].as_str().unwrap().to_owned();
+            let said = text(&messages.as_array().unwrap().last().unwrap()["content"]);
             if !streamed {
                 return respond(stream, 200, "", &completion(&format!("You said: {said}")));
             }
@@ -245,6 +245,12 @@ fn converse(stream: &TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
             send(stream, "")
         }
     }
+}
+
+/// What is text of a message's content, which may have parts.
+fn text(content: &Value) -> String {
+    let parts = content.as_array().into_iter().flatten().filter_map(|part| part["text"].as_str());
+    content.as_str().map_or_else(|| parts.collect(), str::to_owned)
 }
 
 fn respond(mut stream: &TcpStream, status: u16, headers: &str, body: &Value) -> std::io::Result<()> {
