@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use toml::de::DeValue;
 
 use super::document::{Entry, Place, Table, quote};
+use super::http_tls::Tls;
 use super::network::Network;
 
 /// Where it listens unless the configuration says otherwise.
@@ -27,17 +28,20 @@ pub struct Http {
     pub origins: Vec<String>,
     /// Whose word on where a request comes from is taken.
     pub trusted_proxies: Vec<Network>,
+    /// HTTPS; then what comes without it is sent there.
+    pub tls: Option<Tls>,
 }
 
 impl Http {
     pub(super) fn read(mut table: Table<'_>) -> Http {
         let place = table.entry("listen").map_or_else(|| table.place(), |entry| entry.place());
-        let listen = listen(&mut table).unwrap_or_else(|| LISTEN.parse().expect("the constant is an address"));
+        let listen = listen(&mut table, LISTEN).unwrap_or_else(|| LISTEN.parse().expect("the constant is an address"));
         let max_body = table.size("max_body", MAX_BODY_BOUNDS).unwrap_or(MAX_BODY);
         let origins = origins(&mut table);
         let trusted_proxies = table.networks("trusted_proxies").unwrap_or_default();
+        let tls = table.table("tls").and_then(|table| Tls::read(table, listen));
         table.finish();
-        Http { listen, place, max_body, origins, trusted_proxies }
+        Http { listen, place, max_body, origins, trusted_proxies, tls }
     }
 }
 
@@ -76,9 +80,10 @@ fn origin(entry: &Entry<'_>, text: &str) -> Option<String> {
     }
 }
 
-fn listen(table: &mut Table<'_>) -> Option<SocketAddr> {
+/// An address to listen at, such as `example`.
+pub(super) fn listen(table: &mut Table<'_>, example: &str) -> Option<SocketAddr> {
     let entry = table.entry("listen")?;
-    let text = entry.text("an address such as \"0.0.0.0:8080\"")?;
+    let text = entry.text(&format!("an address such as \"{example}\""))?;
     match text.parse::<SocketAddr>() {
         Ok(address) if address.port() == 0 => {
             entry.mistake(format!("{} has port 0; name the port to listen on", quote(text)));
@@ -86,7 +91,8 @@ fn listen(table: &mut Table<'_>) -> Option<SocketAddr> {
         }
         Ok(address) => Some(address),
         Err(_) => {
-            entry.mistake(format!("{} is not an address; write \"0.0.0.0:8080\" or \"[::]:8080\"", quote(text)));
+            let other = example.replace("0.0.0.0", "[::]");
+            entry.mistake(format!("{} is not an address; write \"{example}\" or \"{other}\"", quote(text)));
             None
         }
     }

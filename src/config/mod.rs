@@ -11,6 +11,7 @@ pub mod chat;
 pub mod discord;
 mod document;
 pub mod http;
+pub mod http_tls;
 pub mod limits;
 pub mod log;
 pub mod network;

@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::Config;
 use super::chat::{Backend, show_system};
+use super::http_tls::{Certificate, Tls};
 use super::limits::{self, Limits};
 use super::network;
 use super::secret::SecretRef;
@@ -83,6 +84,7 @@ pub fn plan(old: &Config, new: &Config) -> Vec<Step> {
             steps.compare("http.origins", &origins(old), &origins(new), Cost::Nothing);
             let proxies = |http: &super::http::Http| network::show(&http.trusted_proxies);
             steps.compare("http.trusted_proxies", &proxies(old), &proxies(new), Cost::Nothing);
+            steps.tls(old.tls.as_ref(), new.tls.as_ref());
         }
         (old, new) => steps.table("[http]", old.is_some(), new.is_some(), Cost::Listener),
     }
@@ -168,6 +170,31 @@ impl Steps {
             ("limits.total.tokens_per_day", old.total.tokens, new.total.tokens),
         ] {
             self.compare(key, &limits::show(old), &limits::show(new), Cost::Nothing);
+        }
+    }
+
+    fn tls(&mut self, old: Option<&Tls>, new: Option<&Tls>) {
+        let (Some(old), Some(new)) = (old, new) else {
+            return self.table("[http.tls]", old.is_some(), new.is_some(), Cost::Listener);
+        };
+        self.compare("http.tls.listen", &old.listen, &new.listen, Cost::Listener);
+        match (&old.certificate, &new.certificate) {
+            (Certificate::Files(old), Certificate::Files(new)) => {
+                let path = |path: &std::path::Path| path.display().to_string();
+                self.compare("http.tls.cert", &path(&old.cert), &path(&new.cert), Cost::Nothing);
+                self.compare("http.tls.key", &path(&old.key), &path(&new.key), Cost::Nothing);
+            }
+            (Certificate::Acme(old), Certificate::Acme(new)) => {
+                self.compare("http.tls.acme.directory", &old.directory, &new.directory, Cost::Nothing);
+                self.compare("http.tls.acme.domains", &old.domains.join(", "), &new.domains.join(", "), Cost::Nothing);
+                let email = |email: &Option<String>| email.clone().unwrap_or_else(|| "none".to_owned());
+                self.compare("http.tls.acme.email", &email(&old.email), &email(&new.email), Cost::Nothing);
+                self.compare("http.tls.acme.challenge", &old.challenge, &new.challenge, Cost::Nothing);
+            }
+            (old, new) => {
+                let acme = |certificate: &Certificate| matches!(certificate, Certificate::Acme(_));
+                self.table("[http.tls.acme]", acme(old), acme(new), Cost::Nothing);
+            }
         }
     }
 

@@ -219,7 +219,7 @@ level = "loud"
     line 2, enviroment: is an unknown key; did you mean `environment`?
     line 5, http.listen: must be an address such as "0.0.0.0:8080", not an integer
     line 6, http.max_body: `9GiB` is not a size; write "512B", "64KiB" or "5MiB"
-    line 7, http.port: is an unknown key; known here: listen, max_body, origins, trusted_proxies
+    line 7, http.port: is an unknown key; known here: listen, max_body, origins, tls, trusted_proxies
     line 10, reload.poll: `10ms` is out of range; it goes from 1s to 1h
     line 11, reload.bake: `soon` is not a duration; write "500ms", "30s", "5m" or "2h"
     line 14, log.level: `loud` is not one of "error", "warn", "info", "debug", "trace"
@@ -285,7 +285,7 @@ total = -1
 fn broken_toml_is_reported_with_the_mistakes_around_it() {
     insta::assert_snapshot!(mistakes("[http]\nlisten = \nport = 1\n\n[reload]\npoll = \"1x\"\n"), @"
     line 2: is not TOML: string values must be quoted, expected literal string
-    line 3, http.port: is an unknown key; known here: listen, max_body, origins, trusted_proxies
+    line 3, http.port: is an unknown key; known here: listen, max_body, origins, tls, trusted_proxies
     line 6, reload.poll: `1x` is not a duration; write \"500ms\", \"30s\", \"5m\" or \"2h\"
     ");
 }
@@ -454,4 +454,80 @@ fn keys_below_a_broken_header_are_nobodys() {
     line 1: is not TOML: unclosed table, expected `]`
     line 4, log.level: must be one of "error", "warn", "info", "debug", "trace", not an integer
     "#);
+}
+
+const HTTPS: &str = "[http]\n[http.tls]\ncert = \"/c.pem\"\nkey = \"/k.pem\"\n";
+
+#[test]
+fn https_has_its_certificate_from_files_or_from_acme() {
+    let tls = |text: &str| load(text).http.and_then(|http| http.tls).expect("there is an [http.tls] table");
+    let files = tls(HTTPS);
+    assert_eq!(files.listen.to_string(), "0.0.0.0:443");
+    let http_tls::Certificate::Files(files) = files.certificate else { panic!("other than files") };
+    assert_eq!((files.cert.to_str(), files.key.to_str()), (Some("/c.pem"), Some("/k.pem")));
+    let acme = tls("[http]\n[http.tls.acme]\ndomains = [\"Chat.Example.org\", \"example.org\"]\n").certificate;
+    let expected = http_tls::Acme {
+        directory: "https://acme-v02.api.letsencrypt.org/directory".to_owned(),
+        domains: vec!["chat.example.org".to_owned(), "example.org".to_owned()],
+        email: None,
+        challenge: http_tls::Challenge::TlsAlpn01,
+    };
+    assert_eq!(acme, http_tls::Certificate::Acme(expected));
+}
+
+#[test]
+fn mistakes_about_https_have_their_places() {
+    insta::assert_snapshot!(mistakes(
+        "[http]\n[http.tls]\nlisten = \"0.0.0.0:8080\"\ncert = \"\"\nkye = \"/k.pem\"\n"
+    ), @r#"
+    line 2, http.tls.key: is missing; name the file with the certificate's key, in PEM
+    line 3, http.tls.listen: 0.0.0.0:8080 and http.listen 0.0.0.0:8080 overlap; HTTP and HTTPS need a port each
+    line 4, http.tls.cert: is empty
+    line 5, http.tls.kye: is an unknown key; did you mean `key`?
+    "#);
+    insta::assert_snapshot!(mistakes("[http]\n[http.tls]\n"), @r#"line 2, http.tls: names no certificate; write `cert` and `key`, or a table [http.tls.acme] that orders one"#);
+    insta::assert_snapshot!(mistakes(
+        "[http]\n[http.tls]\ncert = \"/c.pem\"\n[http.tls.acme]\ndirectory = \"http://ca.test\"\nemail = \"me\"\n\
+         challenge = \"dns-01\"\n"
+    ), @r#"
+    line 4, http.tls.acme: excludes `cert` and `key`: a certificate is either ordered by ACME or read from files
+    line 4, http.tls.acme.domains: is missing; name what the certificate is for, such as ["chat.example.org"]
+    line 5, http.tls.acme.directory: must be an https address: ACME is spoken over nothing else
+    line 6, http.tls.acme.email: `me` is no address that mail goes to
+    line 7, http.tls.acme.challenge: `dns-01` is not one of "tls-alpn-01", "http-01"
+    "#);
+    insta::assert_snapshot!(mistakes(
+        "[http]\n[http.tls.acme]\ndomains = [\"*.example.org\", \"192.0.2.1\", \"bücher.example\", \"a.test\", \"A.test\", \
+         \"a b\", 7]\n"
+    ), @r#"
+    line 3, http.tls.acme.domains[0]: `*.example.org` is a wildcard, which only a challenge by DNS can prove; write each name
+    line 3, http.tls.acme.domains[1]: `192.0.2.1` is not a name such as "chat.example.org"
+    line 3, http.tls.acme.domains[2]: `bücher.example` has letters beyond ASCII; write it as DNS has it, with "xn--"
+    line 3, http.tls.acme.domains[4]: `A.test` is written twice in http.tls.acme.domains
+    line 3, http.tls.acme.domains[5]: `a b` is not a name such as "chat.example.org"
+    line 3, http.tls.acme.domains[6]: must be a name such as "chat.example.org", not an integer
+    "#);
+    insta::assert_snapshot!(mistakes("[http]\n[http.tls.acme]\ndomains = []\nemail = \"a@b@c\"\n"), @r#"
+    line 3, http.tls.acme.domains: must hold 1 to 100 names
+    line 4, http.tls.acme.email: `a@b@c` is no address that mail goes to
+    "#);
+}
+
+#[test]
+fn changes_of_https_are_told() {
+    let acme = |domains: &str| format!("[http]\n[http.tls.acme]\ndomains = [{domains}]\n");
+    let told = |old: &str, new: &str| {
+        plan(&load(old), &load(new)).iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+    };
+    assert_eq!(told("[http]\n", HTTPS), "[http.tls]: off → on (rebinds)");
+    assert_eq!(told(HTTPS, &HTTPS.replace("/k.pem", "/l.pem")), "http.tls.key: /k.pem → /l.pem");
+    assert_eq!(
+        told(HTTPS, &HTTPS.replace("cert", "listen = \"0.0.0.0:8443\"\ncert")),
+        "http.tls.listen: 0.0.0.0:443 → 0.0.0.0:8443 (rebinds)"
+    );
+    assert_eq!(told(HTTPS, &acme("\"a.test\"")), "[http.tls.acme]: off → on");
+    assert_eq!(
+        told(&acme("\"a.test\""), &acme("\"a.test\", \"b.test\"")),
+        "http.tls.acme.domains: a.test → a.test, b.test"
+    );
 }

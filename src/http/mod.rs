@@ -5,13 +5,14 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use rustls::ServerConfig;
 use serde_json::json;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::chat::history::History;
-use crate::config::{Config, Place};
+use crate::config::{Config, Place, http_tls};
 use crate::limits::Limits;
 use crate::service::{Cause, Context, Live, Next, Part, Problem, Readiness, Service, State};
 
@@ -20,6 +21,7 @@ mod arrival;
 mod bind;
 mod chat;
 mod client;
+mod connection;
 mod connections;
 mod conversations;
 mod doors;
@@ -33,8 +35,13 @@ mod probe;
 mod problem;
 mod request_id;
 mod router;
+mod tls;
 
 pub use metrics::Requests;
+
+use tls::Certificates;
+use tls::certificate::{Certificate, Flaw};
+use tls::keeper::Keeper;
 
 /// This service's name.
 pub const NAME: &str = "http";
@@ -54,6 +61,8 @@ pub struct Http {
     inherited: BTreeMap<SocketAddr, Arc<TcpListener>>,
     resources: Resources,
     room: Arc<Semaphore>,
+    certificates: Arc<Certificates>,
+    encryption: Arc<ServerConfig>,
 }
 
 /// Of the files that the process may open, so many are not for connections: S3, Discord, the admin socket, the state.
@@ -61,9 +70,12 @@ const RESERVED_FILES: u64 = 64;
 /// More connections than this are not taken at once, whatever the process may open.
 const MOST_CONNECTIONS: u64 = 50_000;
 
-/// What `prepare` makes: sockets that are bound and listening.
+/// What `prepare` makes: sockets that are bound and listening, and the certificate where it is in files.
 struct Listeners {
     bound: BTreeMap<SocketAddr, Arc<TcpListener>>,
+    /// The one of them where TLS is spoken.
+    encrypted: Option<SocketAddr>,
+    certificate: Option<Arc<Certificate>>,
 }
 
 impl Http {
@@ -75,17 +87,30 @@ impl Http {
         let room = files.saturating_sub(RESERVED_FILES).max(files / 2).min(MOST_CONNECTIONS);
         let room = Arc::new(Semaphore::new(usize::try_from(room).unwrap_or(Semaphore::MAX_PERMITS)));
         let named = |socket: TcpListener| Some((socket.local_addr().ok()?, Arc::new(socket)));
-        Http { inherited: inherited.into_iter().filter_map(named).collect(), resources, room }
+        let certificates = Arc::new(Certificates::default());
+        let encryption = certificates.server_config();
+        let inherited = inherited.into_iter().filter_map(named).collect();
+        Http { inherited, resources, room, certificates, encryption }
     }
 
     /// The listener for `address`: the one in use, one from systemd, or a new one.
     fn listener(
         &self,
         address: SocketAddr,
+        encrypted: bool,
         place: Place,
         running: Option<&Listeners>,
     ) -> Result<Arc<TcpListener>, Problem> {
-        if let Some(listener) = running.and_then(|running| running.bound.get(&address)) {
+        if let Some((running, listener)) = running.and_then(|running| Some((running, running.bound.get(&address)?))) {
+            // The same socket can't be left and stay.
+            if (running.encrypted == Some(address)) != encrypted {
+                let now = if encrypted { "HTTP" } else { "HTTPS" };
+                let text = format!(
+                    "{address} is where perch answers {now} now; go by way of another port, or restart perch with the \
+                     new configuration"
+                );
+                return Err(Problem { place, text, cause: Cause::Broken });
+            }
             return Ok(Arc::clone(listener));
         }
         if let Some(socket) = self.passed(address) {
@@ -100,10 +125,63 @@ impl Http {
         self.inherited.iter().find(|(opened, _)| takes(**opened, address)).map(|(_, socket)| socket)
     }
 
-    fn door(&self, address: SocketAddr, socket: &Arc<TcpListener>) -> connections::Door {
-        let shared = self.passed(address).is_some();
-        connections::Door { socket: Arc::clone(socket), shared, room: Arc::clone(&self.room) }
+    /// `encrypted` where TLS is spoken.
+    fn door(&self, address: SocketAddr, socket: &Arc<TcpListener>, encrypted: bool) -> connections::Door {
+        connections::Door {
+            socket: Arc::clone(socket),
+            shared: self.passed(address).is_some(),
+            room: Arc::clone(&self.room),
+            tls: encrypted.then(|| Arc::clone(&self.encryption)),
+        }
     }
+
+    /// Serves the certificate that came with `live`, and has whatever `live` says keep it fresh.
+    fn certify(&self, live: &Live, keeper: &mut Keeper) {
+        let tls = live.config.http.as_ref().and_then(|http| http.tls.as_ref());
+        let pace = live.config.reload.poll;
+        let begins = keeper.follow(tls.map(|tls| (&tls.certificate, pace)), || {
+            let (source, certificates) = (tls.map(|tls| tls.certificate.clone()), Arc::clone(&self.certificates));
+            async move {
+                match source {
+                    Some(http_tls::Certificate::Files(files)) => tls::files::follow(files, pace, certificates).await,
+                    Some(http_tls::Certificate::Acme(_)) | None => {}
+                }
+            }
+        });
+        match live.part::<Listeners>(NAME).and_then(|listeners| listeners.certificate.clone()) {
+            // Who follows the same files already has what is in them, or newer.
+            Some(read) if begins => self.certificates.serve(read),
+            None if tls.is_none() => self.certificates.clear(),
+            _ => {}
+        }
+    }
+}
+
+/// The certificate in `files`, or the one in use where these are the files that are followed already: those who follow
+/// them say what is wrong with them.
+async fn certificate(
+    files: &http_tls::Files,
+    running: Option<(&Config, &Listeners)>,
+    served: Option<Arc<Certificate>>,
+) -> Result<Arc<Certificate>, Problem> {
+    let read = match Certificate::read(&files.cert, &files.key).await {
+        Ok(certificate) => return Ok(Arc::new(certificate)),
+        Err(flaw) => flaw,
+    };
+    let followed = running.and_then(|(config, listeners)| match &config.http.as_ref()?.tls.as_ref()?.certificate {
+        http_tls::Certificate::Files(own) => {
+            ((&own.cert, &own.key) == (&files.cert, &files.key)).then(|| served.or(listeners.certificate.clone()))?
+        }
+        http_tls::Certificate::Acme(_) => None,
+    });
+    followed.ok_or_else(|| {
+        let (place, text) = match read {
+            Flaw::Cert(text) => (files.cert_place.clone(), text),
+            Flaw::Key(text) => (files.key_place.clone(), text),
+        };
+        // Whoever writes the files may be late: at the start the others serve meanwhile.
+        Problem { place, text, cause: Cause::Missing }
+    })
 }
 
 /// Whether a socket that is open at `opened` is what `address` asks for: the same address, or every address of the
@@ -136,38 +214,64 @@ impl Service for Http {
 
     async fn prepare(&self, next: &Next<'_>, running: Option<&Live>) -> Result<Part, Vec<Problem>> {
         let Some(http) = &next.config.http else { return Err(Vec::new()) };
-        let running = running.and_then(|live| live.part::<Listeners>(NAME));
-        let listener =
-            self.listener(http.listen, http.place.clone(), running.as_deref()).map_err(|problem| vec![problem])?;
-        Ok(Arc::new(Listeners { bound: BTreeMap::from([(http.listen, listener)]) }))
+        let before = running.and_then(|live| live.part::<Listeners>(NAME));
+        let mut problems = Vec::new();
+        let mut made = Listeners { bound: BTreeMap::new(), encrypted: None, certificate: None };
+        let mut wanted = vec![(http.listen, false, &http.place)];
+        if let Some(tls) = &http.tls {
+            made.encrypted = Some(tls.listen);
+            wanted.push((tls.listen, true, &tls.place));
+            if let http_tls::Certificate::Files(files) = &tls.certificate {
+                let running = running.map(|live| &*live.config).zip(before.as_deref());
+                match certificate(files, running, self.certificates.served()).await {
+                    Ok(certificate) => made.certificate = Some(certificate),
+                    Err(problem) => problems.push(problem),
+                }
+            }
+        }
+        for (address, encrypted, place) in wanted {
+            match self.listener(address, encrypted, place.clone(), before.as_deref()) {
+                Ok(listener) => drop(made.bound.insert(address, listener)),
+                Err(problem) => problems.push(problem),
+            }
+        }
+        if problems.is_empty() { Ok(Arc::new(made)) } else { Err(problems) }
     }
 
     async fn probe(&self, live: &Live) -> Result<(), String> {
-        for address in live.part::<Listeners>(NAME).iter().flat_map(|listeners| listeners.bound.keys()) {
+        let Some(listeners) = live.part::<Listeners>(NAME) else { return Ok(()) };
+        for address in listeners.bound.keys().filter(|address| listeners.encrypted != Some(**address)) {
             probe::probe(*address).await?;
         }
-        Ok(())
+        // Before there is a certificate nobody can be answered there, which is not the configuration's fault.
+        match listeners.encrypted.zip(self.certificates.served()) {
+            Some((address, served)) => probe::probe_encrypted(address, &served).await,
+            None => Ok(()),
+        }
     }
 
     /// What systemd opened is not left unread: its clients would wait for ever.
     async fn idle(&self, stop: CancellationToken) {
         let mut connections = JoinSet::new();
         for (address, socket) in &self.inherited {
-            connections.spawn(connections::serve(self.door(*address, socket), router::waiting(), stop.clone()));
+            connections.spawn(connections::serve(self.door(*address, socket, false), router::waiting(), stop.clone()));
         }
         stop.cancelled().await;
         while connections.join_next().await.is_some() {}
     }
 
     async fn run(&self, mut context: Context) -> anyhow::Result<()> {
-        let app = router::app(&context, self.resources.clone());
-        let closed = router::closed(&context, self.resources.clone());
+        let app = router::app(&context, self);
+        let closed = router::closed(&context, self);
         // With this task ends all that it started, even when it panics.
         let mut connections = JoinSet::new();
         let mut open: BTreeMap<SocketAddr, CancellationToken> = BTreeMap::new();
         let mut unasked: BTreeMap<SocketAddr, CancellationToken> = BTreeMap::new();
+        let mut standing = self.certificates.changes();
+        let mut keeper = Keeper::default();
         loop {
             let live = Arc::clone(&context.live.borrow_and_update());
+            self.certify(&live, &mut keeper);
             let listeners = live.part::<Listeners>(NAME);
             let bound = listeners.as_deref().map(|listeners| &listeners.bound);
             let stays = |address: &SocketAddr| bound.is_some_and(|bound| bound.contains_key(address));
@@ -177,7 +281,9 @@ impl Service for Http {
             for (address, socket) in bound.into_iter().flatten() {
                 open.entry(*address).or_insert_with(|| {
                     let token = CancellationToken::new();
-                    connections.spawn(connections::serve(self.door(*address, socket), app.clone(), token.clone()));
+                    let encrypted = listeners.as_deref().is_some_and(|made| made.encrypted == Some(*address));
+                    let door = self.door(*address, socket, encrypted);
+                    connections.spawn(connections::serve(door, app.clone(), token.clone()));
                     token
                 });
             }
@@ -192,12 +298,17 @@ impl Service for Http {
                          answered with 503"
                     );
                     let token = CancellationToken::new();
-                    connections.spawn(connections::serve(self.door(*address, socket), closed.clone(), token.clone()));
+                    let door = self.door(*address, socket, false);
+                    connections.spawn(connections::serve(door, closed.clone(), token.clone()));
                     token
                 });
             }
             let addresses: Vec<String> = open.keys().map(ToString::to_string).collect();
-            context.reporter.details(json!({ "listeners": addresses }));
+            let mut details = json!({ "listeners": addresses });
+            if let Some(tls) = live.config.http.as_ref().and_then(|http| http.tls.as_ref()) {
+                details["tls"] = self.certificates.show(&tls.certificate.to_string());
+            }
+            context.reporter.details(details);
             match live.parts.get(NAME) {
                 Some(Readiness::Held { state, reason }) => context.reporter.state(*state, reason.clone()),
                 _ => context.reporter.state(State::Running, String::new()),
@@ -206,6 +317,9 @@ impl Service for Http {
             tokio::select! {
                 () = context.stop.cancelled() => break,
                 changed = context.live.changed() => if changed.is_err() { break },
+                // It is shown anew; those who change it live as long as this.
+                _ = standing.changed() => {}
+                () = keeper.died() => {}
                 Some(left) = connections.join_next() => left??,
             }
         }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::http::{HeaderValue, Response, StatusCode, header};
 use axum::routing::{get, post};
-use axum::{Json, Router};
+use axum::{Json, Router, middleware};
 use hyper::body::Incoming;
 use serde_json::json;
 use tokio::sync::watch;
@@ -23,7 +23,8 @@ use super::origins::{OtherSites, OwnSite};
 use super::person::PersonLayer;
 use super::problem::{self, Problem};
 use super::request_id::RequestIdLayer;
-use super::{Requests, Resources, chat, client, conversations, health, page};
+use super::tls::{Certificates, redirect};
+use super::{Http, Requests, Resources, chat, client, conversations, health, page};
 use crate::chat::files::Room;
 use crate::chat::history::History;
 use crate::limits::Limits;
@@ -43,6 +44,7 @@ pub struct Shared {
     pub requests: Arc<Requests>,
     pub history: Arc<History>,
     pub limits: Arc<Limits>,
+    pub certificates: Arc<Certificates>,
     /// How many bytes of requests that are still coming are held, in all.
     pub bodies: AtomicUsize,
     /// The same for files, which are held until the model has them.
@@ -50,8 +52,8 @@ pub struct Shared {
 }
 
 impl Shared {
-    fn new(context: &Context, resources: Resources) -> App {
-        let Resources { requests, history, limits } = resources;
+    fn new(context: &Context, http: &Http) -> App {
+        let Resources { requests, history, limits } = http.resources.clone();
         Arc::new(Shared {
             live: context.live.clone(),
             stop: context.stop.clone(),
@@ -59,6 +61,7 @@ impl Shared {
             requests,
             history,
             limits,
+            certificates: Arc::clone(&http.certificates),
             bodies: AtomicUsize::new(0),
             room: Room::new(chat::ROOM),
         })
@@ -83,8 +86,8 @@ impl<S> Answers for S where
 }
 
 /// The whole HTTP application.
-pub fn app(context: &Context, resources: Resources) -> impl Answers {
-    let app = Shared::new(context, resources);
+pub fn app(context: &Context, http: &Http) -> impl Answers {
+    let app = Shared::new(context, http);
     let routes = Router::new()
         .route("/", get(page::index))
         .route("/assets/{version}/{name}", get(page::asset))
@@ -98,13 +101,15 @@ pub fn app(context: &Context, resources: Resources) -> impl Answers {
         // A model may think long; the body and the responder have time-outs of their own.
         .route("/api/chat", post(chat::chat))
         .method_not_allowed_fallback(problem::method_not_allowed)
-        .with_state(Arc::clone(&app));
+        .with_state(Arc::clone(&app))
+        // Before anything else is done for somebody who came without TLS.
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), redirect::to_https));
     layered(routes, app)
 }
 
 /// What answers where nothing is to be had: on a socket that the configuration does not listen on.
-pub fn closed(context: &Context, resources: Resources) -> impl Answers {
-    let app = Shared::new(context, resources);
+pub fn closed(context: &Context, http: &Http) -> impl Answers {
+    let app = Shared::new(context, http);
     layered(Router::new().fallback(problem::not_here), app)
 }
 

@@ -29,5 +29,6 @@ mod supervision;
 mod support;
 mod systemd;
 mod terraform;
+mod tls;
 mod trial;
 mod uploads;

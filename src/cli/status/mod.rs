@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::{FAILED, NOT_RUNNING, RuntimeDirectory, Style, complain, print};
 use crate::admin::client::{self, AskError};
-use crate::telemetry::lines::span;
+use crate::telemetry::lines::{moment, span};
 
 mod history;
 
@@ -147,7 +147,11 @@ fn details(service: &str, details: &Value) -> Vec<String> {
     let number = |key: &str| details[key].as_u64().map_or_else(|| "-".to_owned(), |number| number.to_string());
     match service {
         _ if !details.is_object() => Vec::new(),
-        "http" => vec![format!("listens on {}", plain(&details["listeners"]))],
+        "http" => {
+            let mut lines = vec![format!("listens on {}", plain(&details["listeners"]))];
+            lines.extend(certificate(&details["tls"]));
+            lines
+        }
         "chat" => vec![format!("asks {} at {}", plain(&details["model"]), plain(&details["base_url"]))],
         "discord" => {
             let session = if details["session"] == true { "session" } else { "no session" };
@@ -174,6 +178,30 @@ fn details(service: &str, details: &Value) -> Vec<String> {
         }
         _ => details.as_object().into_iter().flatten().map(|(key, value)| format!("{key} {}", plain(value))).collect(),
     }
+}
+
+/// The certificate that is served, and what comes next.
+fn certificate(tls: &Value) -> Vec<String> {
+    let at =
+        |seconds: &Value| seconds.as_u64().map(|seconds| moment(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)));
+    let mut lines = Vec::new();
+    if tls.is_null() {
+        return lines;
+    }
+    match at(&tls["not_after"]) {
+        Some(until) => {
+            lines.push(format!("certificate for {} by {}, until {until}", plain(&tls["names"]), plain(&tls["issuer"])));
+        }
+        None => lines.push(format!("no certificate yet from {}; HTTP is served meanwhile", plain(&tls["from"]))),
+    }
+    let next = at(&tls["next"]);
+    match (tls["trouble"].as_str(), next) {
+        (Some(trouble), Some(next)) => lines.push(format!("{trouble}; tried again {next}")),
+        (Some(trouble), None) => lines.push(trouble.to_owned()),
+        (None, Some(next)) => lines.push(format!("the next is ordered {next}")),
+        (None, None) => {}
+    }
+    lines
 }
 
 fn times(count: u64) -> String {

@@ -1,5 +1,7 @@
 //! A certificate authority of the test's own.
 
+use std::time::{Duration, SystemTime};
+
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 
 use super::aws::unique;
@@ -21,8 +23,17 @@ impl Authority {
 
     /// A server's certificate and key for `name`, in PEM.
     pub fn issue(&self, name: &str) -> (String, String) {
+        let year = Duration::from_hours(365 * 24);
+        self.issue_for(&[name], SystemTime::now() - Duration::from_hours(1), year)
+    }
+
+    /// A server's certificate for these names, valid for so long from `since` on, and its key, in PEM.
+    pub fn issue_for(&self, names: &[&str], since: SystemTime, lifetime: Duration) -> (String, String) {
         let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new([name.to_owned()]).unwrap();
+        let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut params = CertificateParams::new(names).unwrap();
+        params.not_before = since.into();
+        params.not_after = (since + lifetime).into();
         (params.signed_by(&key, &self.0).unwrap().pem(), key.serialize_pem())
     }
 }

@@ -1,0 +1,338 @@
+//! One connection, from its first byte to its last: HTTP/1.1 or HTTP/2, idle, busy, and let finish.
+
+use std::convert::Infallible;
+use std::io::IoSlice;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::body::{Body, Bytes, HttpBody};
+use axum::http::{HeaderValue, Response, Version, header};
+use hyper::body::{Frame, Incoming, SizeHint};
+use hyper::server::conn::{http1, http2};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::{Notify, OwnedSemaphorePermit};
+use tokio::time::sleep;
+use tokio_rustls::server::TlsStream;
+use tokio_util::either::Either;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt;
+use tower::util::BoxCloneService;
+
+use super::arrival::Arrival;
+use crate::telemetry::panics;
+
+/// How long a client may take to send a request's head, and an idle connection is kept.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a connection without a request is kept once its listener is left: one may be on its way, and closing
+/// before it comes would lose it. Its answer then says that the connection is over.
+const LAST_REQUEST: Duration = Duration::from_millis(500);
+/// How long the rest of a request's head may take to come after that; and how long a client of HTTP/2 that has all its
+/// answers may take to say that it heard that the connection is over.
+const LAST_HEAD: Duration = Duration::from_secs(1);
+
+/// How many requests a client of HTTP/2 may have in flight on one connection: as many as RFC 9113, section 6.5.2,
+/// wants at least, and more than a page or a proxy asks for at once.
+const STREAMS: u32 = 100;
+/// How many requests may be taken back before they were looked at. More of them is the rapid reset attack
+/// (CVE-2023-44487), and ends the connection.
+const RESET_UNSEEN: usize = 20;
+/// How many requests may break the protocol, each of which is remembered for a while, before that ends the connection
+/// (CVE-2025-8671).
+const RESET_BROKEN: usize = 64;
+/// How large a request's head may be, in bytes, counted as RFC 9113, section 6.5.2, does. h2 counts what comes in
+/// CONTINUATION frames as well (CVE-2024-27316).
+const HEAD: u32 = 16 << 10;
+/// How much of one request, and of all of a connection, is taken before somebody reads it, in bytes: enough for 1 MiB/s
+/// from 100 ms away, and little beside what thousands of connections take.
+const STREAM_WINDOW: u32 = 128 << 10;
+const CONNECTION_WINDOW: u32 = 256 << 10;
+/// How much of an answer waits for a client that reads slowly, in bytes; the next piece is made when there is room.
+const SEND_BUFFER: usize = 64 << 10;
+
+/// What answers requests, whatever is behind it.
+pub type Answerer = BoxCloneService<hyper::Request<Incoming>, Response<Body>, Infallible>;
+
+/// What was agreed on in the TLS handshake (ALPN). Without TLS it is HTTP/1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    Http1,
+    Http2,
+}
+
+/// The bytes of a connection. It keeps its place among all connections for as long as somebody holds it: also as a
+/// WebSocket.
+pub struct Stream {
+    bytes: Either<TcpStream, Box<TlsStream<TcpStream>>>,
+    _place: Option<OwnedSemaphorePermit>,
+}
+
+impl Stream {
+    pub fn plain(stream: TcpStream, place: Option<OwnedSemaphorePermit>) -> Stream {
+        Stream { bytes: Either::Left(stream), _place: place }
+    }
+
+    pub fn encrypted(stream: TlsStream<TcpStream>, place: Option<OwnedSemaphorePermit>) -> Stream {
+        Stream { bytes: Either::Right(Box::new(stream)), _place: place }
+    }
+}
+
+/// Serves one connection until it ends; from `leave` on, until it has its last answers.
+pub async fn serve(stream: Stream, protocol: Protocol, arrival: Arrival, app: Answerer, leave: CancellationToken) {
+    let busy = Arc::new(Busy::default());
+    let service = {
+        let (busy, leave) = (Arc::clone(&busy), leave.clone());
+        tower::service_fn(move |mut request: hyper::Request<Incoming>| {
+            busy.begin();
+            request.extensions_mut().insert(arrival);
+            let version = request.version();
+            let (app, busy, leave) = (app.clone(), Arc::clone(&busy), leave.clone());
+            async move {
+                // However the answer ends, or is given up.
+                let done = Done(busy);
+                let answer = app.oneshot(request).await;
+                answer.map(|mut answer| {
+                    if arrival.encrypted {
+                        answer.headers_mut().entry(header::STRICT_TRANSPORT_SECURITY).or_insert(A_YEAR);
+                    }
+                    // hyper ends the connection after it, and the client knows. HTTP/2 has a frame for that.
+                    if leave.is_cancelled() && version < Version::HTTP_2 {
+                        answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+                    }
+                    // In HTTP/1 one that is all there leaves as it is; a stream is in flight until its end.
+                    match answer.body().size_hint().exact() {
+                        Some(_) if version < Version::HTTP_2 => answer,
+                        _ => answer.map(|body| Body::new(Streaming { body, _done: done })),
+                    }
+                })
+            }
+        })
+    };
+    let (io, service) = (TokioIo::new(stream), TowerToHyperService::new(service));
+    let ended = match protocol {
+        Protocol::Http1 => {
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEAD_TIMEOUT)
+                .serve_connection(io, service)
+                .with_upgrades();
+            one(connection, &busy, &leave).await
+        }
+        Protocol::Http2 => {
+            let requests = Requests(TaskTracker::new());
+            let connection = http2::Builder::new(requests.clone())
+                .timer(TokioTimer::new())
+                .max_concurrent_streams(STREAMS)
+                .max_pending_accept_reset_streams(RESET_UNSEEN)
+                .max_local_error_reset_streams(RESET_BROKEN)
+                .max_header_list_size(HEAD)
+                .initial_stream_window_size(STREAM_WINDOW)
+                .initial_connection_window_size(CONNECTION_WINDOW)
+                .max_send_buf_size(SEND_BUFFER)
+                .serve_connection(io, service);
+            let ended = many(connection, &busy, &leave).await;
+            // Each ends at once where its connection has.
+            requests.0.close();
+            requests.0.wait().await;
+            ended
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(service = super::NAME, "a connection ended early: {error}");
+    }
+}
+
+/// What a browser remembers of a host with HTTPS, for a year: to come by nothing else (RFC 6797).
+const A_YEAR: HeaderValue = HeaderValue::from_static("max-age=31536000");
+
+type Io = TokioIo<Stream>;
+
+/// A connection of HTTP/1.1, which has one request at a time.
+async fn one<S>(
+    connection: http1::UpgradeableConnection<Io, S>,
+    busy: &Busy,
+    leave: &CancellationToken,
+) -> hyper::Result<()>
+where
+    S: hyper::service::HttpService<Incoming, ResBody = Body, Error: Into<axum::BoxError>> + Send,
+{
+    tokio::pin!(connection);
+    tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = leave.cancelled() => tokio::select! {
+            ended = connection.as_mut() => ended,
+            // It ends with its answer, or with the drain's deadline.
+            () = busy.some() => {
+                // A stream has said that the connection goes on after it.
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+            () = sleep(LAST_REQUEST) => {
+                connection.as_mut().graceful_shutdown();
+                tokio::select! {
+                    ended = connection.as_mut() => ended,
+                    () = busy.some() => connection.await,
+                    () = sleep(LAST_HEAD) => Ok(()),
+                }
+            }
+        },
+    }
+}
+
+/// A connection of HTTP/2, which has many. Its end is announced (GOAWAY, RFC 9113, section 6.8): what the client sent
+/// before it heard of that is answered as well.
+async fn many<S>(
+    connection: http2::Connection<Io, S, Requests>,
+    busy: &Busy,
+    leave: &CancellationToken,
+) -> hyper::Result<()>
+where
+    S: hyper::service::HttpService<Incoming, ResBody = Body, Error: Into<axum::BoxError>>,
+    S::Future: Send + 'static,
+{
+    tokio::pin!(connection);
+    tokio::select! {
+        ended = connection.as_mut() => return ended,
+        () = leave.cancelled() => {}
+        () = busy.none_for(HEAD_TIMEOUT) => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = busy.none_for(LAST_REQUEST + LAST_HEAD) => Ok(()),
+    }
+}
+
+/// Where hyper runs the requests of a connection of HTTP/2.
+#[derive(Clone)]
+struct Requests(TaskTracker);
+
+impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Requests {
+    fn execute(&self, request: F) {
+        drop(self.0.spawn(panics::SERVICE.scope(super::NAME, request)));
+    }
+}
+
+/// Marks the end of a request when it is dropped.
+struct Done(Arc<Busy>);
+
+impl Drop for Done {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
+/// The body of an answer that is still being made.
+struct Streaming {
+    body: Body,
+    _done: Done,
+}
+
+impl HttpBody for Streaming {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// How many requests a connection has in flight.
+#[derive(Default)]
+struct Busy {
+    requests: AtomicUsize,
+    changed: Notify,
+}
+
+impl Busy {
+    fn begin(&self) {
+        self.requests.fetch_add(1, Ordering::AcqRel);
+        self.changed.notify_waiters();
+    }
+
+    fn end(&self) {
+        self.requests.fetch_sub(1, Ordering::AcqRel);
+        self.changed.notify_waiters();
+    }
+
+    /// Completes while there are any, or while there are none.
+    async fn until(&self, any: bool) {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if (self.requests.load(Ordering::Acquire) > 0) == any {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    async fn some(&self) {
+        self.until(true).await;
+    }
+
+    /// Completes when there was none for this long.
+    async fn none_for(&self, long: Duration) {
+        loop {
+            self.until(false).await;
+            tokio::select! {
+                () = self.some() => {}
+                () = sleep(long) => return,
+            }
+        }
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.bytes).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.bytes).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.bytes).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.bytes).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.bytes).poll_write_vectored(context, pieces)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.bytes.is_write_vectored()
+    }
+}

@@ -1,0 +1,50 @@
+//! Sends who comes without TLS to where it is.
+
+use axum::extract::{Request, State};
+use axum::http::uri::Authority;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+
+use crate::http::arrival::Arrival;
+use crate::http::problem::Problem;
+use crate::http::router::App;
+
+/// What is answered without TLS all the same: load balancers follow no redirect, and ACME servers begin here.
+const OPEN: [&str; 2] = ["/health", "/ready"];
+pub const CHALLENGES: &str = "/.well-known/acme-challenge/";
+
+/// Answers a request that came without TLS with 308 (RFC 9110, section 15.4.9), once there is HTTPS with a certificate.
+pub async fn to_https(State(app): State<App>, request: Request, next: Next) -> Response {
+    let Some(port) = https_port(&app, &request) else { return next.run(request).await };
+    let Some(host) = host(&request) else {
+        let detail = "name the host in the request: without it, nobody can be sent to where HTTPS is";
+        return Problem::new(StatusCode::BAD_REQUEST, detail).into_response();
+    };
+    let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+    let port = if port == 443 { String::new() } else { format!(":{port}") };
+    match HeaderValue::from_str(&format!("https://{host}{port}{path}")) {
+        Ok(location) => (StatusCode::PERMANENT_REDIRECT, [(header::LOCATION, location)]).into_response(),
+        Err(_) => Problem::new(StatusCode::BAD_REQUEST, "the request's address is no text").into_response(),
+    }
+}
+
+/// Where HTTPS is, if that is where this request has to go.
+fn https_port(app: &App, request: &Request) -> Option<u16> {
+    if request.extensions().get::<Arrival>().is_none_or(|arrival| arrival.encrypted) || !app.certificates.are_served() {
+        return None;
+    }
+    let path = request.uri().path();
+    if OPEN.contains(&path) || path.starts_with(CHALLENGES) {
+        return None;
+    }
+    let live = app.live.borrow();
+    live.config.http.as_ref()?.tls.as_ref().map(|tls| tls.listen.port())
+}
+
+/// The host that the client meant, without its port.
+fn host(request: &Request) -> Option<String> {
+    let named = || request.headers().get(header::HOST)?.to_str().ok()?.parse::<Authority>().ok();
+    let authority = request.uri().authority().cloned().or_else(named)?;
+    (!authority.as_str().contains('@') && !authority.host().is_empty()).then(|| authority.host().to_owned())
+}
