@@ -5,7 +5,7 @@
 //!             cli ──────────────┐
 //!  systemd ─ signals ─┐         │ admin socket
 //!                     ▼         ▼
-//!  S3 object ──► source ──► supervisor ──► services: discord, http, chat
+//!  S3 object ──► source ──► supervisor ──► services: discord, http, chat, auth
 //!  secrets ────► secrets ──┘   │  ▲            └─ both answer through one chat responder
 //!                              ▼  └─ reports      │
 //!                          status board            └─ what outlives them: store
@@ -17,6 +17,7 @@
 //! To add a service, a source, a secret place or a responder: one new file, and one line in the `mod.rs` beside it.
 
 pub mod admin;
+pub mod auth;
 pub mod aws;
 pub mod chat;
 pub mod cli;

@@ -1,6 +1,6 @@
 //! The admin socket: `status`, `reload` and metrics for whoever may open it.
 
-use std::fmt::{self, Write};
+use std::fmt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,15 +22,17 @@ use tokio_util::sync::CancellationToken;
 use crate::store::CHANGES_KEPT;
 use crate::supervisor::status::Report;
 use crate::supervisor::{Answer, Ask, Message};
+use crate::telemetry::metrics::{CONTENT_TYPE, Source};
 
 pub mod client;
+mod metrics;
 
 /// What the socket's handlers need.
 #[derive(Clone)]
 pub struct Admin {
     pub report: Arc<Report>,
     pub supervisor: mpsc::Sender<Message>,
-    pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    pub metrics: Arc<[Arc<dyn Source>]>,
 }
 
 /// The socket's path in the runtime directory.
@@ -65,7 +67,7 @@ pub fn start(admin: Admin, runtime_dir: &Path, stop: CancellationToken) -> anyho
     let router = Router::new()
         .route("/status", get(status))
         .route("/history", get(history))
-        .route("/metrics", get(metrics))
+        .route("/metrics", get(numbers))
         .route("/reload", post(reload))
         .with_state(admin)
         .into_make_service_with_connect_info::<Peer>();
@@ -124,40 +126,7 @@ impl fmt::Display for Peer {
     }
 }
 
-async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {
-    let status = admin.report.status();
-    let mut text = String::new();
-    // Writing to a string can't fail.
-    let _infallible = writeln!(
-        text,
-        "# HELP perch_info The running binary.\n# TYPE perch_info gauge\nperch_info{{version=\"{}\"}} 1\n\
-         # HELP perch_start_time_seconds When the process started, in seconds since 1970.\n\
-         # TYPE perch_start_time_seconds gauge\nperch_start_time_seconds {}\n\
-         # HELP perch_ready Whether the first configuration is applied and the listeners accept.\n\
-         # TYPE perch_ready gauge\nperch_ready {}",
-        status.perch.version,
-        status.perch.started.duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs(),
-        u8::from(status.perch.ready),
-    );
-    text.push_str("# HELP perch_service_up Whether a service runs.\n# TYPE perch_service_up gauge\n");
-    for (name, health) in &status.services {
-        let up = u8::from(health.state == crate::service::State::Running);
-        let _infallible = writeln!(text, "perch_service_up{{service=\"{name}\"}} {up}");
-    }
-    text.push_str(
-        "# HELP perch_service_restarts_total Starts after a panic or an error.\n\
-         # TYPE perch_service_restarts_total counter\n",
-    );
-    for (name, health) in &status.services {
-        let _infallible = writeln!(text, "perch_service_restarts_total{{service=\"{name}\"}} {}", health.restarts);
-    }
-    text.push_str(
-        "# HELP perch_changes_total Changes of configuration and secrets, by outcome.\n\
-         # TYPE perch_changes_total counter\n",
-    );
-    for (outcome, count) in admin.report.counts() {
-        let _infallible = writeln!(text, "perch_changes_total{{outcome=\"{outcome}\"}} {count}");
-    }
-    text.push_str(&(admin.metrics)());
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text)
+async fn numbers(State(admin): State<Admin>) -> impl IntoResponse {
+    let text = metrics::page(&admin.report, &admin.metrics);
+    ([(header::CONTENT_TYPE, CONTENT_TYPE)], text)
 }

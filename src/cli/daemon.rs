@@ -6,6 +6,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use super::{CONFIGURATION, FAILED, INTERRUPTED, fail};
+use crate::auth::SignIn;
+use crate::auth::counts::Counts;
 use crate::aws::Aws;
 use crate::chat::Responding;
 use crate::chat::history::{History, Nowhere};
@@ -16,6 +18,7 @@ use crate::source::Uri;
 use crate::store::Store;
 use crate::supervisor::{self, End, Options, Simulated};
 use crate::systemd::Passed;
+use crate::telemetry::metrics::Source;
 use crate::telemetry::{self, Output};
 use crate::{discord, os};
 
@@ -51,7 +54,8 @@ impl Daemon {
         let kept = if self.simulator.is_some() { Kept::default() } else { Kept::take(secrets) };
         let history = History::new(Arc::new(Nowhere));
         let requests = Arc::new(Requests::default());
-        let metrics = Arc::clone(&requests);
+        let sign_ins = Arc::new(Counts::default());
+        let metrics: Vec<Arc<dyn Source>> = vec![Arc::clone(&requests) as _, Arc::clone(&sign_ins) as _];
         let http = Resources { requests, history, limits: Arc::default() };
         let options = Options {
             uri: self.uri,
@@ -61,12 +65,13 @@ impl Daemon {
             services: vec![
                 Arc::new(Http::new(sockets, http, files)),
                 Arc::new(Responding),
+                Arc::new(SignIn::new(sign_ins)),
                 Arc::new(Discord::new(discord::Options { resolve: self.discord_address }, store.clone())),
             ],
             store,
             kept,
             level,
-            metrics: Arc::new(move || metrics.prometheus()),
+            metrics: metrics.into(),
             simulator: self.simulator,
         };
         match supervisor::run(options).await {

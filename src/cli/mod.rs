@@ -11,6 +11,7 @@ use crate::source::Uri;
 mod check;
 mod daemon;
 mod dev;
+mod key;
 mod reload;
 mod run;
 mod sim;
@@ -44,6 +45,7 @@ enum Verb {
     Check(check::Check),
     Status(status::Status),
     Reload(reload::Reload),
+    Key(key::Key),
     Completions(Completions),
     /// Print the manual page in roff
     #[command(
@@ -90,6 +92,7 @@ pub fn main() -> ExitCode {
         Verb::Check(check) => block_on(check.run()),
         Verb::Status(status) => block_on(status.run()),
         Verb::Reload(reload) => block_on(reload.run()),
+        Verb::Key(key) => key.run(),
         Verb::Sim(sim) => block_on(sim.run()),
         Verb::Completions(Completions { shell }) => {
             let mut bytes = Vec::new();

@@ -7,6 +7,7 @@ use std::fmt;
 
 use serde::Serialize;
 
+pub mod auth;
 pub mod chat;
 pub mod discord;
 mod document;
@@ -35,6 +36,7 @@ pub struct Config {
     pub environment: Environment,
     pub discord: Option<discord::Discord>,
     pub http: Option<http::Http>,
+    pub auth: Option<auth::Auth>,
     pub chat: chat::Chat,
     pub limits: limits::Limits,
     pub reload: reload::Reload,
@@ -86,6 +88,7 @@ impl Config {
             environment,
             discord: root.table("discord").map(discord::Discord::read),
             http: root.table("http").map(http::Http::read),
+            auth: root.table("auth").map(auth::Auth::read),
             chat: root.table("chat").map(chat::Chat::read).unwrap_or_default(),
             limits: root.table("limits").map(limits::Limits::read).unwrap_or_default(),
             reload: root.table("reload").map(reload::Reload::read).unwrap_or_default(),
@@ -102,6 +105,8 @@ impl Config {
     /// Every secret it names.
     #[must_use]
     pub fn secrets(&self) -> Vec<&SecretRef> {
-        self.discord.iter().map(|discord| &discord.token).chain(self.chat.secret()).collect()
+        let discord = self.discord.iter().map(|discord| &discord.token);
+        let keys = self.auth.iter().filter_map(|auth| auth.api_keys.as_ref());
+        discord.chain(self.chat.secret()).chain(keys).collect()
     }
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::Config;
+use super::auth::{Auth, Oidc};
 use super::chat::{Backend, show_system};
 use super::http_tls::{Certificate, Tls};
 use super::limits::{self, Limits};
@@ -88,6 +89,7 @@ pub fn plan(old: &Config, new: &Config) -> Vec<Step> {
         }
         (old, new) => steps.table("[http]", old.is_some(), new.is_some(), Cost::Listener),
     }
+    steps.auth(old.auth.as_ref(), new.auth.as_ref());
     steps.chat(&old.chat.backend, &new.chat.backend);
     steps.limits(&old.limits, &new.limits);
     let durations = [
@@ -127,6 +129,21 @@ impl Steps {
         if old != new {
             self.push(key, old.to_string(), new.to_string(), cost);
         }
+    }
+
+    fn auth(&mut self, old: Option<&Auth>, new: Option<&Auth>) {
+        let (Some(old), Some(new)) = (old, new) else {
+            return self.table("[auth]", old.is_some(), new.is_some(), Cost::Nothing);
+        };
+        let keys = |auth: &Auth| places(auth.api_keys.as_ref());
+        self.compare("auth.api_keys", &keys(old), &keys(new), Cost::Nothing);
+        let (Some(old), Some(new)) = (&old.oidc, &new.oidc) else {
+            return self.table("[auth.oidc]", old.oidc.is_some(), new.oidc.is_some(), Cost::Nothing);
+        };
+        self.compare("auth.oidc.issuer", &old.issuer, &new.issuer, Cost::Nothing);
+        self.compare("auth.oidc.audience", &old.audience.join(", "), &new.audience.join(", "), Cost::Nothing);
+        let discovery = |oidc: &Oidc| oidc.discovery.clone().unwrap_or_else(|| "the issuer's own".to_owned());
+        self.compare("auth.oidc.discovery", &discovery(old), &discovery(new), Cost::Nothing);
     }
 
     fn chat(&mut self, old: &Backend, new: &Backend) {

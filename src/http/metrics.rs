@@ -1,52 +1,124 @@
-//! How many requests were answered, and how.
+//! How many requests were answered, how, and how fast.
 
-use std::fmt::Write;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::http::StatusCode;
 
 use crate::chat::files::Refused;
+use crate::telemetry::metrics::{Counter, Histogram, Kind, Page, Source};
 
-/// Counts answers by the class of their status.
-#[derive(Default)]
+/// Every route of the router; all else is one more. As clients choose what they ask for, a path is never a label.
+pub(super) const ROUTES: &[&str] = &[
+    "/",
+    "/assets/{version}/{name}",
+    "/health",
+    "/ready",
+    "/api/chat",
+    "/api/conversations",
+    "/api/conversations/{id}",
+    "/api/export",
+];
+/// What is said of a path that is no route.
+const OTHER: &str = "other";
+
+/// A route, by its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route(usize);
+
+impl Route {
+    /// The route that takes this path.
+    #[must_use]
+    pub fn of(path: &str) -> Route {
+        let takes = |pattern: &&str| {
+            let (mut pattern, mut path) = (pattern.split('/'), path.split('/'));
+            loop {
+                match (pattern.next(), path.next()) {
+                    (None, None) => return true,
+                    (Some(wanted), Some(segment)) if wanted == segment => {}
+                    (Some(wanted), Some(segment)) if wanted.starts_with('{') && !segment.is_empty() => {}
+                    _ => return false,
+                }
+            }
+        };
+        Route(ROUTES.iter().position(takes).unwrap_or(ROUTES.len()))
+    }
+}
+
+/// Counts answers.
 pub struct Requests {
-    classes: [AtomicU64; 5],
-    microseconds: AtomicU64,
+    /// For each route, and for all else.
+    routes: Vec<Answers>,
+    too_many: Counter,
     /// Uploads that were not taken, and why.
     pub uploads: Refused,
 }
 
-impl Requests {
-    pub(super) fn count(&self, status: StatusCode, took: Duration) {
-        let class = usize::from(status.as_u16() / 100).clamp(1, 5) - 1;
-        self.classes[class].fetch_add(1, Ordering::Relaxed);
-        let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        self.microseconds.fetch_add(took, Ordering::Relaxed);
-    }
+#[derive(Default)]
+struct Answers {
+    /// By the class of their status.
+    classes: [Counter; 5],
+    took: Histogram,
+}
 
-    /// The counters in Prometheus' text format
-    /// (<https://prometheus.io/docs/instrumenting/exposition_formats/#text-based-format>).
-    #[must_use]
-    pub fn prometheus(&self) -> String {
-        let mut text = String::from(
-            "# HELP perch_http_requests_total Requests answered, by class of status.\n\
-             # TYPE perch_http_requests_total counter\n",
-        );
-        let mut total = 0;
-        for (index, class) in self.classes.iter().enumerate() {
-            let count = class.load(Ordering::Relaxed);
-            total += count;
-            let _infallible = writeln!(text, "perch_http_requests_total{{class=\"{}xx\"}} {count}", index + 1);
+impl Default for Requests {
+    fn default() -> Self {
+        let routes = (0..=ROUTES.len()).map(|_| Answers::default()).collect();
+        Requests { routes, too_many: Counter::default(), uploads: Refused::default() }
+    }
+}
+
+impl Requests {
+    pub(super) fn count(&self, route: Route, status: StatusCode, took: Duration) {
+        let answers = &self.routes[route.0];
+        answers.classes[usize::from(status.as_u16() / 100).clamp(1, 5) - 1].add();
+        answers.took.observe(took);
+        if status == StatusCode::TOO_MANY_REQUESTS {
+            self.too_many.add();
         }
-        let took = Duration::from_micros(self.microseconds.load(Ordering::Relaxed)).as_secs_f64();
-        let _infallible = write!(
-            text,
-            "# HELP perch_http_request_seconds Time from a request's head to its answer's.\n\
-             # TYPE perch_http_request_seconds summary\n\
-             perch_http_request_seconds_sum {took}\n\
-             perch_http_request_seconds_count {total}\n"
-        );
-        text
+    }
+}
+
+impl Source for Requests {
+    fn write(&self, page: &mut Page) {
+        let named = || ROUTES.iter().copied().chain([OTHER]).zip(&self.routes);
+        let help = "Requests answered, by route and class of status.";
+        let mut family = page.family("perch_http_requests_total", Kind::Counter, help);
+        for (route, answers) in named() {
+            for (counter, class) in answers.classes.iter().zip(["1xx", "2xx", "3xx", "4xx", "5xx"]) {
+                family.value(&[("route", route), ("class", class)], counter.get());
+            }
+        }
+        let help = "Time from a request's head to its answer's, by route.";
+        let mut family = page.family("perch_http_request_duration_seconds", Kind::Histogram, help);
+        for (route, answers) in named() {
+            family.histogram(&[("route", route)], &answers.took);
+        }
+        page.family("perch_http_too_many_requests_total", Kind::Counter, "Requests answered with 429, over a limit.")
+            .value(&[], self.too_many.get());
+        let mut family = page.family("perch_uploads_refused_total", Kind::Counter, "Uploads refused, by the reason.");
+        for (reason, count) in self.uploads.counts() {
+            family.value(&[("reason", &reason.to_string())], count);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_counted_for_the_route_that_takes_it() {
+        let name = |path: &str| ROUTES.get(Route::of(path).0).copied().unwrap_or(OTHER);
+        for route in ROUTES {
+            assert_eq!(
+                name(&route.replace("{name}", "chat.js").replace("{version}", "0f").replace("{id}", "17")),
+                *route
+            );
+        }
+        for path in
+            ["/api", "/api/chat/", "//", "", "/assets", "/assets/", "/assets/a", "/assets/a/b/c", "/%68ealth", "*"]
+        {
+            assert_eq!(name(path), OTHER, "{path}");
+        }
     }
 }

@@ -11,7 +11,7 @@ use axum::http::{Extensions, HeaderMap, HeaderValue, Method, Request, Response, 
 use sha2::{Digest, Sha256};
 use tower::{Layer, Service};
 
-use super::arrival::Arrival;
+use super::client::encrypted;
 use super::problem::Problem;
 use crate::chat::PersonId;
 use crate::chat::history::Asker;
@@ -34,7 +34,7 @@ pub fn asker(extensions: &Extensions) -> Result<Asker, Problem> {
     Ok(Asker { person, newcomer: extensions.get::<Newcomer>().is_some() })
 }
 
-/// Puts a [`PersonId`] into every request for the page and the API.
+/// Puts a [`PersonId`] into every request for the page and the API, unless somebody signed in.
 #[derive(Clone, Copy)]
 pub struct PersonLayer;
 
@@ -67,7 +67,8 @@ where
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let path = request.uri().path();
         let page = path == "/";
-        if !page && !path.starts_with("/api/") {
+        let signed_in = request.extensions().get::<PersonId>().is_some();
+        if signed_in || (!page && !path.starts_with("/api/")) {
             return Box::pin(self.inner.call(request));
         }
         let encrypted = encrypted(request.extensions());
@@ -92,11 +93,6 @@ where
             Ok(answer)
         })
     }
-}
-
-/// Whether the request came to the client's eyes over HTTPS.
-fn encrypted(extensions: &Extensions) -> bool {
-    extensions.get::<Arrival>().is_some_and(|arrival| arrival.encrypted)
 }
 
 /// The cookie that perch gave, if it is there and looks as one of perch's does.

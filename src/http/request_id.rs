@@ -12,6 +12,7 @@ use axum::body::Body;
 use axum::http::{HeaderName, HeaderValue, Request, Response};
 use tower::{Layer, Service};
 
+use super::metrics::Route;
 use super::problem::Problem;
 use super::router::App;
 
@@ -80,6 +81,7 @@ where
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let id = self.layer.ids.next();
+        let route = Route::of(request.uri().path());
         // For a handler that tells of a problem once its answer has begun.
         request.extensions_mut().insert(id);
         let answer = self.inner.call(request);
@@ -101,7 +103,7 @@ where
             if let Ok(value) = HeaderValue::from_str(&id.to_string()) {
                 headers.insert(HEADER, value);
             }
-            app.requests.count(status, started.elapsed());
+            app.requests.count(route, status, started.elapsed());
             Ok(response)
         })
     }

@@ -24,7 +24,7 @@ use super::person::PersonLayer;
 use super::problem::{self, Problem};
 use super::request_id::RequestIdLayer;
 use super::tls::{Certificates, redirect};
-use super::{Http, Requests, Resources, chat, client, conversations, health, page};
+use super::{Http, Requests, Resources, chat, client, conversations, health, page, sign_in};
 use crate::chat::files::Room;
 use crate::chat::history::History;
 use crate::limits::Limits;
@@ -101,9 +101,7 @@ pub fn app(context: &Context, http: &Http) -> impl Answers {
         // A model may think long; the body and the responder have time-outs of their own.
         .route("/api/chat", post(chat::chat))
         .method_not_allowed_fallback(problem::method_not_allowed)
-        .with_state(Arc::clone(&app))
-        // Before anything else is done for somebody who came without TLS.
-        .layer(middleware::from_fn_with_state(Arc::clone(&app), redirect::to_https));
+        .with_state(Arc::clone(&app));
     layered(routes, app)
 }
 
@@ -150,6 +148,9 @@ fn layered(router: Router, app: App) -> impl Answers {
         .layer(OtherSites::new(Arc::clone(&app)))
         .layer(AddressDoor::new(Arc::clone(&app)))
         .layer(OwnSite::new(Arc::clone(&app)))
+        // Before anything else is done for somebody who came without TLS.
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), redirect::to_https))
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), sign_in::require))
         .layer(PersonLayer)
         .layer(PersonDoor::new(app))
         .service(router)

@@ -17,10 +17,11 @@ use crate::aws::Aws;
 use crate::config::{Config, Mistake};
 use crate::secrets::{Kept, Secret};
 use crate::service::{Blame, Board, ChangeId, Departure, Health, Live, Readiness, Service, State};
-use crate::source::{self, Look, Source, SourceError, Uri, Version};
+use crate::source::{self, Look, SourceError, Uri, Version};
 use crate::store::{self, Store};
 use crate::systemd;
 use crate::telemetry::LevelHandle;
+use crate::telemetry::metrics::Source;
 
 mod announce;
 mod backoff;
@@ -78,8 +79,8 @@ pub struct Options {
     /// Secrets that outlive the process without the disk.
     pub kept: Kept,
     pub level: LevelHandle,
-    /// Text that `GET /metrics` shows beside the supervisor's own.
-    pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    /// What `GET /metrics` shows beside the supervisor's own.
+    pub metrics: Arc<[Arc<dyn Source>]>,
     /// The simulator that stands in for Discord (`perch dev`).
     pub simulator: Option<Simulated>,
 }
@@ -196,7 +197,7 @@ pub async fn run(options: Options) -> anyhow::Result<End> {
 
 struct Supervisor {
     machine: Machine,
-    source: Arc<dyn Source>,
+    source: Arc<dyn source::Source>,
     uri: Uri,
     aws: Aws,
     kept: Kept,

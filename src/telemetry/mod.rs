@@ -18,6 +18,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Registry, reload};
 
 pub mod lines;
+pub mod metrics;
 pub mod panics;
 
 use lines::{Format, Lines};

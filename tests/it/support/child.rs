@@ -58,7 +58,7 @@ pub fn run(responder: impl Responder + 'static, others: impl FnOnce() -> Vec<Arc
         store: Store::new(),
         kept: Kept::default(),
         level,
-        metrics: Arc::new(String::new),
+        metrics: Arc::new([]),
         simulator: None,
     };
     // More threads than cores, so that one that is stuck does not hold up the others.
