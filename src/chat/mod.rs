@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use tokio::sync::mpsc;
 
 use crate::config::chat::{Backend, Chat};
+use crate::limits::Bill;
 use crate::service::{Live, Readiness};
 
 mod echo;
@@ -71,32 +72,50 @@ pub enum Speaker {
     Perch,
 }
 
-/// Where the pieces of an answer go.
-#[derive(Clone, Debug)]
-pub struct Deltas(Option<mpsc::Sender<String>>);
+/// Where the pieces of an answer go, and what they cost.
+#[derive(Clone)]
+pub struct Deltas {
+    sender: Option<mpsc::Sender<String>>,
+    bill: Option<Arc<Bill>>,
+}
 
 impl Deltas {
     /// To `sender`, as fast as it takes them.
     #[must_use]
     pub fn to(sender: mpsc::Sender<String>) -> Self {
-        Deltas(Some(sender))
+        Deltas { sender: Some(sender), bill: None }
     }
 
     /// Nowhere: the whole answer is enough.
     #[must_use]
     pub fn unwanted() -> Self {
-        Deltas(None)
+        Deltas { sender: None, bill: None }
+    }
+
+    /// With what the answer costs put down on `bill`.
+    #[must_use]
+    pub fn on(self, bill: &Arc<Bill>) -> Self {
+        Deltas { bill: Some(Arc::clone(bill)), ..self }
+    }
+
+    /// Where the cost is put down, if anywhere. What passes through [`Deltas::send`] is put down by itself.
+    #[must_use]
+    pub fn bill(&self) -> Option<&Bill> {
+        self.bill.as_deref()
     }
 
     /// Whether anybody wants pieces.
     #[must_use]
     pub fn wanted(&self) -> bool {
-        self.0.is_some()
+        self.sender.is_some()
     }
 
     /// Passes a piece on, and waits until there is room for it.
     pub async fn send(&self, piece: &str) {
-        if let Some(sender) = &self.0 {
+        if let Some(bill) = &self.bill {
+            bill.text(piece.len());
+        }
+        if let Some(sender) = &self.sender {
             // Nobody reads any more: the answer is about to be dropped, and its work with it.
             drop(sender.send(piece.to_owned()).await);
         }

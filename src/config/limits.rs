@@ -19,6 +19,8 @@ const ADDRESS_REQUESTS: u32 = 1_200;
 const ADDRESS_TOKENS: u32 = 5_000_000;
 /// The page is some files and a few pictures; two hundred loads a minute.
 const ADDRESS_FILES: u32 = 3_000;
+/// Browsers open six, and one for the WebSocket: that is an office of more than a hundred.
+const CONNECTIONS: u32 = 1_000;
 /// Two a second for a minute is more than anybody types, with what the page asks for by itself.
 const PERSON_REQUESTS: u32 = 120;
 const PERSON_TOKENS: u32 = 1_000_000;
@@ -34,6 +36,8 @@ pub struct Limits {
     pub exempt: Vec<Network>,
     /// For each client address.
     pub address: Allowance,
+    /// The most connections of one client address at once; `None` where they are not limited.
+    pub connections: Option<NonZeroU32>,
     /// For each person.
     pub person: Allowance,
     /// For all of them together.
@@ -89,6 +93,7 @@ impl Default for Limits {
                 files: None,
                 tokens: NonZeroU32::new(PERSON_TOKENS),
             },
+            connections: NonZeroU32::new(CONNECTIONS),
             // perch serves more requests than an operator wants to think about; tokens are what costs money.
             total: Allowance { requests: None, files: None, tokens: NonZeroU32::new(TOTAL_TOKENS) },
         }
@@ -100,15 +105,21 @@ impl Limits {
         let default = Limits::default();
         let prefix = table.integer("ipv6_prefix", IPV6_PREFIX_BOUNDS).and_then(|prefix| u8::try_from(prefix).ok());
         let exempt = table.networks("exempt").unwrap_or(default.exempt);
+        let (address, connections) = match table.table("address") {
+            Some(mut table) => {
+                let connections = table.most("connections").unwrap_or(default.connections);
+                (Allowance::read(table, default.address), connections)
+            }
+            None => (default.address, default.connections),
+        };
         let mut allowance = |key, default| match table.table(key) {
             Some(table) => Allowance::read(table, default),
             None => default,
         };
-        let address = allowance("address", default.address);
         let person = allowance("person", default.person);
         let total = allowance("total", default.total);
         table.finish();
-        Limits { ipv6_prefix: prefix.unwrap_or(default.ipv6_prefix), exempt, address, person, total }
+        Limits { ipv6_prefix: prefix.unwrap_or(default.ipv6_prefix), exempt, address, connections, person, total }
     }
 
     /// The client that `address` belongs to, unless it is exempt: an IPv4 address is one of its own.

@@ -182,6 +182,7 @@ impl Steps {
             self.compare(key, &limits::show(old), &limits::show(new), Cost::Nothing);
         }
         for (key, old, new) in [
+            ("limits.address.connections", old.connections, new.connections),
             ("limits.address.tokens_per_day", old.address.tokens, new.address.tokens),
             ("limits.person.tokens_per_day", old.person.tokens, new.person.tokens),
             ("limits.total.tokens_per_day", old.total.tokens, new.total.tokens),

@@ -13,6 +13,7 @@ use axum::response::{IntoResponse, Response};
 use http_body_util::BodyExt;
 use serde::{Deserialize, Serialize};
 
+use super::client::ClientAddress;
 use super::person;
 use super::problem::Problem;
 use super::request_id::RequestId;
@@ -20,6 +21,7 @@ use super::router::App;
 use crate::chat::files::File;
 use crate::chat::history::{self, Asked, Asking, Attachment, ConversationId, NoSuchConversation, Which};
 use crate::chat::{Ask, Deltas};
+use crate::limits::Bill;
 use crate::service::Live;
 
 mod stream;
@@ -115,7 +117,9 @@ pub async fn chat(State(app): State<App>, request: Request) -> Result<Response, 
         }
         Asked::Before { conversation, message, answer } => Ok(stream::again(conversation, message, answer, live, id)),
         Asked::Now(asking) => {
-            let exchange = Exchange { live, asking, message: text, files };
+            let address = head.extensions.get().map(|ClientAddress(address)| *address);
+            let bill = Bill::new(&app.limits, &live.config, address, asker.person.clone());
+            let exchange = Exchange { live, asking, message: text, files, bill };
             if stream {
                 return stream::answer(Arc::new(exchange), id);
             }
@@ -157,6 +161,7 @@ struct Exchange {
     asking: Asking,
     message: Arc<str>,
     files: Vec<File>,
+    bill: Arc<Bill>,
 }
 
 impl Exchange {
@@ -165,7 +170,7 @@ impl Exchange {
         let ask = Ask { message: &self.message, earlier: self.asking.earlier(), files: &self.files };
         let answer = tokio::select! {
             biased;
-            answer = self.live.responder.answer(ask, deltas) => answer?,
+            answer = self.live.responder.answer(ask, deltas.on(&self.bill)) => answer?,
             () = self.asking.given_up() => {
                 let detail = "this message was sent again and is answered there, or its conversation was deleted";
                 return Err(Problem::new(StatusCode::CONFLICT, detail));

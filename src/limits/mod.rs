@@ -5,17 +5,23 @@
 
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::chat::PersonId;
 use crate::config::limits as config;
 
+mod bill;
+mod open;
 mod table;
 #[cfg(test)]
 mod tests;
 mod used;
 
+pub use bill::Bill;
+pub use open::Seat;
+
+use open::Open;
 use table::Table;
 use used::{Reached, Used};
 
@@ -165,6 +171,7 @@ pub struct Limits {
     addresses: Table,
     people: Table,
     total: Mutex<Used>,
+    open: Arc<Open>,
     clock: Clock,
 }
 
@@ -182,6 +189,7 @@ impl Default for Limits {
             addresses: Table::default(),
             people: Table::default(),
             total: Mutex::new(Used::default()),
+            open: Arc::default(),
             clock: Clock::Real(Instant::now()),
         }
     }
@@ -256,6 +264,12 @@ impl Limits {
         }
         self.people.with(who.person.as_str(), now, &config.person, |used| used.spend(&config.person, tokens));
         self.in_all(now, config, |used| used.spend(&config.total, tokens));
+    }
+
+    /// One more connection from `address`, unless that has as many as it may have. It counts until the seat is dropped.
+    #[must_use]
+    pub fn connect(&self, config: &config::Limits, address: IpAddr) -> Option<Seat> {
+        self.open.take(config.client(address), config.connections)
     }
 
     fn in_all<T>(&self, now: u64, config: &config::Limits, act: impl FnOnce(&mut Used) -> T) -> T {

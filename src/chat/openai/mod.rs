@@ -204,6 +204,11 @@ impl OpenAi {
         let body = wire::request(&self.config, ask, deltas.wanted())
             .map_err(|error| Failure::new(Why::Broken, format!("writing the question: {error:#}")))?;
         let response = self.put(&body, ask.files, deadline).await?;
+        if let Some(bill) = deltas.bill() {
+            // It is answered, so it was read. What files take, only the API knows.
+            let system = self.config.system.as_ref().map_or(0, String::len);
+            bill.text(system + ask.message.len() + ask.earlier.iter().map(|turn| turn.text.len()).sum::<usize>());
+        }
         // It has them, and an answer may take minutes.
         drop(body);
         ask.files.iter().for_each(File::release);
@@ -326,6 +331,9 @@ impl Reading<'_> {
 
     async fn add(&mut self, piece: Piece) -> Result<(), Failure> {
         self.finished |= piece.last;
+        if let (Some(bill), Some(tokens)) = (self.deltas.bill(), piece.tokens) {
+            bill.tokens(tokens);
+        }
         if piece.text.is_empty() {
             return Ok(());
         }

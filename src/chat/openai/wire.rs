@@ -22,6 +22,8 @@ struct Request<'a> {
     model: &'a str,
     stream: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
+    stream_options: Option<StreamOptions>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     temperature: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     max_tokens: Option<u32>,
@@ -29,6 +31,13 @@ struct Request<'a> {
     max_completion_tokens: Option<u32>,
     /// The last field, so that files can be put behind the last message.
     messages: Vec<Message<'a>>,
+}
+
+/// What a stream shall have beside the answer.
+#[derive(Serialize)]
+struct StreamOptions {
+    /// How many tokens it took, in its last event.
+    include_usage: bool,
 }
 
 #[derive(Serialize)]
@@ -79,6 +88,8 @@ pub fn request(config: &config::chat::OpenAi, ask: Ask<'_>, stream: bool) -> any
     let request = Request {
         model: &config.model,
         stream,
+        // Some servers refuse a field that they don't know; many tell it unasked.
+        stream_options: (own && stream).then_some(StreamOptions { include_usage: true }),
         temperature: config.temperature.map(|temperature| f64::from(temperature.0) / 1_000.0),
         max_tokens: config.max_tokens.filter(|_| !own),
         max_completion_tokens: config.max_tokens.filter(|_| own),
@@ -121,11 +132,14 @@ pub struct Piece {
     pub text: String,
     /// The model has no more to say.
     pub last: bool,
+    /// What question and answer took so far, where the API says it.
+    pub tokens: Option<u64>,
 }
 
 #[derive(Deserialize)]
 struct Completion {
     choices: Option<Vec<Choice>>,
+    usage: Option<Value>,
     error: Option<Value>,
 }
 
@@ -154,10 +168,13 @@ pub fn read(data: &[u8]) -> Result<Piece, Option<ApiError>> {
     if let Some(error) = completion.error {
         return Err(Some(ApiError::of(&error)));
     }
-    let Some(choice) = completion.choices.into_iter().flatten().next() else { return Ok(Piece::default()) };
+    let tokens = completion.usage.and_then(|usage| usage["total_tokens"].as_u64());
+    let Some(choice) = completion.choices.into_iter().flatten().next() else {
+        return Ok(Piece { tokens, ..Piece::default() });
+    };
     let said = choice.delta.or(choice.message);
     let text = said.and_then(|said| said.content.or(said.refusal)).unwrap_or_default();
-    Ok(Piece { text, last: choice.finish_reason.is_some() })
+    Ok(Piece { text, last: choice.finish_reason.is_some(), tokens })
 }
 
 /// What an API says of its refusal.
@@ -203,7 +220,7 @@ mod tests {
     use super::*;
 
     fn piece(text: &str, last: bool) -> Piece {
-        Piece { text: text.to_owned(), last }
+        Piece { text: text.to_owned(), last, tokens: None }
     }
 
     #[test]
@@ -216,7 +233,8 @@ mod tests {
             (r#"{"choices":[{"delta":{"content":"hé"}}],"usage":null}"#, piece("hé", false)),
             (r#"{"choices":[{"delta":{},"finish_reason":"stop"}]}"#, piece("", true)),
             (r#"{"choices":[{"delta":{"content":null,"refusal":"no"}}]}"#, piece("no", false)),
-            (r#"{"choices":[],"usage":{"total_tokens":3}}"#, piece("", false)),
+            (r#"{"choices":[],"usage":{"total_tokens":3}}"#, Piece { tokens: Some(3), ..Piece::default() }),
+            (r#"{"choices":[],"usage":{"total_tokens":"many"}}"#, piece("", false)),
             (r#"{"choices":[{"message":{"content":"all"},"finish_reason":"stop"}]}"#, piece("all", true)),
         ] {
             assert_eq!(read(data.as_bytes()), Ok(expected), "{data}");
