@@ -89,6 +89,6 @@ fn harden(headers: &mut HeaderMap, asked: Asked) {
         headers.insert(header::STRICT_TRANSPORT_SECURITY, TLS_ONLY);
     }
     if asked.private {
-        headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     }
 }

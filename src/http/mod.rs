@@ -35,6 +35,7 @@ mod probe;
 mod problem;
 mod request_id;
 mod router;
+mod shape;
 mod sign_in;
 mod tls;
 

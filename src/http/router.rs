@@ -23,6 +23,7 @@ use super::origins::{OtherSites, OwnSite};
 use super::person::PersonLayer;
 use super::problem::{self, Problem};
 use super::request_id::RequestIdLayer;
+use super::shape::WellFormed;
 use super::tls::{Certificates, redirect};
 use super::{Http, Requests, Resources, chat, client, conversations, health, page, sign_in};
 use crate::chat::files::Room;
@@ -145,6 +146,7 @@ fn layered(router: Router, app: App) -> impl Answers {
             // The panic itself is already in the log, with its place.
             axum::response::IntoResponse::into_response(Problem::internal(&anyhow::anyhow!("the handler panicked")))
         }))
+        .layer(WellFormed)
         .layer(OtherSites::new(Arc::clone(&app)))
         .layer(AddressDoor::new(Arc::clone(&app)))
         .layer(OwnSite::new(Arc::clone(&app)))

@@ -85,7 +85,7 @@ fn an_answer_comes_whole_or_piece_by_piece() {
     let mut stream = guest.stream(&json!({ "message": "hello again" }));
     assert_eq!(stream.status, 200);
     assert!(stream.head.contains("\r\ncontent-type: text/event-stream\r\n"), "{}", stream.head);
-    assert!(stream.head.contains("\r\ncache-control: no-cache\r\n"), "{}", stream.head);
+    assert!(stream.head.contains("\r\ncache-control: no-store\r\n"), "{}", stream.head);
     assert!(stream.head.contains("\r\nx-request-id: "), "{}", stream.head);
     assert_eq!(stream.delta(), "You ");
     let (rest, name, done) = stream.rest();
