@@ -4,12 +4,12 @@ use std::convert::Infallible;
 use std::io::IoSlice;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes, HttpBody};
-use axum::http::{HeaderValue, Response, Version, header};
+use axum::http::{HeaderValue, Response, StatusCode, Version, header};
 use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -26,10 +26,15 @@ use tower::ServiceExt;
 use tower::util::BoxCloneService;
 
 use super::arrival::Arrival;
+use super::patience::Patient;
+use crate::limits::Seat;
 use crate::telemetry::panics;
 
-/// How long a client may take to send a request's head, and an idle connection is kept.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long an idle connection is kept: longer than AWS's load balancers keep theirs (60 s), which would else send a
+/// request on one that is just being closed.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
+/// The longest head of a request in HTTP/1, in bytes, and what is held of a connection's bytes at most.
+const LONGEST_HEAD: usize = 32 << 10;
 /// How long a connection without a request is kept once its listener is left: one may be on its way, and closing
 /// before it comes would lose it. Its answer then says that the connection is over.
 const LAST_REQUEST: Duration = Duration::from_millis(500);
@@ -70,15 +75,21 @@ pub enum Protocol {
 /// WebSocket.
 pub struct Stream {
     bytes: Either<TcpStream, Box<TlsStream<TcpStream>>>,
-    _place: Option<OwnedSemaphorePermit>,
+    _place: Place,
+}
+
+/// One place among all connections, and one among those of its client.
+pub struct Place {
+    pub _permit: Option<OwnedSemaphorePermit>,
+    pub _seat: Seat,
 }
 
 impl Stream {
-    pub fn plain(stream: TcpStream, place: Option<OwnedSemaphorePermit>) -> Stream {
+    pub fn plain(stream: TcpStream, place: Place) -> Stream {
         Stream { bytes: Either::Left(stream), _place: place }
     }
 
-    pub fn encrypted(stream: TlsStream<TcpStream>, place: Option<OwnedSemaphorePermit>) -> Stream {
+    pub fn encrypted(stream: TlsStream<TcpStream>, place: Place) -> Stream {
         Stream { bytes: Either::Right(Box::new(stream)), _place: place }
     }
 }
@@ -98,8 +109,8 @@ pub async fn serve(stream: Stream, protocol: Protocol, arrival: Arrival, app: An
                 let done = Done(busy);
                 let answer = app.oneshot(request).await;
                 answer.map(|mut answer| {
-                    if arrival.encrypted {
-                        answer.headers_mut().entry(header::STRICT_TRANSPORT_SECURITY).or_insert(A_YEAR);
+                    if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+                        done.0.upgraded.store(true, Ordering::Release);
                     }
                     // hyper ends the connection after it, and the client knows. HTTP/2 has a frame for that.
                     if leave.is_cancelled() && version < Version::HTTP_2 {
@@ -114,13 +125,16 @@ pub async fn serve(stream: Stream, protocol: Protocol, arrival: Arrival, app: An
             }
         })
     };
-    let (io, service) = (TokioIo::new(stream), TowerToHyperService::new(service));
+    let service = TowerToHyperService::new(service);
     let ended = match protocol {
         Protocol::Http1 => {
+            let serving = Arc::clone(&busy);
+            let patient = Patient::new(stream, move || serving.past_the_head());
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
-                .header_read_timeout(HEAD_TIMEOUT)
-                .serve_connection(io, service)
+                .header_read_timeout(IDLE_TIMEOUT)
+                .max_buf_size(LONGEST_HEAD)
+                .serve_connection(TokioIo::new(patient), service)
                 .with_upgrades();
             one(connection, &busy, &leave).await
         }
@@ -135,7 +149,7 @@ pub async fn serve(stream: Stream, protocol: Protocol, arrival: Arrival, app: An
                 .initial_stream_window_size(STREAM_WINDOW)
                 .initial_connection_window_size(CONNECTION_WINDOW)
                 .max_send_buf_size(SEND_BUFFER)
-                .serve_connection(io, service);
+                .serve_connection(TokioIo::new(stream), service);
             let ended = many(connection, &busy, &leave).await;
             // Each ends at once where its connection has.
             requests.0.close();
@@ -148,18 +162,14 @@ pub async fn serve(stream: Stream, protocol: Protocol, arrival: Arrival, app: An
     }
 }
 
-/// What a browser remembers of a host with HTTPS, for a year: to come by nothing else (RFC 6797).
-const A_YEAR: HeaderValue = HeaderValue::from_static("max-age=31536000");
-
-type Io = TokioIo<Stream>;
-
 /// A connection of HTTP/1.1, which has one request at a time.
-async fn one<S>(
-    connection: http1::UpgradeableConnection<Io, S>,
+async fn one<I, S>(
+    connection: http1::UpgradeableConnection<I, S>,
     busy: &Busy,
     leave: &CancellationToken,
 ) -> hyper::Result<()>
 where
+    I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
     S: hyper::service::HttpService<Incoming, ResBody = Body, Error: Into<axum::BoxError>> + Send,
 {
     tokio::pin!(connection);
@@ -188,7 +198,7 @@ where
 /// A connection of HTTP/2, which has many. Its end is announced (GOAWAY, RFC 9113, section 6.8): what the client sent
 /// before it heard of that is answered as well.
 async fn many<S>(
-    connection: http2::Connection<Io, S, Requests>,
+    connection: http2::Connection<TokioIo<Stream>, S, Requests>,
     busy: &Busy,
     leave: &CancellationToken,
 ) -> hyper::Result<()>
@@ -200,7 +210,7 @@ where
     tokio::select! {
         ended = connection.as_mut() => return ended,
         () = leave.cancelled() => {}
-        () = busy.none_for(HEAD_TIMEOUT) => {}
+        () = busy.none_for(IDLE_TIMEOUT) => {}
     }
     connection.as_mut().graceful_shutdown();
     tokio::select! {
@@ -258,6 +268,8 @@ impl HttpBody for Streaming {
 #[derive(Default)]
 struct Busy {
     requests: AtomicUsize,
+    /// What comes now is no request.
+    upgraded: AtomicBool,
     changed: Notify,
 }
 
@@ -270,6 +282,11 @@ impl Busy {
     fn end(&self) {
         self.requests.fetch_sub(1, Ordering::AcqRel);
         self.changed.notify_waiters();
+    }
+
+    /// Whether what comes is not the head of a request; to be asked of HTTP/1.
+    fn past_the_head(&self) -> bool {
+        self.requests.load(Ordering::Acquire) > 0 || self.upgraded.load(Ordering::Acquire)
     }
 
     /// Completes while there are any, or while there are none.

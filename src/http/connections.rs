@@ -9,12 +9,14 @@ use rustls::ServerConfig;
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tower::util::BoxCloneService;
 
 use super::arrival::Arrival;
-use super::connection::{self, Protocol, Stream};
+use super::connection::{self, Place, Protocol, Stream};
+use super::crowd::Crowd;
+use super::patience;
 use super::router::Answers;
 use super::tls::handshake;
 use crate::telemetry::panics;
@@ -36,6 +38,8 @@ pub struct Door {
     pub room: Arc<Semaphore>,
     /// What TLS is spoken with, where it is.
     pub tls: Option<Arc<ServerConfig>>,
+    /// And so many for each client.
+    pub crowd: Crowd,
 }
 
 /// Serves `app` on `door` until `leave` is cancelled, then ends when every request in flight has its answer.
@@ -56,14 +60,22 @@ pub async fn serve(door: Door, app: impl Answers, leave: CancellationToken) -> s
         // Answers are small and shall leave at once; a socket that refuses either is served all the same.
         drop(stream.set_nodelay(true));
         let _unset = rustix::net::sockopt::set_tcp_user_timeout(&stream, UNREAD_TIMEOUT);
+        let Some(seat) = door.crowd.enter(peer.ip()) else { return };
+        let place = Place { _permit: permit, _seat: seat };
         let (app, leave, tls) = (app.clone(), ended.clone(), tls.clone());
         connections.spawn(panics::SERVICE.scope(super::NAME, async move {
+            // Until something comes, nothing is held for it.
+            tokio::select! {
+                biased;
+                came = timeout(patience::HEAD, stream.readable()) => if came.is_err() { return },
+                () = leave.cancelled() => {}
+            }
             let arrival = Arrival { peer, encrypted: tls.is_some() };
             let (stream, protocol) = match tls {
-                None => (Stream::plain(stream, permit), Protocol::Http1),
+                None => (Stream::plain(stream, place), Protocol::Http1),
                 Some(tls) => match handshake::encrypt(stream, tls, &leave).await {
-                    Some(through) if through.http_2 => (Stream::encrypted(through.stream, permit), Protocol::Http2),
-                    Some(through) => (Stream::encrypted(through.stream, permit), Protocol::Http1),
+                    Some(through) if through.http_2 => (Stream::encrypted(through.stream, place), Protocol::Http2),
+                    Some(through) => (Stream::encrypted(through.stream, place), Protocol::Http1),
                     None => return,
                 },
             };

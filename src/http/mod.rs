@@ -24,12 +24,14 @@ mod client;
 mod connection;
 mod connections;
 mod conversations;
+mod crowd;
 mod doors;
 mod headers;
 mod health;
 mod metrics;
 mod origins;
 mod page;
+mod patience;
 mod person;
 mod probe;
 mod problem;
@@ -41,6 +43,7 @@ mod tls;
 
 pub use metrics::Requests;
 
+use crowd::Crowd;
 use tls::Certificates;
 use tls::certificate::{Certificate, Flaw};
 use tls::keeper::Keeper;
@@ -128,11 +131,18 @@ impl Http {
     }
 
     /// `encrypted` where TLS is spoken.
-    fn door(&self, address: SocketAddr, socket: &Arc<TcpListener>, encrypted: bool) -> connections::Door {
+    fn door(
+        &self,
+        address: SocketAddr,
+        socket: &Arc<TcpListener>,
+        encrypted: bool,
+        crowd: &Crowd,
+    ) -> connections::Door {
         connections::Door {
             socket: Arc::clone(socket),
             shared: self.passed(address).is_some(),
             room: Arc::clone(&self.room),
+            crowd: crowd.clone(),
             tls: encrypted.then(|| Arc::clone(&self.encryption)),
         }
     }
@@ -255,8 +265,13 @@ impl Service for Http {
     /// What systemd opened is not left unread: its clients would wait for ever.
     async fn idle(&self, stop: CancellationToken) {
         let mut connections = JoinSet::new();
+        let crowd = Crowd::new(&self.resources.limits, None);
         for (address, socket) in &self.inherited {
-            connections.spawn(connections::serve(self.door(*address, socket, false), router::waiting(), stop.clone()));
+            connections.spawn(connections::serve(
+                self.door(*address, socket, false, &crowd),
+                router::waiting(),
+                stop.clone(),
+            ));
         }
         stop.cancelled().await;
         while connections.join_next().await.is_some() {}
@@ -265,6 +280,7 @@ impl Service for Http {
     async fn run(&self, mut context: Context) -> anyhow::Result<()> {
         let app = router::app(&context, self);
         let closed = router::closed(&context, self);
+        let crowd = Crowd::new(&self.resources.limits, Some(context.live.clone()));
         // With this task ends all that it started, even when it panics.
         let mut connections = JoinSet::new();
         let mut open: BTreeMap<SocketAddr, CancellationToken> = BTreeMap::new();
@@ -284,7 +300,7 @@ impl Service for Http {
                 open.entry(*address).or_insert_with(|| {
                     let token = CancellationToken::new();
                     let encrypted = listeners.as_deref().is_some_and(|made| made.encrypted == Some(*address));
-                    let door = self.door(*address, socket, encrypted);
+                    let door = self.door(*address, socket, encrypted, &crowd);
                     connections.spawn(connections::serve(door, app.clone(), token.clone()));
                     token
                 });
@@ -300,7 +316,7 @@ impl Service for Http {
                          answered with 503"
                     );
                     let token = CancellationToken::new();
-                    let door = self.door(*address, socket, false);
+                    let door = self.door(*address, socket, false, &crowd);
                     connections.spawn(connections::serve(door, closed.clone(), token.clone()));
                     token
                 });
