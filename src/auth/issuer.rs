@@ -3,7 +3,7 @@
 //! Source: OpenID Connect Discovery 1.0, section 4.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -18,8 +18,10 @@ use crate::service::Blame;
 
 /// How old the keys may grow while the issuer can be asked.
 const REFRESH: Duration = Duration::from_mins(15);
-/// Between two questions to the issuer, however many tokens name keys that it does not have.
-const PAUSE: Duration = Duration::from_secs(30);
+/// Tokens with keys that are not known make perch ask so often at once, and after that once in so long: an issuer that
+/// changes its keys is followed at once, and whoever makes up names can't make perch hammer it.
+const BURST: u32 = 3;
+const PACE: Duration = Duration::from_secs(30);
 /// Before the second try when the issuer can't be asked; it doubles up to the last.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LAST_RETRY: Duration = Duration::from_mins(1);
@@ -42,6 +44,8 @@ pub struct Issuer {
     keys: ArcSwapOption<KeySet>,
     asked: watch::Sender<Asked>,
     wanted: Notify,
+    /// Until when the questions that tokens led to are paid for, at [`PACE`].
+    paid: Mutex<Option<Instant>>,
 }
 
 impl fmt::Debug for Issuer {
@@ -110,6 +114,7 @@ impl Issuer {
             keys: ArcSwapOption::empty(),
             asked: watch::Sender::default(),
             wanted: Notify::new(),
+            paid: Mutex::default(),
         })
     }
 
@@ -133,15 +138,15 @@ impl Issuer {
         self.keys.load_full().ok_or(NoKeys)
     }
 
-    /// The keys after the issuer was asked once more, because a token names one that is not among those known. Whoever
-    /// makes such names up asks no more often than everybody: at most every [`PAUSE`].
+    /// The keys after the issuer was asked once more, because a token names one that is not among those known; `None`
+    /// where it was asked too often for that.
     ///
     /// # Errors
     /// Nobody can know: the issuer does not answer.
     pub async fn newer(&self) -> Result<Option<Arc<KeySet>>, NoKeys> {
         let mut asked = self.asked.subscribe();
         let before = asked.borrow_and_update().clone();
-        if before.last.is_some_and(|last| last.elapsed() < PAUSE) {
+        if !self.may_ask() {
             return if before.trouble.is_some() { Err(NoKeys) } else { Ok(None) };
         }
         self.wanted.notify_one();
@@ -149,6 +154,16 @@ impl Issuer {
             Ok(Ok(asked)) if asked.trouble.is_none() => Ok(self.keys.load_full()),
             _ => Err(NoKeys),
         }
+    }
+
+    fn may_ask(&self) -> bool {
+        let (mut paid, now) = (self.paid.lock().unwrap_or_else(PoisonError::into_inner), Instant::now());
+        let owed = paid.map_or(Duration::ZERO, |paid| paid.saturating_duration_since(now));
+        let may = owed <= PACE * (BURST - 1);
+        if may {
+            *paid = Some(now + owed + PACE);
+        }
+        may
     }
 
     /// What came of asking, now and from now on.
@@ -171,13 +186,9 @@ impl Issuer {
             if let Some(last) = last {
                 // A start of the service after a failure of its own asks no sooner than it would have.
                 let due = last + if failures == 0 { REFRESH } else { retry(failures) };
-                let wanted = async {
-                    self.wanted.notified().await;
-                    sleep_until(last + PAUSE).await;
-                };
                 tokio::select! {
                     () = sleep_until(due) => {}
-                    () = wanted => {}
+                    () = self.wanted.notified() => {}
                 }
             }
             let trouble = match self.fetch().await {

@@ -23,6 +23,7 @@ mod reload;
 mod restart;
 mod role;
 mod rotated_secrets;
+mod sign_in;
 mod state_directory;
 mod static_binary;
 mod supervision;

@@ -9,6 +9,7 @@ pub mod child;
 pub mod discord;
 pub mod exchange;
 pub mod host;
+pub mod issuer;
 pub mod namespace;
 pub mod perch;
 pub mod site;
