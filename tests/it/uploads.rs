@@ -61,10 +61,11 @@ fn curl_sends_four_files_and_the_echo_says_what_they_are() {
 #[test]
 fn fields_may_come_in_any_order_and_a_message_may_be_empty() {
     let (_perch, port) = echo();
-    let begun: Value = serde_json::from_slice(&Form::saying("hello").post(port).body).unwrap();
+    let hello = Form::saying("hello").post(port);
+    let begun: Value = serde_json::from_slice(&hello.body).unwrap();
     let id = begun["conversation"].as_str().unwrap();
     let form = Form::default().file("cat.gif", "image/gif", &gif()).field("conversation", id).field("message", "last");
-    let answer = form.post(port);
+    let answer = form.post_as(&hello, port);
     assert_eq!(told(&answer), "200: last\n[cat.gif (image/gif, 36 B)]");
     assert_eq!(serde_json::from_slice::<Value>(&answer.body).unwrap()["conversation"], id);
     let none_chosen =
@@ -289,7 +290,7 @@ fn the_model_gets_the_files_of_this_message_and_the_names_of_earlier_ones() {
     );
     let conversation = serde_json::from_slice::<Value>(&answer.body).unwrap()["conversation"].clone();
     let form = Form::default().field("conversation", conversation.as_str().unwrap());
-    assert!(form.file("cat.gif", "image/gif", &gif()).told(port).starts_with("200: "));
+    assert_eq!(form.file("cat.gif", "image/gif", &gif()).post_as(&answer, port).status, 200);
     let mut body = upstream.asked()[1].body["messages"].clone();
     assert_eq!(sent(&upstream, 1), [("image_url data:image/gif -".to_owned(), gif())]);
     body[2]["content"][0]["image_url"]["url"] = json!("…");

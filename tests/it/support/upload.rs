@@ -52,6 +52,14 @@ impl Form {
         post(port, &self.body())
     }
 
+    /// Posts it as whoever got this answer before.
+    #[track_caller]
+    pub fn post_as(self, before: &Response, port: u16) -> Response {
+        let cookie = before.header("Set-Cookie").and_then(|cookie| cookie.split(';').next()).expect("a cookie");
+        let url = format!("http://127.0.0.1:{port}/api/chat");
+        exchange("POST", &url, &[("Content-Type", &content_type()), ("Cookie", cookie)], &self.body())
+    }
+
     /// Posts it and returns the status, and the reply or why there is none.
     #[track_caller]
     pub fn told(self, port: u16) -> String {
