@@ -27,6 +27,7 @@ pub mod http;
 pub mod limits;
 pub mod os;
 pub mod random;
+pub mod rooms;
 pub mod secrets;
 pub mod service;
 pub mod sim;

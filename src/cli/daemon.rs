@@ -56,7 +56,7 @@ impl Daemon {
         let requests = Arc::new(Requests::default());
         let sign_ins = Arc::new(Counts::default());
         let metrics: Vec<Arc<dyn Source>> = vec![Arc::clone(&requests) as _, Arc::clone(&sign_ins) as _];
-        let http = Resources { requests, history, limits: Arc::default() };
+        let http = Resources { requests, history, limits: Arc::default(), rooms: Arc::default() };
         let options = Options {
             uri: self.uri,
             aws: Aws::default(),

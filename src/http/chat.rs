@@ -38,7 +38,7 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 const LAST_BODY: Duration = Duration::from_secs(3);
 
 /// How much of all bodies together is held while they come, in bytes: a host has 1 GiB of memory.
-const BODIES: usize = 64 << 20;
+pub(super) const BODIES: usize = 64 << 20;
 
 /// By which a client marks a request that it may have to send again
 /// (<https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/>).
@@ -130,12 +130,12 @@ pub async fn chat(State(app): State<App>, request: Request) -> Result<Response, 
 }
 
 /// The conversation that a request names.
-fn which(conversation: Option<&str>) -> Result<Which, Problem> {
+pub(super) fn which(conversation: Option<&str>) -> Result<Which, Problem> {
     let Some(id) = conversation else { return Ok(Which::New) };
     id.parse().map(Which::Existing).map_err(|_| no_such_conversation())
 }
 
-fn no_such_conversation() -> Problem {
+pub(super) fn no_such_conversation() -> Problem {
     Problem::new(StatusCode::NOT_FOUND, "there is no such conversation; leave it out to begin one")
 }
 
@@ -156,17 +156,17 @@ fn key(headers: &HeaderMap) -> Result<Option<Arc<str>>, Problem> {
 }
 
 /// One message and all that it takes to answer it.
-struct Exchange {
-    live: Arc<Live>,
-    asking: Asking,
-    message: Arc<str>,
-    files: Vec<File>,
-    bill: Arc<Bill>,
+pub(super) struct Exchange {
+    pub(super) live: Arc<Live>,
+    pub(super) asking: Asking,
+    pub(super) message: Arc<str>,
+    pub(super) files: Vec<File>,
+    pub(super) bill: Arc<Bill>,
 }
 
 impl Exchange {
     /// Answers it.
-    async fn answer(&self, deltas: Deltas) -> Result<String, Problem> {
+    pub(super) async fn answer(&self, deltas: Deltas) -> Result<String, Problem> {
         let ask = Ask { message: &self.message, earlier: self.asking.earlier(), files: &self.files };
         let answer = tokio::select! {
             biased;

@@ -25,6 +25,7 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 use tower::util::BoxCloneService;
 
+use super::afterwards::Afterwards;
 use super::arrival::Arrival;
 use super::patience::Patient;
 use crate::limits::Seat;
@@ -96,12 +97,30 @@ impl Stream {
 
 /// Serves one connection until it ends; from `leave` on, until it has its last answers.
 pub async fn serve(stream: Stream, protocol: Protocol, arrival: Arrival, app: Answerer, leave: CancellationToken) {
+    let afterwards = Afterwards::default();
+    // In a box of its own, as what comes afterwards needs little of it.
+    Box::pin(requests(stream, protocol, arrival, app, afterwards.clone(), leave.clone())).await;
+    if let Some(work) = afterwards.take() {
+        work(leave).await;
+    }
+}
+
+/// The requests of one connection, until it ends or is upgraded.
+async fn requests(
+    stream: Stream,
+    protocol: Protocol,
+    arrival: Arrival,
+    app: Answerer,
+    afterwards: Afterwards,
+    leave: CancellationToken,
+) {
     let busy = Arc::new(Busy::default());
     let service = {
         let (busy, leave) = (Arc::clone(&busy), leave.clone());
         tower::service_fn(move |mut request: hyper::Request<Incoming>| {
             busy.begin();
             request.extensions_mut().insert(arrival);
+            request.extensions_mut().insert(afterwards.clone());
             let version = request.version();
             let (app, busy, leave) = (app.clone(), Arc::clone(&busy), leave.clone());
             async move {
@@ -112,8 +131,9 @@ pub async fn serve(stream: Stream, protocol: Protocol, arrival: Arrival, app: An
                     if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
                         done.0.upgraded.store(true, Ordering::Release);
                     }
+                    let upgraded = answer.status() == StatusCode::SWITCHING_PROTOCOLS;
                     // hyper ends the connection after it, and the client knows. HTTP/2 has a frame for that.
-                    if leave.is_cancelled() && version < Version::HTTP_2 {
+                    if leave.is_cancelled() && version < Version::HTTP_2 && !upgraded {
                         answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
                     }
                     // In HTTP/1 one that is all there leaves as it is; a stream is in flight until its end.

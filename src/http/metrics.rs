@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 
+use super::ws::Sockets;
 use crate::chat::files::Refused;
 use crate::telemetry::metrics::{Counter, Histogram, Kind, Page, Source};
 
@@ -17,6 +18,7 @@ pub(super) const ROUTES: &[&str] = &[
     "/api/conversations",
     "/api/conversations/{id}",
     "/api/export",
+    "/api/ws",
 ];
 /// What is said of a path that is no route.
 const OTHER: &str = "other";
@@ -51,6 +53,7 @@ pub struct Requests {
     too_many: Counter,
     /// Uploads that were not taken, and why.
     pub uploads: Refused,
+    pub(super) sockets: Sockets,
 }
 
 #[derive(Default)]
@@ -63,7 +66,7 @@ struct Answers {
 impl Default for Requests {
     fn default() -> Self {
         let routes = (0..=ROUTES.len()).map(|_| Answers::default()).collect();
-        Requests { routes, too_many: Counter::default(), uploads: Refused::default() }
+        Requests { routes, too_many: Counter::default(), uploads: Refused::default(), sockets: Sockets::default() }
     }
 }
 
@@ -99,6 +102,7 @@ impl Source for Requests {
         for (reason, count) in self.uploads.counts() {
             family.value(&[("reason", &reason.to_string())], count);
         }
+        self.sockets.write(page);
     }
 }
 

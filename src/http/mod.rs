@@ -14,8 +14,10 @@ use tokio_util::sync::CancellationToken;
 use crate::chat::history::History;
 use crate::config::{Config, Place, http_tls};
 use crate::limits::Limits;
+use crate::rooms::Rooms;
 use crate::service::{Cause, Context, Live, Next, Part, Problem, Readiness, Service, State};
 
+mod afterwards;
 mod answering;
 mod arrival;
 mod bind;
@@ -40,8 +42,10 @@ mod router;
 mod shape;
 mod sign_in;
 mod tls;
+mod ws;
 
 pub use metrics::Requests;
+pub use ws::Sockets;
 
 use crowd::Crowd;
 use tls::Certificates;
@@ -57,6 +61,7 @@ pub struct Resources {
     pub requests: Arc<Requests>,
     pub history: Arc<History>,
     pub limits: Arc<Limits>,
+    pub rooms: Arc<Rooms>,
 }
 
 /// The HTTP service.
@@ -281,6 +286,8 @@ impl Service for Http {
         let app = router::app(&context, self);
         let closed = router::closed(&context, self);
         let crowd = Crowd::new(&self.resources.limits, Some(context.live.clone()));
+        let tended = self.resources.rooms.tend();
+        tokio::pin!(tended);
         // With this task ends all that it started, even when it panics.
         let mut connections = JoinSet::new();
         let mut open: BTreeMap<SocketAddr, CancellationToken> = BTreeMap::new();
@@ -339,6 +346,7 @@ impl Service for Http {
                 _ = standing.changed() => {}
                 () = keeper.died() => {}
                 Some(left) = connections.join_next() => left??,
+                () = tended.as_mut() => {}
             }
         }
         context.reporter.state(State::Draining, "finishing what is in flight");

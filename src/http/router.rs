@@ -25,10 +25,11 @@ use super::problem::{self, Problem};
 use super::request_id::RequestIdLayer;
 use super::shape::WellFormed;
 use super::tls::{Certificates, redirect};
-use super::{Http, Requests, Resources, chat, client, conversations, health, page, sign_in};
+use super::{Http, Requests, Resources, chat, client, conversations, health, page, sign_in, ws};
 use crate::chat::files::Room;
 use crate::chat::history::History;
 use crate::limits::Limits;
+use crate::rooms::Rooms;
 use crate::service::{Context, Leaving, Live};
 
 /// How long an answer may take that needs nothing but perch.
@@ -46,6 +47,7 @@ pub struct Shared {
     pub history: Arc<History>,
     pub limits: Arc<Limits>,
     pub certificates: Arc<Certificates>,
+    pub rooms: Arc<Rooms>,
     /// How many bytes of requests that are still coming are held, in all.
     pub bodies: AtomicUsize,
     /// The same for files, which are held until the model has them.
@@ -54,7 +56,7 @@ pub struct Shared {
 
 impl Shared {
     fn new(context: &Context, http: &Http) -> App {
-        let Resources { requests, history, limits } = http.resources.clone();
+        let Resources { requests, history, limits, rooms } = http.resources.clone();
         Arc::new(Shared {
             live: context.live.clone(),
             stop: context.stop.clone(),
@@ -63,6 +65,7 @@ impl Shared {
             history,
             limits,
             certificates: Arc::clone(&http.certificates),
+            rooms,
             bodies: AtomicUsize::new(0),
             room: Room::new(chat::ROOM),
         })
@@ -101,6 +104,7 @@ pub fn app(context: &Context, http: &Http) -> impl Answers {
         .layer(TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, ANSWER_TIMEOUT))
         // A model may think long; the body and the responder have time-outs of their own.
         .route("/api/chat", post(chat::chat))
+        .route("/api/ws", get(ws::open))
         .method_not_allowed_fallback(problem::method_not_allowed)
         .with_state(Arc::clone(&app));
     layered(routes, app)

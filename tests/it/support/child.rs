@@ -43,7 +43,7 @@ pub fn run(responder: impl Responder + 'static, others: impl FnOnce() -> Vec<Arc
     let responder: Arc<dyn Responder> = Arc::new(responder);
     let mut services: Vec<Arc<dyn Service>> = others();
     let history = History::new(Arc::new(Nowhere));
-    let resources = Resources { requests: Arc::default(), history, limits: Arc::default() };
+    let resources = Resources { requests: Arc::default(), history, limits: Arc::default(), rooms: Arc::default() };
     services.push(Arc::new(Http::new(Vec::new(), resources, 1_024)));
     let services = services
         .into_iter()

@@ -1,0 +1,112 @@
+//! Questions that are being answered over a WebSocket.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::Visitor;
+use super::frame::Reference;
+use crate::chat::history::{Asked, ConversationId, NoSuchConversation, Question};
+use crate::chat::{Deltas, Failure, Why};
+use crate::http::chat::{Exchange, no_such_conversation, which};
+use crate::http::problem::Problem;
+use crate::http::router::App;
+use crate::limits::Bill;
+use crate::telemetry::panics;
+
+/// How many pieces may wait for a client that reads slowly, before the model has to.
+const PIECES: usize = 32;
+
+/// A question whose answer is on its way. Dropping it ends the request to the model.
+pub struct Ask {
+    pub reference: Option<Reference>,
+    /// Where it belongs, once that is known.
+    pub conversation: Option<ConversationId>,
+    told: mpsc::Receiver<Told>,
+    _work: AbortOnDropHandle<()>,
+}
+
+/// What is told of an answer next.
+pub enum Told {
+    /// It belongs to this conversation.
+    Begun(ConversationId),
+    Delta(String),
+    Done,
+    Failed(Problem),
+}
+
+impl Ask {
+    /// Has `text` answered, in a conversation of the visitor's or a new one.
+    pub fn begin(
+        app: App,
+        visitor: Visitor,
+        text: String,
+        conversation: Option<String>,
+        reference: Option<Reference>,
+    ) -> Ask {
+        let (sender, told) = mpsc::channel(PIECES);
+        let work = async move {
+            let end = match answer(&app, &visitor, text.into(), conversation.as_deref(), &sender).await {
+                Ok(()) => Told::Done,
+                Err(problem) => Told::Failed(problem),
+            };
+            // Nobody listens any more where the socket is gone.
+            drop(sender.send(end).await);
+        };
+        let work = AbortOnDropHandle::new(tokio::spawn(panics::SERVICE.scope(crate::http::NAME, work)));
+        Ask { reference, conversation: None, told, _work: work }
+    }
+
+    /// What comes next; after [`Told::Done`] or [`Told::Failed`] nothing does.
+    pub fn poll_told(&mut self, context: &mut Context<'_>) -> Poll<Told> {
+        // The panic itself is already in the log, with its place.
+        let panicked = || Told::Failed(Failure::new(Why::Broken, "the responder panicked").into());
+        self.told.poll_recv(context).map(|told| told.unwrap_or_else(panicked))
+    }
+}
+
+async fn answer(
+    app: &App,
+    visitor: &Visitor,
+    text: Arc<str>,
+    conversation: Option<&str>,
+    told: &mpsc::Sender<Told>,
+) -> Result<(), Problem> {
+    let Visitor { asker, address } = visitor;
+    let live = Arc::clone(&app.live.borrow());
+    let question = Question { text: Arc::clone(&text), attachments: [].into(), key: None };
+    let asked = app.history.ask(asker, which(conversation)?, question, live.config.chat.history()).await;
+    let asking = match asked.map_err(|NoSuchConversation| no_such_conversation())? {
+        Asked::Now(asking) => asking,
+        Asked::Before { conversation, answer, .. } => {
+            drop(told.send(Told::Begun(conversation)).await);
+            drop(told.send(Told::Delta(answer)).await);
+            return Ok(());
+        }
+    };
+    drop(told.send(Told::Begun(asking.conversation())).await);
+    let bill = Bill::new(&app.limits, &live.config, *address, asker.person.clone());
+    let exchange = Exchange { live, asking, message: text, files: Vec::new(), bill };
+    let (sender, mut pieces) = mpsc::channel::<String>(1);
+    let mut silent = true;
+    let pass_on = async {
+        while let Some(piece) = pieces.recv().await {
+            silent = false;
+            exchange.asking.say(&piece);
+            drop(told.send(Told::Delta(piece)).await);
+        }
+    };
+    let (answer, ()) = tokio::join!(exchange.answer(Deltas::to(sender)), pass_on);
+    match answer {
+        // It came in no pieces.
+        Ok(answer) if silent => drop(told.send(Told::Delta(answer)).await),
+        Ok(_) => {}
+        Err(problem) => {
+            exchange.asking.failed();
+            return Err(problem);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,106 @@
+//! `GET /api/ws`: rooms, and questions with their answers, over a WebSocket (RFC 6455).
+//!
+//! ```text
+//!  open (handshake) ──► Socket ──► rooms (crate::rooms)
+//!                         │  └───► asks ──► the responder, as POST /api/chat
+//!                       wire: one row of shared frames
+//! ```
+
+use std::net::IpAddr;
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version, header};
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+
+use super::afterwards::Afterwards;
+use super::client::ClientAddress;
+use super::person;
+use super::problem::Problem;
+use super::request_id::RequestId;
+use super::router::App;
+use crate::chat::history::Asker;
+
+mod asks;
+mod counts;
+mod frame;
+mod name;
+mod socket;
+mod wire;
+
+pub use counts::Sockets;
+
+/// The version of the protocol that there is (RFC 6455, section 4.1).
+const VERSION: HeaderValue = HeaderValue::from_static("13");
+
+/// Who is at the other side.
+#[derive(Clone)]
+pub struct Visitor {
+    asker: Asker,
+    address: Option<IpAddr>,
+}
+
+/// Opens a WebSocket. Pages of other sites were turned away before ([`super::origins`]).
+pub async fn open(State(app): State<App>, mut request: Request) -> Result<Response<Body>, Problem> {
+    if app.stop.is_cancelled() {
+        let detail = "perch is about to restart; connect again shortly";
+        return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail));
+    }
+    let accept = match accept(&request) {
+        Ok(accept) => accept,
+        Err(answer) => return answer,
+    };
+    let known = request.extensions();
+    let (Some(&id), Some(afterwards)) = (known.get::<RequestId>(), known.get::<Afterwards>().cloned()) else {
+        return Err(Problem::internal(&anyhow::anyhow!("a request without an id, or without a connection")));
+    };
+    let address = known.get().map(|ClientAddress(address)| *address);
+    // What begins while it is open is theirs as well.
+    let asker = Asker { newcomer: false, ..person::asker(known)? };
+    let visitor = Visitor { asker, address };
+    let upgrade = hyper::upgrade::on(&mut request);
+    afterwards.then(move |leave| async move {
+        // Otherwise the client went away before it had its answer.
+        if let Ok(upgraded) = upgrade.await {
+            socket::serve(upgraded, app, visitor, id, leave).await;
+        }
+    });
+    let mut answer = Response::new(Body::empty());
+    *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = answer.headers_mut();
+    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+    Ok(answer)
+}
+
+/// What proves to the client that its handshake was understood (RFC 6455, section 4.2), or the answer to a request that
+/// is none.
+fn accept(request: &Request) -> Result<HeaderValue, Result<Response<Body>, Problem>> {
+    let headers = request.headers();
+    let named = |name, word| lists(headers, &name, word);
+    if request.method() != Method::GET
+        || request.version() != Version::HTTP_11
+        || !named(header::CONNECTION, "upgrade")
+        || !named(header::UPGRADE, "websocket")
+    {
+        let detail = "this is a WebSocket: connect to it with `ws://` or `wss://`";
+        return Err(Err(Problem::new(StatusCode::UPGRADE_REQUIRED, detail)));
+    }
+    if headers.get(header::SEC_WEBSOCKET_VERSION) != Some(&VERSION) {
+        // The client is told which version there is (section 4.4).
+        let mut answer = Response::new(Body::from("this is a WebSocket of version 13\n"));
+        *answer.status_mut() = StatusCode::UPGRADE_REQUIRED;
+        answer.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, VERSION);
+        return Err(Ok(answer));
+    }
+    let key = headers.get(header::SEC_WEBSOCKET_KEY).map(|key| derive_accept_key(key.as_bytes()));
+    key.and_then(|accept| HeaderValue::from_str(&accept).ok())
+        .ok_or_else(|| Err(Problem::new(StatusCode::BAD_REQUEST, "the handshake has no `Sec-WebSocket-Key`")))
+}
+
+/// Whether a header's list has this word.
+fn lists(headers: &HeaderMap, name: &header::HeaderName, word: &str) -> bool {
+    let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(|item| item.trim().eq_ignore_ascii_case(word))
+}

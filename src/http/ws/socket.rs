@@ -1,0 +1,575 @@
+//! One WebSocket, from its handshake to its end, as one task that waits for everything at once: what the client sends,
+//! what is said in its rooms, pieces of answers, room to send, the clock, and the listener's end.
+
+use std::num::NonZeroU32;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use axum::body::Bytes;
+use axum::http::StatusCode;
+use futures_util::{Sink, Stream};
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::error::ProtocolError;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::{Error, Message};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
+
+use super::asks::{Ask, Told};
+use super::frame::{self, Reference, Wish};
+use super::wire::Wire;
+use super::{Visitor, name};
+use crate::chat::PersonId;
+use crate::http::chat::BODIES;
+use crate::http::problem::Problem;
+use crate::http::request_id::RequestId;
+use crate::http::router::App;
+use crate::limits::Who;
+use crate::rooms::{Behind, Bell, Joined, Membership, RoomName, Said};
+
+/// How long a client may be silent before it is asked whether it is still there, and how long it may take to say so.
+const SILENCE: Duration = Duration::from_secs(25);
+const PONG: Duration = Duration::from_secs(20);
+/// How long a client may take nothing of what waits for it. It can then come back, and ask for what it has not had.
+const STUCK: Duration = Duration::from_secs(15);
+/// How long the other side may take to end a connection that perch closes.
+const CLOSING: Duration = Duration::from_secs(2);
+/// How long a client is read from that breaks the protocol, and may still be sending, so that it meets a reason and not
+/// a reset connection; and no more than so many bytes.
+const DISCARDED: usize = 1 << 20;
+
+/// The library's buffer for what comes in, in bytes: most of what people say fits, and it grows for what does not.
+const READ_BUFFER: usize = 512;
+/// A message may be as large as a request's body, but no larger than this, in bytes.
+const LARGEST: usize = 256 << 10;
+/// No more than about this many bytes wait for a client, beside what it asked for itself.
+const ENOUGH: usize = 16 << 10;
+/// How often a client is sent so much before something else has its turn.
+const TURNS: u32 = 8;
+/// So much of a message that is still coming is not counted against what all of them may hold, in bytes.
+const UNCOUNTED: usize = 4 << 10;
+
+/// In so many rooms one may be at once, and so many questions one may have open, over one connection.
+const ROOMS: usize = 16;
+const ASKS: usize = 4;
+/// So many messages one may send a second, and so many at once.
+const RATE: NonZeroU32 = NonZeroU32::new(10).expect("it is not zero");
+const BURST: NonZeroU32 = NonZeroU32::new(60).expect("it is not zero");
+/// So many refused messages are answered a second, and so many at once, before the connection is closed.
+const PATIENCE: NonZeroU32 = NonZeroU32::new(1).expect("it is not zero");
+const PATIENCE_BURST: NonZeroU32 = NonZeroU32::new(60).expect("it is not zero");
+
+/// Serves a WebSocket until either side ends it. Once `leave` is cancelled it ends with the answers that are under way.
+pub async fn serve(upgraded: Upgraded, app: App, visitor: Visitor, id: RequestId, leave: CancellationToken) {
+    let most = app.live.borrow().config.http.as_ref().map_or(0, |http| http.max_body);
+    let most = usize::try_from(most).unwrap_or(LARGEST).min(LARGEST);
+    let config = WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER)
+        .write_buffer_size(0)
+        .max_message_size(Some(most))
+        .max_frame_size(Some(most));
+    let wire = Wire::new(TokioIo::new(upgraded));
+    let stream = WebSocketStream::from_raw_socket(wire, Role::Server, Some(config)).await;
+    let _open = Open::new(&app);
+    let mut socket = Socket {
+        stream,
+        name: name::of(&visitor.asker.person).into(),
+        visitor,
+        id,
+        bell: Arc::default(),
+        rooms: Vec::new(),
+        asks: Vec::new(),
+        rate: RateLimiter::direct(Quota::per_second(RATE).allow_burst(BURST)),
+        patience: RateLimiter::direct(Quota::per_second(PATIENCE).allow_burst(PATIENCE_BURST)),
+        heard: Instant::now(),
+        pinged: false,
+        stuck: None,
+        held: 0,
+        leaving: false,
+        app,
+    };
+    if let Some((code, reason)) = socket.run(&leave).await {
+        // With them end the requests to the model.
+        socket.asks = Vec::new();
+        socket.close(code, reason).await;
+    }
+}
+
+/// What happens to a WebSocket.
+enum Event {
+    Came(Message),
+    Told(usize, Told),
+    /// A time has come: for a ping, or to give the other side up.
+    Due,
+    /// The listener is left.
+    Leave,
+    /// The other side is gone, or does not keep to the protocol.
+    Ended(Option<Error>),
+    /// More was said than is kept for it.
+    Behind,
+    /// More comes in from everybody than perch holds.
+    Full,
+}
+
+/// Why perch ends a connection; nothing where the other side did.
+type Farewell = Option<(CloseCode, &'static str)>;
+
+struct Socket {
+    stream: WebSocketStream<Wire<TokioIo<Upgraded>>>,
+    app: App,
+    visitor: Visitor,
+    name: Box<str>,
+    id: RequestId,
+    bell: Arc<Bell>,
+    rooms: Vec<(RoomName, Membership)>,
+    asks: Vec<Ask>,
+    rate: DefaultDirectRateLimiter,
+    patience: DefaultDirectRateLimiter,
+    /// When something last came from the other side, and whether it was asked for a sign of life since.
+    heard: Instant,
+    pinged: bool,
+    /// Since when the other side takes nothing of what waits for it.
+    stuck: Option<Instant>,
+    /// How much of a message that is still coming is counted against what all of them may hold.
+    held: usize,
+    /// It ends with the answers that are under way.
+    leaving: bool,
+}
+
+impl Socket {
+    async fn run(&mut self, leave: &CancellationToken) -> Farewell {
+        let leave = leave.cancelled();
+        tokio::pin!(leave);
+        // Those who come at once are not all pinged at once.
+        let timer = sleep_until(Instant::now() + SILENCE.mul_f64(0.5 + fastrand::f64() / 2.0));
+        tokio::pin!(timer);
+        loop {
+            let event = std::future::poll_fn(|context| self.poll(context, leave.as_mut(), timer.as_mut())).await;
+            let farewell = match event {
+                Event::Came(message) => self.take(message),
+                Event::Told(index, told) => {
+                    self.tell(index, told);
+                    None
+                }
+                Event::Due => match self.due(timer.as_mut()) {
+                    Ok(()) => None,
+                    Err(farewell) => return farewell,
+                },
+                Event::Leave => {
+                    self.leaving = true;
+                    None
+                }
+                Event::Ended(None) => {
+                    // The answer to its close frame.
+                    drop(timeout(CLOSING, std::future::poll_fn(|context| self.wire().poll_send(context))).await);
+                    return None;
+                }
+                Event::Ended(Some(error)) => return farewell(&error),
+                Event::Behind => {
+                    count(&self.app.requests.sockets.slow);
+                    Some((CloseCode::Again, "too slow for what is said here; join again with the last id"))
+                }
+                Event::Full => Some((CloseCode::Again, "too much is coming in at the moment; try again shortly")),
+            };
+            if farewell.is_some() {
+                return farewell;
+            }
+            if self.leaving && self.asks.is_empty() {
+                return Some((CloseCode::Restart, "perch is restarting; connect again"));
+            }
+        }
+    }
+
+    fn person(&self) -> &PersonId {
+        &self.visitor.asker.person
+    }
+
+    fn wire(&mut self) -> &mut Wire<TokioIo<Upgraded>> {
+        self.stream.get_mut()
+    }
+
+    fn send(&mut self, frame: Bytes) {
+        count(&self.app.requests.sockets.sent);
+        self.wire().queue(frame);
+    }
+
+    // --- what is waited for ----------------------------------------------------------------------------------------
+
+    fn poll(
+        &mut self,
+        context: &mut Context<'_>,
+        leave: Pin<&mut WaitForCancellationFuture<'_>>,
+        mut timer: Pin<&mut Sleep>,
+    ) -> Poll<Event> {
+        // First, so that nothing is said between the look and the wait.
+        self.bell.register(context.waker());
+        let was_stuck = self.stuck.is_some();
+        if let Some(event) = self.poll_send(context) {
+            return Poll::Ready(event);
+        }
+        // Who does not take what they are sent is not listened to.
+        if self.wire().waiting() < ENOUGH {
+            match Pin::new(&mut self.stream).poll_next(context) {
+                Poll::Ready(Some(Ok(message))) => return Poll::Ready(Event::Came(message)),
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Event::Ended(Some(error))),
+                Poll::Ready(None) => return Poll::Ready(Event::Ended(None)),
+                Poll::Pending => {}
+            }
+            if !self.hold() {
+                return Poll::Ready(Event::Full);
+            }
+            for (index, ask) in self.asks.iter_mut().enumerate() {
+                if let Poll::Ready(told) = ask.poll_told(context) {
+                    return Poll::Ready(Event::Told(index, told));
+                }
+            }
+            // The library may have answered a ping.
+            if let Some(event) = self.poll_send(context) {
+                return Poll::Ready(event);
+            }
+        }
+        if let (Some(since), false) = (self.stuck, was_stuck) {
+            let until = since + STUCK;
+            if until < timer.deadline() {
+                timer.as_mut().reset(until);
+            }
+        }
+        if !self.leaving && leave.poll(context).is_ready() {
+            return Poll::Ready(Event::Leave);
+        }
+        ready!(timer.poll(context));
+        Poll::Ready(Event::Due)
+    }
+
+    /// Sends what waits and what was said in the rooms, as far as the other side takes it.
+    fn poll_send(&mut self, context: &mut Context<'_>) -> Option<Event> {
+        for _ in 0..TURNS {
+            if self.fill().is_err() {
+                return Some(Event::Behind);
+            }
+            if self.wire().waiting() == 0 {
+                self.stuck = None;
+                return None;
+            }
+            let before = self.wire().waiting();
+            match self.wire().poll_send(context) {
+                Poll::Ready(Ok(())) => self.stuck = None,
+                Poll::Ready(Err(error)) => return Some(Event::Ended(Some(Error::Io(error)))),
+                Poll::Pending if self.wire().waiting() < before => {
+                    self.stuck = Some(Instant::now());
+                    return None;
+                }
+                Poll::Pending => {
+                    self.stuck.get_or_insert_with(Instant::now);
+                    return None;
+                }
+            }
+        }
+        // There may be more; others first.
+        context.waker().wake_by_ref();
+        None
+    }
+
+    /// Puts what was said in the rooms in the row, as long as it is short.
+    fn fill(&mut self) -> Result<(), Behind> {
+        for index in 0..self.rooms.len() {
+            loop {
+                if self.stream.get_ref().waiting() >= ENOUGH {
+                    return Ok(());
+                }
+                let (room, membership) = &mut self.rooms[index];
+                let frame = if let Some(said) = membership.hear()? {
+                    if said.reference.is_some() && said.by == self.visitor.asker.person {
+                        frame::own(&said)
+                    } else {
+                        said.frame
+                    }
+                } else if let Some(members) = membership.members() {
+                    frame::members(room, members)
+                } else {
+                    break;
+                };
+                self.send(frame);
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts what has come of a message that is not whole yet, and says whether there is room for it.
+    fn hold(&mut self) -> bool {
+        let now = self.stream.get_ref().unfinished.saturating_sub(UNCOUNTED);
+        let all = &self.app.bodies;
+        if now > self.held {
+            let more = now - self.held;
+            self.held = now;
+            return all.fetch_add(more, Ordering::Relaxed) + more <= BODIES;
+        }
+        all.fetch_sub(self.held - now, Ordering::Relaxed);
+        self.held = now;
+        true
+    }
+
+    // --- what then happens ------------------------------------------------------------------------------------------
+
+    fn due(&mut self, timer: Pin<&mut Sleep>) -> Result<(), Farewell> {
+        let now = Instant::now();
+        if self.app.departure.borrow().is_some() {
+            // Not all of them at once: each timer has its own moment.
+            self.leaving = true;
+        }
+        if self.stuck.is_some_and(|since| now >= since + STUCK) {
+            count(&self.app.requests.sockets.slow);
+            tracing::debug!(service = crate::http::NAME, "a WebSocket's reader took nothing for {} s", STUCK.as_secs());
+            return Err(None);
+        }
+        let patience = if self.pinged { SILENCE + PONG } else { SILENCE };
+        if now >= self.heard + patience {
+            if self.pinged {
+                count(&self.app.requests.sockets.silent);
+                return Err(None);
+            }
+            self.pinged = true;
+            // The library puts it in the row; it fails only where the connection is being closed already.
+            drop(Pin::new(&mut self.stream).start_send(Message::Ping(Bytes::new())));
+        }
+        let patience = if self.pinged { SILENCE + PONG } else { SILENCE };
+        let next = self.heard + patience;
+        let stuck = self.stuck.map(|since| since + STUCK);
+        timer.reset(stuck.map_or(next, |stuck| stuck.min(next)));
+        Ok(())
+    }
+
+    fn take(&mut self, message: Message) -> Farewell {
+        self.heard = Instant::now();
+        self.pinged = false;
+        self.wire().unfinished = 0;
+        let text = match message {
+            Message::Text(text) => text,
+            Message::Binary(_) => return Some((CloseCode::Unsupported, "frames are text here")),
+            // Answered by the library; who sends too many is sent away all the same.
+            Message::Ping(_) | Message::Pong(_) if self.rate.check().is_err() => return self.flooded(),
+            Message::Ping(_) | Message::Pong(_) | Message::Close(_) | Message::Frame(_) => return None,
+        };
+        count(&self.app.requests.sockets.received);
+        let limited = self.rate.check().is_err();
+        let wish = match Wish::read(&text) {
+            Ok(wish) => wish,
+            Err((problem, reference)) => return self.refuse(&problem, reference.as_ref()),
+        };
+        if limited {
+            let detail = format!("these are too many messages at once; {RATE} a second are taken");
+            let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, detail);
+            return self.refuse(&problem, wish.reference());
+        }
+        if self.leaving {
+            let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "perch is restarting; connect again");
+            return self.refuse(&problem, wish.reference());
+        }
+        let reference = wish.reference().cloned();
+        match self.grant(wish) {
+            Ok(()) => None,
+            Err(problem) => self.refuse(&problem, reference.as_ref()),
+        }
+    }
+
+    fn refuse(&mut self, problem: &Problem, reference: Option<&Reference>) -> Farewell {
+        count(&self.app.requests.sockets.refused);
+        if self.patience.check().is_err() {
+            return self.flooded();
+        }
+        self.tell_problem(problem, reference);
+        None
+    }
+
+    #[expect(clippy::unused_self, reason = "it is said of this socket, whatever it was flooded with")]
+    fn flooded(&self) -> Farewell {
+        Some((CloseCode::Policy, "too many messages"))
+    }
+
+    fn tell_problem(&mut self, problem: &Problem, reference: Option<&Reference>) {
+        let live = Arc::clone(&self.app.live.borrow());
+        let problem = problem.tell(self.id, &live);
+        self.send(frame::error(reference, &problem));
+    }
+
+    fn grant(&mut self, wish: Wish) -> Result<(), Problem> {
+        match wish {
+            Wish::Join { room, after } => self.join(room, after),
+            Wish::Leave { room } => {
+                let place = self.place(&room)?;
+                self.rooms.swap_remove(place);
+                Ok(())
+            }
+            Wish::Say { room, text, reference } => {
+                let place = self.place(&room)?;
+                let (room, membership) = &self.rooms[place];
+                let compose = |id, at| frame::message(room, id, &self.name, &text, at);
+                membership.say(self.person().clone(), reference, compose);
+                Ok(())
+            }
+            Wish::Ask { text, conversation, reference } => self.ask(text, conversation, reference),
+            Wish::Stop { reference } => {
+                // Where it is over already, its last frame is on its way.
+                if let Some(index) = self.asks.iter().position(|ask| ask.reference.as_ref() == Some(&reference)) {
+                    let ask = self.asks.swap_remove(index);
+                    self.send(frame::done(ask.reference.as_ref(), ask.conversation));
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn place(&self, room: &RoomName) -> Result<usize, Problem> {
+        self.rooms
+            .iter()
+            .position(|(name, _)| name == room)
+            .ok_or_else(|| Problem::new(StatusCode::CONFLICT, "you are not in this room; join it first"))
+    }
+
+    fn join(&mut self, room: RoomName, after: Option<u64>) -> Result<(), Problem> {
+        // Who joins again starts anew.
+        self.rooms.retain(|(name, _)| *name != room);
+        if self.rooms.len() >= ROOMS {
+            let detail = format!("you are in {ROOMS} rooms already; leave one first");
+            return Err(Problem::new(StatusCode::CONFLICT, detail));
+        }
+        let Ok(Joined { membership, members, history, incomplete }) = self.app.rooms.join(&room, after, &self.bell)
+        else {
+            let detail = "there are as many rooms as there may be; try again later";
+            return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail));
+        };
+        let own = |said: &Said| said.by == *self.person();
+        let frame = frame::joined(&room, members, &history, incomplete, own);
+        self.send(frame);
+        self.rooms.push((room, membership));
+        Ok(())
+    }
+
+    fn ask(&mut self, text: String, conversation: Option<String>, reference: Option<Reference>) -> Result<(), Problem> {
+        if self.asks.len() >= ASKS {
+            let detail = format!("{ASKS} of your questions are being answered already; wait for one, or stop one");
+            return Err(Problem::new(StatusCode::TOO_MANY_REQUESTS, detail));
+        }
+        if reference.is_some() && self.asks.iter().any(|ask| ask.reference == reference) {
+            return Err(Problem::new(StatusCode::CONFLICT, "a question with this `ref` is being answered already"));
+        }
+        let who = Who { address: self.visitor.address, person: self.person() };
+        let live = Arc::clone(&self.app.live.borrow());
+        self.app.limits.admit(&live.config.limits, who)?;
+        self.asks.push(Ask::begin(Arc::clone(&self.app), self.visitor.clone(), text, conversation, reference));
+        Ok(())
+    }
+
+    fn tell(&mut self, index: usize, told: Told) {
+        let frame = match told {
+            Told::Begun(conversation) => {
+                self.asks[index].conversation = Some(conversation);
+                return;
+            }
+            Told::Delta(text) => {
+                let ask = &self.asks[index];
+                frame::delta(ask.reference.as_ref(), &text)
+            }
+            Told::Done => {
+                let ask = self.asks.swap_remove(index);
+                frame::done(ask.reference.as_ref(), ask.conversation)
+            }
+            Told::Failed(problem) => {
+                let ask = self.asks.swap_remove(index);
+                return self.tell_problem(&problem, ask.reference.as_ref());
+            }
+        };
+        self.send(frame);
+    }
+
+    // --- how it ends ------------------------------------------------------------------------------------------------
+
+    /// Closes it with a reason, and waits for the other side to do the same, for a while.
+    async fn close(&mut self, code: CloseCode, reason: &'static str) {
+        // What was said before is told before; what is not kept any more is not.
+        let _behind = self.fill();
+        self.rooms = Vec::new();
+        let frame = CloseFrame { code, reason: reason.into() };
+        drop(Pin::new(&mut self.stream).start_send(Message::Close(Some(frame))));
+        let mut discarded = 0;
+        let mut finished = false;
+        let ended = std::future::poll_fn(|context| {
+            if !finished {
+                if ready!(self.wire().poll_send(context)).is_err() {
+                    return Poll::Ready(());
+                }
+                finished = true;
+            }
+            // Until the other side's close frame.
+            while let Some(Ok(_)) = ready!(Pin::new(&mut self.stream).poll_next(context)) {}
+            // Where the protocol was broken there is none: what still comes is thrown away, as unread bytes would reset
+            // the connection before the reason is read.
+            if ready!(self.wire().poll_finish(context)).is_err() || code == CloseCode::Restart {
+                return Poll::Ready(());
+            }
+            ready!(discard(self.wire(), context, &mut discarded));
+            Poll::Ready(())
+        });
+        // The other side is given up after that.
+        drop(timeout(CLOSING, ended).await);
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        self.app.bodies.fetch_sub(self.held, Ordering::Relaxed);
+    }
+}
+
+/// Reads until the other side ends, or has sent too much.
+fn discard(stream: &mut Wire<TokioIo<Upgraded>>, context: &mut Context<'_>, discarded: &mut usize) -> Poll<()> {
+    let mut bytes = [0; 4 << 10];
+    loop {
+        let mut buffer = ReadBuf::new(&mut bytes);
+        let read = ready!(Pin::new(&mut *stream).poll_read(context, &mut buffer));
+        *discarded += buffer.filled().len();
+        if read.is_err() || buffer.filled().is_empty() || *discarded > DISCARDED {
+            return Poll::Ready(());
+        }
+    }
+}
+
+/// What the other side is told whose bytes made no sense.
+fn farewell(error: &Error) -> Farewell {
+    match error {
+        Error::Capacity(_) => Some((CloseCode::Size, "the message is too large")),
+        Error::Utf8(_) => Some((CloseCode::Invalid, "text is UTF-8")),
+        Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => None,
+        Error::Protocol(_) => Some((CloseCode::Protocol, "this is no WebSocket frame")),
+        _ => None,
+    }
+}
+
+fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Counts a WebSocket among those that are open, as long as it lives.
+struct Open(App);
+
+impl Open {
+    fn new(app: &App) -> Open {
+        count(&app.requests.sockets.open);
+        count(&app.requests.sockets.opened);
+        Open(Arc::clone(app))
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.requests.sockets.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}

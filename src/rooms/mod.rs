@@ -1,0 +1,139 @@
+//! Rooms that people talk in: what is said has one order for all, and whoever lost their connection goes on where they
+//! were.
+//!
+//! A room keeps what was said lately in one ring ([`room`]), and everybody in it reads that ring at their own pace:
+//! nothing is kept for each reader, what is said is there once, and who falls behind what is kept is told so rather than
+//! waited for. All of it lives as long as the process, within bounds.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+mod name;
+mod room;
+#[cfg(test)]
+mod tests;
+
+pub use name::RoomName;
+pub use room::{Behind, Bell, Joined, Membership, Said};
+
+use room::Room;
+
+/// So many rooms there may be at once: what each takes when nothing is said in it is about a KiB.
+const MOST_ROOMS: usize = 10_000;
+/// What is kept of all rooms together, in bytes: a host has 1 GiB of memory.
+const KEPT_BYTES: usize = 32 << 20;
+/// How long a room with nobody in it is remembered: long enough for everybody in it to come back after a restart of
+/// theirs.
+const EMPTY: Duration = Duration::from_mins(10);
+/// How often rooms are looked through for empty ones.
+const SWEEP: Duration = Duration::from_mins(1);
+
+/// All the rooms there are.
+#[derive(Default)]
+pub struct Rooms {
+    open: Mutex<HashMap<RoomName, Arc<Room>>>,
+    common: Arc<Common>,
+}
+
+/// What all rooms share.
+#[derive(Default)]
+struct Common {
+    /// How many rooms there are, and what is kept of all of them, in bytes.
+    rooms: AtomicUsize,
+    bytes: AtomicUsize,
+    /// Rooms that are to tell how many are in them, the soonest first.
+    due: Mutex<VecDeque<(Instant, Weak<Room>)>>,
+    more_due: Notify,
+}
+
+impl Common {
+    /// What a room may keep while all of them together keep too much, in bytes.
+    fn share(&self) -> Option<usize> {
+        let too_much = self.bytes.load(Ordering::Relaxed) > KEPT_BYTES;
+        too_much.then(|| KEPT_BYTES / self.rooms.load(Ordering::Relaxed).max(1))
+    }
+
+    fn announce_later(&self, at: Instant, room: Weak<Room>) {
+        self.due.lock().unwrap_or_else(PoisonError::into_inner).push_back((at, room));
+        self.more_due.notify_one();
+    }
+}
+
+/// There are as many rooms as there may be.
+#[derive(Debug, PartialEq, Eq)]
+pub struct TooMany;
+
+impl Rooms {
+    /// Takes a seat in a room, which begins where there is none of this name. `bell` rings whenever there is something
+    /// new in it. Where `after` is given, what was said after the message of that id is told first.
+    ///
+    /// # Errors
+    /// [`TooMany`] when it would be one room too many.
+    pub fn join(&self, name: &RoomName, after: Option<u64>, bell: &Arc<Bell>) -> Result<Joined, TooMany> {
+        // The seat is taken while nobody can forget the room.
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(room) = open.get(name) {
+            return Ok(room.join(after, bell));
+        }
+        if open.len() >= MOST_ROOMS && self.forget(&mut open, Duration::ZERO) == 0 {
+            return Err(TooMany);
+        }
+        let room = Room::new(Arc::clone(&self.common));
+        open.insert(name.clone(), Arc::clone(&room));
+        self.common.rooms.store(open.len(), Ordering::Relaxed);
+        Ok(room.join(after, bell))
+    }
+
+    /// Tells who is in a room how many they are, where that had to wait, and forgets empty rooms; until it is dropped.
+    pub async fn tend(&self) {
+        let mut sweep = Instant::now() + SWEEP;
+        loop {
+            let due = self.common.due.lock().unwrap_or_else(PoisonError::into_inner).front().map(|(at, _)| *at);
+            tokio::select! {
+                () = tokio::time::sleep_until(due.map_or(sweep, |due| due.min(sweep))) => {}
+                () = self.common.more_due.notified() => continue,
+            }
+            let now = Instant::now();
+            while let Some(room) = self.next_due(now) {
+                if let Some(room) = room.upgrade() {
+                    room.announce(now);
+                }
+            }
+            if now >= sweep {
+                sweep = now + SWEEP;
+                let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+                let patience = if self.common.share().is_some() { Duration::ZERO } else { EMPTY };
+                self.forget(&mut open, patience);
+            }
+        }
+    }
+
+    fn next_due(&self, now: Instant) -> Option<Weak<Room>> {
+        let mut due = self.common.due.lock().unwrap_or_else(PoisonError::into_inner);
+        if due.front()?.0 > now {
+            return None;
+        }
+        due.pop_front().map(|(_, room)| room)
+    }
+
+    /// Forgets the rooms in which nobody has been for so long, and returns how many those were.
+    fn forget(&self, open: &mut HashMap<RoomName, Arc<Room>>, patience: Duration) -> usize {
+        let before = open.len();
+        open.retain(|_, room| room.empty_for().is_none_or(|empty| empty < patience));
+        if open.capacity() > 4 * open.len() {
+            open.shrink_to_fit();
+        }
+        self.common.rooms.store(open.len(), Ordering::Relaxed);
+        before - open.len()
+    }
+
+    #[cfg(test)]
+    fn count(&self) -> usize {
+        self.open.lock().unwrap().len()
+    }
+}

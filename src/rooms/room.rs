@@ -1,0 +1,345 @@
+//! One room: a ring of what was said lately, and who listens to it.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, SystemTime};
+
+use axum::body::Bytes;
+use futures_util::task::AtomicWaker;
+use tokio::time::Instant;
+
+use super::Common;
+use crate::chat::PersonId;
+
+/// What a room keeps: so many messages, and no more than so many bytes of them.
+const KEPT: usize = 1_024;
+const KEPT_BYTES: usize = 256 << 10;
+/// What a message takes beside its text, in bytes, about.
+const OVERHEAD: usize = 128;
+/// How much of what was said is told to who joins: so many messages at most, and no more than so many bytes of them.
+const HISTORY: usize = 100;
+const HISTORY_BYTES: usize = 64 << 10;
+/// How many are in a room is told at most this often: with a thousand who come at once, each would be told a thousand
+/// times.
+const ANNOUNCEMENTS: Duration = Duration::from_secs(1);
+
+/// Wakes whoever listens to rooms.
+#[derive(Default)]
+pub struct Bell(AtomicWaker);
+
+impl Bell {
+    /// From now on `waker` is woken by the next ring.
+    pub fn register(&self, waker: &std::task::Waker) {
+        self.0.register(waker);
+    }
+
+    fn ring(&self) {
+        self.0.wake();
+    }
+}
+
+/// A message that was said in a room.
+#[derive(Clone, Debug)]
+pub struct Said {
+    pub id: u64,
+    /// It as it is sent to everybody.
+    pub frame: Bytes,
+    pub by: PersonId,
+    /// What its author calls it.
+    pub reference: Option<Arc<str>>,
+}
+
+/// What was said next is not kept any more.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Behind;
+
+/// What who joins is told.
+pub struct Joined {
+    pub membership: Membership,
+    /// How many are in the room now, whoever joined included.
+    pub members: usize,
+    /// What was said lately, or after what was asked for, the oldest first. What does not fit follows as it would have
+    /// come.
+    pub history: Vec<Said>,
+    /// Something may have been said after what was asked for that is not kept.
+    pub incomplete: bool,
+}
+
+pub(super) struct Room {
+    ring: Mutex<Ring>,
+    seats: Mutex<Seats>,
+    /// Grows with each announcement of how many are in the room.
+    announced: AtomicU32,
+    common: Arc<Common>,
+    own: Weak<Room>,
+}
+
+struct Ring {
+    said: VecDeque<Said>,
+    /// The place of the first that is kept, in the row of all that was ever said here.
+    first: u64,
+    bytes: usize,
+    /// The id of the last message, and of the last that is not kept any more.
+    last: u64,
+    forgotten: u64,
+}
+
+struct Seats {
+    bells: Vec<Option<Arc<Bell>>>,
+    free: Vec<usize>,
+    members: usize,
+    /// When it was last told how many there are, and whether it is about to be told.
+    told: Instant,
+    due: bool,
+    /// When the last one left.
+    emptied: Instant,
+}
+
+impl Room {
+    pub(super) fn new(common: Arc<Common>) -> Arc<Room> {
+        let now = Instant::now();
+        // Whatever was said in a room of this name before has a lower id.
+        let begun = clock(SystemTime::now());
+        let ring = Ring { said: VecDeque::new(), first: 0, bytes: 0, last: begun, forgotten: begun };
+        let told = now.checked_sub(ANNOUNCEMENTS).unwrap_or(now);
+        let seats = Seats { bells: Vec::new(), free: Vec::new(), members: 0, told, due: false, emptied: now };
+        Arc::new_cyclic(|own| Room {
+            ring: Mutex::new(ring),
+            seats: Mutex::new(seats),
+            announced: AtomicU32::new(0),
+            common,
+            own: own.clone(),
+        })
+    }
+
+    fn ring(&self) -> MutexGuard<'_, Ring> {
+        self.ring.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn seats(&self) -> MutexGuard<'_, Seats> {
+        self.seats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn join(self: &Arc<Room>, after: Option<u64>, bell: &Arc<Bell>) -> Joined {
+        let (seat, members, heard) = {
+            let mut seats = self.seats();
+            let seat = seats.take(Arc::clone(bell));
+            self.members_changed(&mut seats, Some(seat));
+            (seat, seats.members, self.announced.load(Ordering::Relaxed))
+        };
+        let (history, next, incomplete) = self.ring().history(after);
+        let membership = Membership { room: Arc::clone(self), seat, next, heard };
+        Joined { membership, members, history, incomplete }
+    }
+
+    /// How long nobody has been in it.
+    pub(super) fn empty_for(&self) -> Option<Duration> {
+        let seats = self.seats();
+        (seats.members == 0).then(|| seats.emptied.elapsed())
+    }
+
+    /// Tells everybody how many they are.
+    pub(super) fn announce(&self, now: Instant) {
+        let mut seats = self.seats();
+        seats.due = false;
+        self.announce_to(&mut seats, now, None);
+    }
+
+    fn announce_to(&self, seats: &mut Seats, now: Instant, but: Option<usize>) {
+        seats.told = now;
+        self.announced.fetch_add(1, Ordering::Relaxed);
+        seats.ring(but);
+    }
+
+    fn members_changed(&self, seats: &mut Seats, by: Option<usize>) {
+        if seats.due {
+            return;
+        }
+        let now = Instant::now();
+        if now - seats.told >= ANNOUNCEMENTS {
+            self.announce_to(seats, now, by);
+        } else {
+            seats.due = true;
+            self.common.announce_later(now + ANNOUNCEMENTS, self.own.clone());
+        }
+    }
+
+    fn say(
+        &self,
+        by: PersonId,
+        reference: Option<Arc<str>>,
+        seat: usize,
+        compose: impl FnOnce(u64, SystemTime) -> Bytes,
+    ) -> u64 {
+        let now = SystemTime::now();
+        let id = {
+            let mut ring = self.ring();
+            let id = clock(now).max(ring.last + 1);
+            let said = Said { id, frame: compose(id, now), by, reference };
+            let (grown, gone) = ring.push(said, self.common.share());
+            self.common.bytes.fetch_add(grown, Ordering::Relaxed);
+            self.common.bytes.fetch_sub(gone, Ordering::Relaxed);
+            id
+        };
+        self.seats().ring(Some(seat));
+        id
+    }
+
+    fn leave(&self, seat: usize) {
+        let mut seats = self.seats();
+        seats.leave(seat);
+        if seats.members > 0 {
+            self.members_changed(&mut seats, None);
+        }
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        let bytes = self.ring.get_mut().unwrap_or_else(PoisonError::into_inner).bytes;
+        self.common.bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+/// A message's id is the moment at which it was said, in microseconds since 1970, or one more than the last where that
+/// is not more: ids grow over a restart as well, as long as the clock is not put back. They stay exact as JavaScript's
+/// numbers until 2255.
+fn clock(now: SystemTime) -> u64 {
+    let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+}
+
+impl Ring {
+    /// What it takes with `said` more, and how much less it then takes as it forgets, in bytes.
+    fn push(&mut self, said: Said, share: Option<usize>) -> (usize, usize) {
+        let grown = said.size();
+        self.last = said.id;
+        self.said.push_back(said);
+        self.bytes += grown;
+        let most = share.map_or(KEPT_BYTES, |share| share.min(KEPT_BYTES));
+        let mut gone = 0;
+        while self.said.len() > 1 && (self.said.len() > KEPT || self.bytes - gone > most) {
+            let Some(oldest) = self.said.pop_front() else { break };
+            self.first += 1;
+            self.forgotten = oldest.id;
+            gone += oldest.size();
+        }
+        self.bytes -= gone;
+        (grown, gone)
+    }
+
+    /// What who joins is told, the place of what comes after it, and whether something may be missing.
+    fn history(&self, after: Option<u64>) -> (Vec<Said>, u64, bool) {
+        // Whoever knows of a later message than the last, knows of it from before the clock was put back.
+        let after = after.map(|after| (after, after < self.forgotten || after > self.last));
+        let fits = {
+            let mut bytes = 0;
+            move |said: &&Said| {
+                bytes += said.frame.len();
+                bytes <= HISTORY_BYTES
+            }
+        };
+        let (from, count, incomplete) = match after {
+            Some((after, incomplete)) if after <= self.last => {
+                let from = self.said.partition_point(|said| said.id <= after);
+                (from, self.said.range(from..).take(HISTORY).take_while(fits).count(), incomplete)
+            }
+            after => {
+                let count = self.said.iter().rev().take(HISTORY).take_while(fits).count();
+                (self.said.len() - count, count, after.is_some())
+            }
+        };
+        let history = self.said.range(from..from + count).cloned().collect();
+        (history, self.first + (from + count) as u64, incomplete)
+    }
+}
+
+impl Said {
+    fn size(&self) -> usize {
+        OVERHEAD + self.frame.len() + self.reference.as_ref().map_or(0, |reference| reference.len())
+    }
+}
+
+impl Seats {
+    fn take(&mut self, bell: Arc<Bell>) -> usize {
+        self.members += 1;
+        if let Some(seat) = self.free.pop() {
+            self.bells[seat] = Some(bell);
+            return seat;
+        }
+        self.bells.push(Some(bell));
+        self.bells.len() - 1
+    }
+
+    fn leave(&mut self, seat: usize) {
+        self.bells[seat] = None;
+        self.members -= 1;
+        if self.members == 0 {
+            self.emptied = Instant::now();
+            // What a crowd took is given back.
+            (self.bells, self.free) = (Vec::new(), Vec::new());
+        } else {
+            self.free.push(seat);
+        }
+    }
+
+    fn ring(&self, but: Option<usize>) {
+        for (seat, bell) in self.bells.iter().enumerate() {
+            if let Some(bell) = bell.as_ref().filter(|_| Some(seat) != but) {
+                bell.ring();
+            }
+        }
+    }
+}
+
+/// A seat in a room, with what its holder has heard so far. It is given up when it is dropped.
+pub struct Membership {
+    room: Arc<Room>,
+    seat: usize,
+    /// The place of the next message to hear.
+    next: u64,
+    /// The last announcement that was heard of how many there are.
+    heard: u32,
+}
+
+impl Membership {
+    /// Says something in the room, and returns its id. `compose` makes what everybody is sent out of the id and the
+    /// time. The bell of this seat does not ring for it.
+    pub fn say(
+        &self,
+        by: PersonId,
+        reference: Option<Arc<str>>,
+        compose: impl FnOnce(u64, SystemTime) -> Bytes,
+    ) -> u64 {
+        self.room.say(by, reference, self.seat, compose)
+    }
+
+    /// What was said next, if something was.
+    ///
+    /// # Errors
+    /// [`Behind`] when that is not kept any more.
+    pub fn hear(&mut self) -> Result<Option<Said>, Behind> {
+        let ring = self.room.ring();
+        let Some(index) = self.next.checked_sub(ring.first) else { return Err(Behind) };
+        let said = usize::try_from(index).ok().and_then(|index| ring.said.get(index)).cloned();
+        self.next += u64::from(said.is_some());
+        Ok(said)
+    }
+
+    /// How many are in the room, if that was announced since it was last asked.
+    pub fn members(&mut self) -> Option<usize> {
+        let announced = self.room.announced.load(Ordering::Relaxed);
+        if announced == self.heard {
+            return None;
+        }
+        self.heard = announced;
+        Some(self.room.seats().members)
+    }
+}
+
+impl Drop for Membership {
+    fn drop(&mut self) {
+        self.room.leave(self.seat);
+    }
+}
