@@ -80,7 +80,7 @@ impl Rooms {
         if let Some(room) = open.get(name) {
             return Ok(room.join(after, bell));
         }
-        if open.len() >= MOST_ROOMS && self.forget(&mut open, Duration::ZERO) == 0 {
+        if open.len() >= MOST_ROOMS && !self.forget(&mut open, Instant::now(), Duration::ZERO) {
             return Err(TooMany);
         }
         let room = Room::new(Arc::clone(&self.common));
@@ -99,16 +99,18 @@ impl Rooms {
                 () = self.common.more_due.notified() => continue,
             }
             let now = Instant::now();
-            while let Some(room) = self.next_due(now) {
-                if let Some(room) = room.upgrade() {
-                    room.announce(now);
-                }
-            }
+            self.announce(now);
             if now >= sweep {
                 sweep = now + SWEEP;
-                let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-                let patience = if self.common.share().is_some() { Duration::ZERO } else { EMPTY };
-                self.forget(&mut open, patience);
+                self.sweep(now);
+            }
+        }
+    }
+
+    fn announce(&self, now: Instant) {
+        while let Some(room) = self.next_due(now) {
+            if let Some(room) = room.upgrade() {
+                room.announce(now);
             }
         }
     }
@@ -121,15 +123,21 @@ impl Rooms {
         due.pop_front().map(|(_, room)| room)
     }
 
-    /// Forgets the rooms in which nobody has been for so long, and returns how many those were.
-    fn forget(&self, open: &mut HashMap<RoomName, Arc<Room>>, patience: Duration) -> usize {
+    fn sweep(&self, now: Instant) {
+        let patience = if self.common.share().is_some() { Duration::ZERO } else { EMPTY };
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        self.forget(&mut open, now, patience);
+    }
+
+    /// Forgets the rooms in which nobody has been for so long, and says whether there were any.
+    fn forget(&self, open: &mut HashMap<RoomName, Arc<Room>>, now: Instant, patience: Duration) -> bool {
         let before = open.len();
-        open.retain(|_, room| room.empty_for().is_none_or(|empty| empty < patience));
+        open.retain(|_, room| room.empty_for(now).is_none_or(|empty| empty < patience));
         if open.capacity() > 4 * open.len() {
             open.shrink_to_fit();
         }
         self.common.rooms.store(open.len(), Ordering::Relaxed);
-        before - open.len()
+        open.len() < before
     }
 
     #[cfg(test)]

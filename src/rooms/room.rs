@@ -134,9 +134,9 @@ impl Room {
     }
 
     /// How long nobody has been in it.
-    pub(super) fn empty_for(&self) -> Option<Duration> {
+    pub(super) fn empty_for(&self, now: Instant) -> Option<Duration> {
         let seats = self.seats();
-        (seats.members == 0).then(|| seats.emptied.elapsed())
+        (seats.members == 0).then(|| now.saturating_duration_since(seats.emptied))
     }
 
     /// Tells everybody how many they are.

@@ -1,0 +1,217 @@
+//! What people in rooms can rely on.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Wake, Waker};
+use std::time::Duration;
+
+use axum::body::Bytes;
+
+use super::*;
+use crate::chat::PersonId;
+
+/// Counts how often it is woken.
+#[derive(Default)]
+struct Woken(AtomicUsize);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+fn name(text: &str) -> RoomName {
+    RoomName::new(text).unwrap()
+}
+
+fn join(rooms: &Rooms, room: &str, after: Option<u64>) -> Joined {
+    rooms.join(&name(room), after, &Arc::default()).unwrap()
+}
+
+fn say(membership: &Membership, text: &str) -> u64 {
+    let text = Bytes::copy_from_slice(text.as_bytes());
+    membership.say(PersonId::key("somebody"), None, |_, _| text)
+}
+
+fn texts(said: &[Said]) -> Vec<&str> {
+    said.iter().map(|said| std::str::from_utf8(&said.frame).unwrap()).collect()
+}
+
+fn hear_all(membership: &mut Membership) -> Vec<Said> {
+    std::iter::from_fn(|| membership.hear().unwrap()).collect()
+}
+
+#[test]
+fn everybody_hears_the_same_in_the_same_order_with_growing_ids() {
+    let rooms = Rooms::default();
+    let mut members: Vec<Joined> = (0..3).map(|_| join(&rooms, "here", None)).collect();
+    let mut elsewhere = join(&rooms, "there", None);
+    for number in 0..30 {
+        say(&members[number % 3].membership, &number.to_string());
+    }
+    let heard: Vec<Vec<Said>> = members.iter_mut().map(|joined| hear_all(&mut joined.membership)).collect();
+    let expected: Vec<String> = (0..30).map(|number| number.to_string()).collect();
+    for said in &heard {
+        assert_eq!(texts(said), expected);
+        assert!(said.windows(2).all(|pair| pair[0].id < pair[1].id));
+    }
+    assert_eq!(hear_all(&mut elsewhere.membership).len(), 0);
+}
+
+#[test]
+fn whoever_comes_back_hears_what_they_missed_once_and_goes_on() {
+    let rooms = Rooms::default();
+    let stays = join(&rooms, "here", None);
+    let mut goes = join(&rooms, "here", None);
+    let ids: Vec<u64> = (0..5).map(|number| say(&stays.membership, &number.to_string())).collect();
+    assert_eq!(texts(&hear_all(&mut goes.membership)), ["0", "1", "2", "3", "4"]);
+    drop(goes);
+    for number in 5..8 {
+        say(&stays.membership, &number.to_string());
+    }
+    let mut back = join(&rooms, "here", Some(ids[2]));
+    assert_eq!((texts(&back.history), back.incomplete), (vec!["3", "4", "5", "6", "7"], false));
+    say(&stays.membership, "8");
+    assert_eq!(texts(&hear_all(&mut back.membership)), ["8"]);
+}
+
+#[test]
+fn more_than_fits_into_the_history_follows_without_a_gap() {
+    let rooms = Rooms::default();
+    let stays = join(&rooms, "here", None);
+    let first = say(&stays.membership, "0");
+    for number in 1..=350 {
+        say(&stays.membership, &number.to_string());
+    }
+    let mut back = join(&rooms, "here", Some(first));
+    let heard: Vec<Said> = back.history.drain(..).chain(hear_all(&mut back.membership)).collect();
+    let expected: Vec<String> = (1..=350).map(|number| number.to_string()).collect();
+    assert_eq!(texts(&heard), expected);
+    // Who has heard nothing yet hears the last of it.
+    let new = join(&rooms, "here", None);
+    assert_eq!(texts(&new.history), expected[250..]);
+}
+
+#[test]
+fn whoever_was_away_for_too_long_is_told_so() {
+    let rooms = Rooms::default();
+    let stays = join(&rooms, "here", None);
+    let first = say(&stays.membership, "first");
+    assert!(!join(&rooms, "here", Some(first)).incomplete);
+    for _ in 0..2_000 {
+        say(&stays.membership, "more");
+    }
+    let back = join(&rooms, "here", Some(first));
+    assert!(back.incomplete && !back.history.is_empty());
+    // A room of another life, in which nobody knows what was said; and a clock that was put back since.
+    let later = say(&stays.membership, "last");
+    assert!(join(&rooms, "elsewhere", Some(first)).incomplete);
+    let ahead = join(&rooms, "here", Some(later + 1_000_000_000));
+    assert!(ahead.incomplete && ahead.history.last().unwrap().id == later);
+}
+
+#[test]
+fn a_room_of_a_name_goes_on_with_higher_ids_when_it_begins_anew() {
+    let before = {
+        let rooms = Rooms::default();
+        say(&join(&rooms, "here", None).membership, "before")
+    };
+    let rooms = Rooms::default();
+    assert!(say(&join(&rooms, "here", None).membership, "after") > before);
+}
+
+#[test]
+fn whoever_is_too_slow_falls_behind_and_the_others_hear_everything() {
+    let rooms = Rooms::default();
+    let speaker = join(&rooms, "here", None);
+    let mut slow = join(&rooms, "here", None);
+    let mut quick = join(&rooms, "here", None);
+    let mut heard = 0;
+    for number in 0..3_000 {
+        say(&speaker.membership, &number.to_string());
+        heard += hear_all(&mut quick.membership).len();
+    }
+    assert_eq!(heard, 3_000);
+    assert!(slow.membership.hear().is_err());
+}
+
+#[test]
+fn a_bell_rings_for_everybody_but_who_speaks() {
+    let rooms = Rooms::default();
+    let (speaker, listener) = (Arc::new(Bell::default()), Arc::new(Bell::default()));
+    let woken: [Arc<Woken>; 2] = Default::default();
+    let speaking = rooms.join(&name("here"), None, &speaker).unwrap();
+    let _listening = rooms.join(&name("here"), None, &listener).unwrap();
+    speaker.register(&Waker::from(Arc::clone(&woken[0])));
+    listener.register(&Waker::from(Arc::clone(&woken[1])));
+    say(&speaking.membership, "hello");
+    assert_eq!(woken.map(|woken| woken.0.load(Ordering::Relaxed)), [0, 1]);
+}
+
+#[test]
+fn a_crowd_that_comes_at_once_is_counted_once_a_second() {
+    let rooms = Rooms::default();
+    let mut first = join(&rooms, "here", None);
+    assert_eq!(first.members, 1);
+    let crowd: Vec<Joined> = (0..1_000).map(|_| join(&rooms, "here", None)).collect();
+    assert_eq!(crowd.last().unwrap().members, 1_001);
+    let mut told = Vec::new();
+    for seconds in 0..5 {
+        rooms.announce(Instant::now() + Duration::from_secs(seconds));
+        told.extend(first.membership.members());
+    }
+    assert_eq!(told, [1_001]);
+    drop(crowd);
+    rooms.announce(Instant::now() + Duration::from_secs(10));
+    assert_eq!(first.membership.members(), Some(1));
+}
+
+#[test]
+fn a_room_that_nobody_came_back_to_is_forgotten() {
+    let rooms = Rooms::default();
+    let _stays = join(&rooms, "stays", None);
+    say(&join(&rooms, "goes", None).membership, "hello");
+    rooms.sweep(Instant::now() + Duration::from_mins(9));
+    assert_eq!(rooms.count(), 2);
+    rooms.sweep(Instant::now() + Duration::from_mins(11));
+    assert_eq!(rooms.count(), 1);
+    assert_eq!(rooms.common.bytes.load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn there_are_so_many_rooms_and_empty_ones_make_room() {
+    let rooms = Rooms::default();
+    let mut held: Vec<Joined> = (0..MOST_ROOMS).map(|number| join(&rooms, &number.to_string(), None)).collect();
+    assert!(rooms.join(&name("one more"), None, &Arc::default()).is_err());
+    assert_eq!(join(&rooms, "0", None).members, 2);
+    held.pop();
+    join(&rooms, "one more", None);
+    assert_eq!(rooms.count(), MOST_ROOMS);
+}
+
+#[test]
+fn however_much_is_said_in_however_many_rooms_so_much_is_kept() {
+    let rooms = Rooms::default();
+    let text = "x".repeat(8 << 10);
+    let held: Vec<Joined> = (0..2_000).map(|number| join(&rooms, &number.to_string(), None)).collect();
+    for _ in 0..40 {
+        for joined in &held {
+            say(&joined.membership, &text);
+        }
+    }
+    let kept = rooms.common.bytes.load(Ordering::Relaxed);
+    let one_each = held.len() * (text.len() + 1_024);
+    assert!(kept <= KEPT_BYTES + one_each, "{kept} bytes");
+    drop((held, rooms.open.lock().unwrap().drain()));
+    assert_eq!(rooms.common.bytes.load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn a_name_is_any_text_on_one_line() {
+    for good in ["lobby", "日本 ☃", "a", "مرحبا", "👩‍👩‍👧", &"é".repeat(64)] {
+        assert_eq!(RoomName::new(good).unwrap().as_str(), good);
+    }
+    for bad in ["", "  ", "a\nb", "a\0b", "\u{85}", &"é".repeat(65)] {
+        RoomName::new(bad).unwrap_err();
+    }
+}
