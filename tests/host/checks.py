@@ -411,6 +411,49 @@ def restarts(world):
     print(f"         {crowd.served} requests, {sum(map(len, crowd.said.values()))} mentions")
 
 
+# What EC2 and Auto Scaling say before they take a host, by the names of tests/support/imds.py, and what perch makes of it.
+NOTICES = {
+    "spot": ('{"action": "terminate", "time": "2033-05-18T03:33:20Z"}', "EC2 terminates this spot instance"),
+    "rebalance": ('{"noticeTime": "2020-10-26T21:06:20Z"}', "EC2 recommends to replace this spot instance"),
+    "lifecycle": ("Terminated", "Auto Scaling terminates this instance"),
+}
+
+
+@check("told that it is to go, the host is not ready, ends what it has in hand and leaves Discord resumably; and it comes back")
+def departure(world):
+    machine, discord = world.machine, world.discord
+    settle(world)
+    before = discord.counters()
+    with Crowd(discord) as crowd:
+        for notice, (text, reason) in NOTICES.items():
+            since = machine.now()
+            begin = time.monotonic()
+            world.cloud.announce(**{notice: text})
+            try:
+                said = until("/ready to say so", lambda: answer if (answer := ask("/ready"))[0] == 503 else None)[1]
+                if reason not in said["reason"]:
+                    raise Failed(f"{notice}: /ready says {said}")
+                until("the session to end", lambda: not discord.connected())
+                took = time.monotonic() - begin
+                until("systemctl status to say so", lambda: f"leaving: {reason}" in machine.show("StatusText"))
+                machine.wait_message(reason, since, "--priority=warning")
+                chat("are you still there?")
+            finally:
+                world.cloud.announce(**{notice: None})
+            until("the session with Discord", discord.connected)
+            expect("/ready", ask("/ready"), (200, {"ready": True}))
+            # Auto Scaling's hook gives it a minute.
+            if took > 15:
+                raise Failed(f"{notice}: it took {took:.1f} s")
+    until("every mention to be answered once, in order", lambda: not crowd.answered())
+    expect("requests that failed", [text for _, _, text in crowd.failed], [])
+    after = discord.counters()
+    expect("IDENTIFYs and violations", [after[name] - before[name] for name in ("identifies", "violation_count")], [0, 0])
+    # After this code the session can be resumed.
+    left = after["closed_by_client"].get("4000", 0) - before["closed_by_client"].get("4000", 0)
+    expect("connections that perch ended so that they can be resumed", left, len(NOTICES))
+
+
 APT = ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "--quiet", "--yes"]
 
 

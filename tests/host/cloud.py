@@ -216,6 +216,10 @@ class Cloud:
         """The same for Secrets Manager."""
         request("PUT", f"{self.secrets_control}/listening", whether)
 
+    def announce(self, **notices):
+        """What the instance metadata says of the host's end; see tests/support/imds.py. None withdraws it."""
+        request("PUT", f"{self.metadata}/control", notices)
+
     @staticmethod
     def hosts():
         """The host's /etc/hosts."""
