@@ -10,13 +10,17 @@ locals {
   kinds = var.web == null ? toset(["bot"]) : toset(["bot", "web"])
   keys  = { bot = "perch.toml", web = "web.toml" }
 
-  # Where the hosts take the package from, and what it must be.
-  uploaded = try(var.package.file, null) != null
+  # Where the hosts take the package from, and what it must be. An uploaded one is named with its version: the template of
+  # hosts that went before names what was there then, and S3 still has it when the group goes back to that template.
+  uploaded  = try(var.package.file, null) != null
+  elsewhere = try(coalesce(var.package.url), "")
   package = {
-    url    = local.uploaded ? "s3://${aws_s3_bucket.configuration.id}/${local.package_key}" : try(var.package.url, "")
+    url    = local.uploaded ? "s3://${aws_s3_bucket.configuration.id}/${local.package_key}?versionId=${aws_s3_object.package[0].version_id}" : local.elsewhere
     sha256 = local.uploaded ? filesha256(var.package.file) : try(var.package.sha256, "")
   }
-  package_key = local.uploaded ? "packages/${basename(var.package.file)}" : ""
+  # The same for each, as Terraform takes an object whose key is another away, with all of its versions.
+  package_key = local.uploaded ? "packages/perch.${reverse(split(".", var.package.file))[0]}" : ""
+  package_arn = local.uploaded ? "${aws_s3_bucket.configuration.arn}/${local.package_key}" : "arn:${data.aws_partition.current.partition}:s3:::${split("?", trimprefix(local.elsewhere, "s3://"))[0]}"
 }
 
 resource "aws_s3_bucket" "configuration" {

@@ -24,15 +24,7 @@ locals {
     strcontains(text, "\nsha256='${local.package.sha256}'\n"),
   ]]))
 
-  agent = jsonencode({
-    logs = {
-      logs_collected = {
-        journald = {
-          collect_list = [{ log_group_name = local.log_group, log_stream_name = "{instance_id}", units = ["perch.service"] }]
-        }
-      }
-    }
-  })
+  agent = templatefile("${path.module}/agent.json.tftpl", { log_group = local.log_group })
 
   user_data = { for kind in local.kinds : kind => var.user_data != null ? var.user_data : templatefile("${path.module}/user-data.mime.tftpl", {
     install = local.install[kind]

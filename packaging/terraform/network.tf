@@ -2,8 +2,8 @@
 
 locals {
   anywhere = ["0.0.0.0/0", "::/0"]
-  # perch.socket and perch-https.socket
-  http_ports = [80, 443]
+  # A load balancer speaks HTTPS when it has a certificate.
+  http_ports = local.balanced ? (local.certificate ? [80, 443] : [80]) : var.http_ports
 
   # One host is spoken to directly, many by way of the load balancer. "443 from 203.0.113.0/24" is a rule's key, so
   # that a change of one range touches no other rule.

@@ -1,11 +1,10 @@
 locals {
   # A shell on a host that Session Manager opens; in a group the host is looked up when the command runs.
-  target = var.web == null ? one(aws_instance.host[*].id) : join(" ", [
-    "$(aws autoscaling describe-auto-scaling-groups --region ${var.region} --auto-scaling-group-names ${var.name}-bot",
-    "--query 'AutoScalingGroups[0].Instances[0].InstanceId' --output text)",
-  ])
-  session = "aws ssm start-session --region ${var.region} --target ${local.target}"
-  host    = local.balanced ? one(aws_lb.web[*].dns_name) : one(aws_eip.host[*].public_ip)
+  target         = local.balanced ? "$(${local.first_of_group}bot${local.instance_id})" : one(aws_instance.host[*].id)
+  first_of_group = "aws autoscaling describe-auto-scaling-groups --region ${var.region} --auto-scaling-group-names ${var.name}-"
+  instance_id    = " --query 'AutoScalingGroups[0].Instances[0].InstanceId' --output text"
+  session        = "aws ssm start-session --region ${var.region} --target ${local.target}"
+  host           = local.balanced ? one(aws_lb.web[*].dns_name) : one(aws_eip.host[*].public_ip)
 }
 
 output "address" {
@@ -63,6 +62,17 @@ output "secret_command" {
 output "session_command" {
   description = "Opens a shell on the host with the Discord session (`session_manager`)."
   value       = local.session
+}
+
+output "on_host" {
+  description = "A function for the shell, by Session Manager: `eval \"$(terraform output -raw on_host)\"`, then `on_host 'sudo perch status'`. With a load balancer it is for the host with the Discord session, and `on_host 'sudo perch status' web` for the first of the others."
+  value = join("\n", [
+    "on_host() {",
+    "  set -- \"$1\" \"${local.balanced ? "$(${local.first_of_group}$${2:-bot}${local.instance_id})" : one(aws_instance.host[*].id)}\"",
+    "  aws ssm start-session --region ${var.region} --target \"$2\" --document-name AWS-StartInteractiveCommand --parameters command=\"$1\"",
+    "}",
+    "",
+  ])
 }
 
 output "log_command" {

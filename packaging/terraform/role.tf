@@ -37,11 +37,15 @@ resource "aws_iam_role_policy" "key" {
 
 # Installing is not the daemon's work, but the host has one role for all that runs on it.
 resource "aws_iam_role_policy" "package" {
-  for_each = local.uploaded || startswith(coalesce(try(var.package.url, null), "none"), "s3://") ? local.kinds : toset([])
+  for_each = local.uploaded || startswith(local.elsewhere, "s3://") ? local.kinds : toset([])
 
-  name   = "package"
-  role   = aws_iam_role.host[each.key].id
-  policy = templatefile("${path.module}/policies/package.json.tftpl", { package_arn = "arn:${data.aws_partition.current.partition}:s3:::${trimprefix(local.package.url, "s3://")}" })
+  name = "package"
+  role = aws_iam_role.host[each.key].id
+  policy = templatefile("${path.module}/policies/package.json.tftpl", {
+    # One version of an object is read by an action of its own.
+    action      = local.uploaded || strcontains(local.elsewhere, "?versionId=") ? "s3:GetObjectVersion" : "s3:GetObject"
+    package_arn = local.package_arn
+  })
 }
 
 # AmazonSSMManagedInstanceCore would do as well, and would let the host read every parameter of the account.

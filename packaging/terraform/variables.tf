@@ -79,12 +79,12 @@ variable "package" {
   }
 
   validation {
-    condition     = try(var.package.file, null) == null ? true : can(regex("^[A-Za-z0-9._+~-]+$", basename(var.package.file)))
-    error_message = "A package's name is letters, digits and . _ + ~ - only: a script on the host has it between quotes."
+    condition     = try(var.package.file, null) == null ? true : can(regex("\\.(deb|rpm)$", var.package.file))
+    error_message = "A package's name ends with .deb or .rpm."
   }
 
   validation {
-    condition     = try(var.package.url, null) == null ? true : can(regex("^(s3|https)://[^'\"*[:space:]]+$", var.package.url)) && can(regex("^[0-9a-f]{64}$", var.package.sha256))
+    condition     = try(var.package.url, null) == null ? true : can(regex("^(s3|https)://[^'\"*$[:space:]\\\\]+$", var.package.url)) && can(regex("^[0-9a-f]{64}$", var.package.sha256))
     error_message = "The address begins with s3:// or https://, and its sha256 is 64 hexadecimal digits: sha256sum FILE prints them."
   }
 }
@@ -201,6 +201,17 @@ variable "http_cidrs" {
   validation {
     condition     = alltrue([for cidr in var.http_cidrs : can(cidrhost(cidr, 0))])
     error_message = "Each is an address range, such as 203.0.113.0/24 or 2001:db8::/32."
+  }
+}
+
+variable "http_ports" {
+  description = "TCP ports that are open on one host: those that `[http]` in its configuration listens on. The configuration among the outputs has 80. A load balancer has 80, and 443 with a `domain`."
+  type        = list(number)
+  default     = [80]
+
+  validation {
+    condition     = alltrue([for port in var.http_ports : port >= 1 && port <= 65535 && port != 22])
+    error_message = "Ports are 1 to 65535, and not 22, which is ssh's."
   }
 }
 

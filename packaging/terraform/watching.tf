@@ -15,13 +15,13 @@ resource "aws_cloudwatch_log_group" "journal" {
   retention_in_days = local.retention_days
 }
 
-# Nothing in the journal has the level ERROR unless a person has to act.
+# Nothing in the journal has the level ERROR unless a person has to act. The agent has an entry's fields in one named body.
 resource "aws_cloudwatch_log_metric_filter" "errors" {
   count = var.ship_journal ? 1 : 0
 
   name           = "${var.name}-errors"
   log_group_name = aws_cloudwatch_log_group.journal.name
-  pattern        = "{ $.PRIORITY = \"3\" }"
+  pattern        = "{ ($.body.PRIORITY = \"3\") || ($.PRIORITY = \"3\") }"
 
   metric_transformation {
     name      = "${var.name}-errors"

@@ -5,7 +5,7 @@
 
 prints its URL as the first line, which goes into AWS_ENDPOINT_URL_S3. GET /BUCKET/KEY wants a signature (Signature
 Version 4) of credentials that tests/support/imds.py hands out, with every x-amz- header in it, the session token among
-them; GET /web/KEY wants none. Both answer with DIRECTORY/KEY. The bucket `forbidden` is for nobody.
+them; GET /web/KEY wants none. Both answer with DIRECTORY/KEY, and for ?versionId=ID with DIRECTORY/KEY@ID. The bucket `forbidden` is for nobody.
 """
 
 import argparse
@@ -34,8 +34,9 @@ def is_signed(handler, region):
     signed = given[3].split(";")
     if any(name.startswith("x-amz-") and name not in signed for name in headers):
         return False
+    path, _, query = handler.path.partition("?")
     request = "\n".join([
-        handler.command, handler.path, "", *(f"{name}:{headers[name]}" for name in signed), "", given[3],
+        handler.command, path, query, *(f"{name}:{headers[name]}" for name in signed), "", given[3],
         headers["x-amz-content-sha256"]])
     scope = f"{given[1]}/{region}/s3/aws4_request"
     text = "\n".join([
@@ -60,7 +61,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.answer(status, f'<?xml version="1.0"?>\n<Error><Code>{code}</Code><Message>no</Message></Error>'.encode())
 
     def do_GET(self):
-        bucket, _, key = unquote(self.path.partition("?")[0]).lstrip("/").partition("/")
+        path, _, query = self.path.partition("?")
+        bucket, _, key = unquote(path).lstrip("/").partition("/")
+        key += query.replace("versionId=", "@") if query.startswith("versionId=") else ""
         if bucket == "forbidden":
             return self.refuse(403, "AccessDenied")
         if bucket != "web" and not is_signed(self, self.region):

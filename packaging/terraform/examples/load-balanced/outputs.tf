@@ -28,6 +28,11 @@ output "session_command" {
   value       = module.perch.session_command
 }
 
+output "on_host" {
+  description = "A function for the shell: `eval \"$(terraform output -raw on_host)\"`, then `on_host 'sudo perch status'`."
+  value       = module.perch.on_host
+}
+
 output "log_command" {
   description = "Follows the journal: the shipped one (`ship_journal`), else by Session Manager."
   value       = module.perch.log_command

@@ -46,6 +46,7 @@ module "perch" {
   ship_journal       = var.ship_journal
   log_retention_days = var.log_retention_days
   http_cidrs         = var.http_cidrs
+  http_ports         = var.http_ports
   domain             = var.domain
   alarm_email        = var.alarm_email
 }

@@ -53,6 +53,12 @@ variable "http_cidrs" {
   default     = ["0.0.0.0/0"]
 }
 
+variable "http_ports" {
+  description = "The ports that it is opened at: those that the configuration listens on."
+  type        = list(number)
+  default     = [80]
+}
+
 variable "domain" {
   description = "A name in a Route 53 zone."
   type = object({
