@@ -58,11 +58,17 @@ impl Installation {
     }
 }
 
-/// The document that Terraform renders, rendered.
 fn daemon_policy(configuration_arn: &str, secret_arn: &str) -> Value {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/terraform/policies/daemon.json.tftpl");
-    let template = std::fs::read_to_string(file).unwrap();
-    let text = template.replace("${configuration_arn}", configuration_arn).replace("${secret_arn}", secret_arn);
+    policy("daemon.json.tftpl", &[("configuration_arn", configuration_arn), ("secret_arn", secret_arn)])
+}
+
+/// The document that Terraform renders, rendered.
+fn policy(template: &str, values: &[(&str, &str)]) -> Value {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/terraform/policies").join(template);
+    let mut text = std::fs::read_to_string(file).unwrap();
+    for (name, value) in values {
+        text = text.replace(&format!("${{{name}}}"), value);
+    }
     assert!(!text.contains("${"), "the template has a place that nothing fills: {text}");
     serde_json::from_str(&text).unwrap()
 }
@@ -78,11 +84,9 @@ fn without_each_action(policy: &Value) -> Vec<(String, Value)> {
         for action in &actions {
             let mut changed = policy.clone();
             let kept: Vec<_> = actions.iter().filter(|other| *other != action).collect();
-            if kept.is_empty() {
-                changed["Statement"].as_array_mut().unwrap().remove(at);
-            } else {
-                changed["Statement"][at]["Action"] = json!(kept);
-            }
+            // A statement has an action: in the last one's place one that everybody may do.
+            changed["Statement"][at]["Action"] =
+                if kept.is_empty() { json!("sts:GetCallerIdentity") } else { json!(kept) };
             fewer.push((action.as_str().unwrap().to_owned(), changed));
         }
     }
@@ -127,4 +131,125 @@ fn an_action_that_the_role_lacks_is_named_with_what_it_is_needed_for() {
         installation.account.assume(&installation.role, &installation.policy);
         bot_runs(&perch);
     }
+}
+
+/// Something that a host does, and the action that it takes.
+struct Deed<'a> {
+    action: &'a str,
+    service: &'a str,
+    operation: &'a str,
+    arguments: Value,
+}
+
+/// With the document each is done, and without its action it is not; nothing of `others` is done in any case.
+#[track_caller]
+fn enough_and_no_more(account: &Account, policy: &Value, deeds: &[Deed<'_>], others: &[Deed<'_>]) {
+    let may = |policy: &Value, deed: &Deed<'_>| account.may(policy, deed.service, deed.operation, &deed.arguments);
+    for deed in deeds {
+        assert!(may(policy, deed), "{} {}", deed.action, deed.arguments);
+    }
+    for deed in others {
+        assert!(!may(policy, deed), "{} {}", deed.action, deed.arguments);
+    }
+    for (action, policy) in without_each_action(policy) {
+        for deed in deeds {
+            assert_eq!(may(&policy, deed), deed.action != action, "{} without {action}", deed.action);
+        }
+    }
+}
+
+#[test]
+fn a_host_reads_the_version_of_the_package_that_its_template_names_and_nothing_else_for_it() {
+    const PACKAGE: &str = "packages/perch.rpm";
+    let account = Account::start();
+    let bucket = unique("perch");
+    let older = account.object(&bucket, PACKAGE, "older");
+    account.object(&bucket, PACKAGE, "newer");
+    account.object(&bucket, KEY, "configuration");
+    let get = |action, key, version: Option<&str>| {
+        let mut arguments = json!({ "Bucket": bucket, "Key": key });
+        if let Some(version) = version {
+            arguments["VersionId"] = json!(version);
+        }
+        Deed { action, service: "s3", operation: "get_object", arguments }
+    };
+    let arn = format!("arn:aws:s3:::{bucket}/{PACKAGE}");
+    // One that Terraform uploaded, and one that is somewhere else.
+    for (action, version) in [("s3:GetObjectVersion", Some(older.as_str())), ("s3:GetObject", None)] {
+        let policy = policy("package.json.tftpl", &[("action", action), ("package_arn", &arn)]);
+        let put = json!({ "Bucket": bucket, "Key": PACKAGE, "Body": "another" });
+        let others = [
+            get("the configuration", KEY, None),
+            Deed { action: "s3:PutObject", service: "s3", operation: "put_object", arguments: put },
+        ];
+        enough_and_no_more(&account, &policy, &[get(action, PACKAGE, version)], &others);
+    }
+}
+
+#[test]
+fn a_host_writes_its_journal_and_reads_nobodys() {
+    let account = Account::start();
+    let names = [unique("perch"), unique("other")];
+    let [arn, _] = names.each_ref().map(|name| account.log_group(name));
+    let deed = |action, operation, group: &str, more: Value| {
+        let mut arguments = more;
+        arguments["logGroupName"] = json!(group);
+        Deed { action, service: "logs", operation, arguments }
+    };
+    let stream = || json!({ "logStreamName": unique("i-0") });
+    let write = || json!({ "logStreamName": "i-0", "logEvents": ["ready"] });
+    let deeds = [
+        deed("logs:CreateLogStream", "create_log_stream", &names[0], stream()),
+        deed("logs:DescribeLogStreams", "describe_log_streams", &names[0], json!({})),
+        deed("logs:PutLogEvents", "put_log_events", &names[0], write()),
+    ];
+    let others = [
+        deed("another group", "create_log_stream", &names[1], stream()),
+        deed("another group", "put_log_events", &names[1], write()),
+        deed("logs:FilterLogEvents", "filter_log_events", &names[0], json!({})),
+        deed("logs:CreateLogGroup", "create_log_group", &unique("new"), json!({})),
+    ];
+    let mut policy = policy("journal.json.tftpl", &[("log_group_arn", &arn)]);
+    // AWS knows what is in a group by the group's ARN and an asterisk; this AWS by the ARN alone.
+    assert_eq!(policy["Statement"][0]["Resource"], json!(format!("{arn}:*")));
+    policy["Statement"][0]["Resource"] = json!(arn);
+    enough_and_no_more(&account, &policy, &deeds, &others);
+}
+
+#[test]
+fn a_key_is_for_what_s3_and_secrets_manager_decrypt_with_it() {
+    let account = Account::start();
+    let (arn, encrypted) = account.key();
+    let decrypt = || Deed {
+        action: "kms:Decrypt",
+        service: "kms",
+        operation: "decrypt",
+        arguments: json!({ "CiphertextBlob": encrypted }),
+    };
+    let encrypt = json!({ "KeyId": arn, "Plaintext": "a secret" });
+    let others = [Deed { action: "kms:Encrypt", service: "kms", operation: "encrypt", arguments: encrypt }];
+    let mut policy = policy("key.json.tftpl", &[("key_arn", &arn), ("region", "eu-central-1")]);
+    // By itself a host decrypts nothing.
+    assert!(!account.may(&policy, "kms", "decrypt", &decrypt().arguments));
+    let via = policy["Statement"][0].as_object_mut().unwrap().remove("Condition").unwrap();
+    let services = ["s3.eu-central-1.amazonaws.com", "secretsmanager.eu-central-1.amazonaws.com"];
+    assert_eq!(via, json!({ "StringEquals": { "kms:ViaService": services } }));
+    enough_and_no_more(&account, &policy, &[decrypt()], &others);
+}
+
+#[test]
+fn session_managers_agent_says_that_it_is_there_and_reads_no_parameter() {
+    let account = Account::start();
+    let policy = policy("session-manager.json", &[]);
+    // The others are a channel's, which this AWS has not.
+    let agent = Deed {
+        action: "ssm:UpdateInstanceInformation",
+        service: "ssm",
+        operation: "UpdateInstanceInformation",
+        arguments: json!({}),
+    };
+    let parameter = json!({ "Name": "a-password" });
+    let others =
+        [Deed { action: "ssm:GetParameter", service: "ssm", operation: "get_parameter", arguments: parameter }];
+    enough_and_no_more(&account, &policy, &[agent], &others);
 }

@@ -9,6 +9,11 @@ prints where AWS is and where it is steered, on one line. What steers it, bodies
     POST /secret  {"name", "text"}           makes a secret; answers {"arn"}
     POST /role    {"name", "policy"}         makes a role that may do what the document says, or changes what it may do;
                                              answers the environment of somebody who assumed it
+    POST /key     {"text"}                   makes a key; answers {"arn"} and what it makes of the text, {"encrypted"}
+    POST /group   {"name"}                   makes a log group; answers {"arn"}
+    POST /call    {"keys", "service", "operation", "arguments"}
+                                             does something with the keys that /role answered; answers {"refused"}, with
+                                             AWS's code where it is not allowed, else null
 """
 
 import ctypes
@@ -20,10 +25,15 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 
 import boto3
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
 from botocore.config import Config
+from botocore.credentials import Credentials
+from botocore.exceptions import ClientError
 
 REGION = "eu-central-1"
 STARTS_WITHIN = 60  # seconds
@@ -57,10 +67,15 @@ class Account:
     """What its owner does in it."""
 
     def __init__(self, address):
-        self.s3, self.secrets, self.iam, self.sts = (
-            boto3.client(service, endpoint_url=address, region_name=REGION, aws_access_key_id="test",
-                         aws_secret_access_key="test", config=Config(s3={"addressing_style": "path"}))
-            for service in ("s3", "secretsmanager", "iam", "sts"))
+        self.address = address
+        self.s3, self.secrets, self.iam, self.sts, self.kms, self.logs = (
+            self.client(service) for service in ("s3", "secretsmanager", "iam", "sts", "kms", "logs"))
+
+    def client(self, service, keys=None):
+        keys = keys or {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
+        given = {name.lower(): value for name, value in keys.items()}
+        return boto3.client(service, endpoint_url=self.address, region_name=REGION, **given,
+                            config=Config(s3={"addressing_style": "path"}, retries={"total_max_attempts": 1}))
 
     def object(self, bucket, key, text):
         if bucket not in [known["Name"] for known in self.s3.list_buckets()["Buckets"]]:
@@ -84,6 +99,44 @@ class Account:
             "AWS_SECRET_ACCESS_KEY": keys["SecretAccessKey"],
             "AWS_SESSION_TOKEN": keys["SessionToken"],
         }
+
+
+    def key(self, text):
+        arn = self.kms.create_key()["KeyMetadata"]["Arn"]
+        encrypted = self.kms.encrypt(KeyId=arn, Plaintext=text.encode())["CiphertextBlob"]
+        return {"arn": arn, "encrypted": encrypted.hex()}
+
+    def group(self, name):
+        self.logs.create_log_group(logGroupName=name)
+        return {"arn": self.logs.describe_log_groups(logGroupNamePrefix=name)["logGroups"][0]["logGroupArn"]}
+
+    def call(self, keys, service, operation, arguments):
+        if operation == "UpdateInstanceInformation":
+            return {"refused": self.refused_agent(keys, operation)}
+        if "CiphertextBlob" in arguments:
+            arguments["CiphertextBlob"] = bytes.fromhex(arguments["CiphertextBlob"])
+        if "logEvents" in arguments:
+            arguments["logEvents"] = [{"timestamp": int(time.time() * 1000), "message": text} for text in arguments["logEvents"]]
+        try:
+            getattr(self.client(service, keys), operation)(**arguments)
+        except ClientError as error:
+            code = error.response["Error"]["Code"]
+            return {"refused": code if code.startswith("AccessDenied") else None}
+        return {"refused": None}
+
+    def refused_agent(self, keys, operation):
+        """The SSM agent's own calls, which no SDK has."""
+        credentials = Credentials(*(keys[f"AWS_{name}"] for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN")))
+        headers = {"Content-Type": "application/x-amz-json-1.1", "X-Amz-Target": f"AmazonSSM.{operation}"}
+        request = AWSRequest("POST", f"{self.address}/", data=b"{}", headers=headers)
+        SigV4Auth(credentials, "ssm", REGION).add_auth(request)
+        asked = urllib.request.Request(request.url, request.data, dict(request.headers))
+        try:
+            urllib.request.urlopen(asked, timeout=30).close()
+        except urllib.error.HTTPError as error:
+            said = error.read().decode()
+            return "AccessDeniedException" if "AccessDenied" in said else None
+        return None
 
 
 class Handler(http.server.BaseHTTPRequestHandler):

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::aws::{Peer, REGION};
+use super::aws::{Peer, REGION, unique};
 use super::exchange::exchange;
 use super::perch::keep_secret;
 
@@ -43,6 +43,24 @@ impl Account {
             ("NO_PROXY", "127.0.0.1,localhost"),
         ];
         keys.chain(around.map(|(name, value)| (name.to_owned(), value.to_owned()))).collect()
+    }
+
+    /// Makes a key; returns its ARN and what it encrypted.
+    pub fn key(&self) -> (String, String) {
+        let answer = self.ask("key", &json!({ "text": "a secret" }));
+        (answer["arn"].as_str().unwrap().to_owned(), answer["encrypted"].as_str().unwrap().to_owned())
+    }
+
+    /// Makes a log group; returns its ARN.
+    pub fn log_group(&self, name: &str) -> String {
+        self.ask("group", &json!({ "name": name }))["arn"].as_str().unwrap().to_owned()
+    }
+
+    /// Whether a role that may do what `policy` says may do this.
+    pub fn may(&self, policy: &Value, service: &str, operation: &str, arguments: &Value) -> bool {
+        let keys = self.ask("role", &json!({ "name": unique("perch-host"), "policy": policy }));
+        let call = json!({ "keys": keys, "service": service, "operation": operation, "arguments": arguments });
+        self.ask("call", &call)["refused"].is_null()
     }
 
     fn ask(&self, what: &str, wish: &Value) -> Value {
