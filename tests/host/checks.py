@@ -764,3 +764,41 @@ def removed(world):
     expect("what is left", left, [])
     # Nobody else is ever given its files.
     machine.run("id", "perch")
+
+
+def rpm(world, how, version):
+    """Runs rpm on the package of a version as dnf does, but for what it needs: that is there, and is no rpm."""
+    package = world.package(version, "rpm")
+    name = f"/opt/{package.name}"
+    shutil.copy(package, world.machine.root / name[1:])
+    world.machine.run("rpm", how, "--nodeps", "--dbpath", "/var/lib/rpm", name)
+
+
+@check("the rpm is installed, upgraded under load with no request refused and no mention lost or answered twice, and erased")
+def rpm_upgrade(world):
+    machine, discord = world.machine, world.discord
+    machine.run(*APT, "purge", "perch")
+    rpm(world, "--install", "1.0.0")
+    machine.write_running("/etc/perch/perch.env", ENVIRONMENT)
+    world.version = world.cloud.upload(config())
+    machine.systemctl("enable", "perch.service")
+    machine.systemctl("start", "perch.socket", "perch.service")
+    settle(world)
+    both_answer(world)
+    before, process = discord.counters()["identifies"], machine.main_process()
+    with Crowd(discord) as crowd:
+        rpm(world, "--upgrade", "1.0.1")
+        until("another process", lambda: machine.main_process() not in ("0", process))
+        machine.wait_active()
+    until("every mention to be answered once, in order", lambda: not crowd.answered())
+    expect("requests that failed", [text for _, _, text in crowd.failed], [])
+    expect("IDENTIFYs", discord.counters()["identifies"] - before, 0)
+    expect("perch.env", machine.run("cat", "/etc/perch/perch.env").stdout, ENVIRONMENT)
+    machine.run("rpm", "--erase", "--dbpath", "/var/lib/rpm", "perch")
+    try:
+        ask("/ready")
+        raise Failed("somebody still listens")
+    except ConnectionRefusedError:
+        pass
+    expect("failed units", machine.systemctl("--failed", "--quiet"), "")
+    expect("the units", machine.run("find", "/usr/lib/systemd", "/etc/systemd", "-name", "*perch*").stdout, "")

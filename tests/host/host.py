@@ -12,7 +12,7 @@ from cloud import Cloud, Discord, lay_cable
 from machine import ROOT, Failed, Machine, sh
 
 WORK = pathlib.Path("/run/perch-host-test")
-BUILD = ROOT / "packaging/deb/build"
+BUILD = ROOT / "packaging"
 
 
 class World:
@@ -38,13 +38,13 @@ class World:
         self.machine.trust(self.cloud.authority.pem)
         return self.machine
 
-    def package(self, version):
-        """Makes the Debian package of this binary, as if it were this version's."""
+    def package(self, version, kind="deb"):
+        """Makes the package of this binary, as if it were this version's."""
         environment = os.environ | {"PERCH_VERSION": version, "PERCH_QUICK": "yes"}
-        if version not in self.packages:
-            built = sh(BUILD, self.binary, WORK, env=environment, timeout=120)
-            self.packages[version] = pathlib.Path(built.stdout.split()[-1])
-        return self.packages[version]
+        if (version, kind) not in self.packages:
+            built = sh(BUILD / kind / "build", self.binary, WORK, env=environment, timeout=120)
+            self.packages[version, kind] = pathlib.Path(built.stdout.split()[-1])
+        return self.packages[version, kind]
 
 
 def run(check, world):
