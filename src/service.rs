@@ -129,6 +129,14 @@ pub struct Departure {
     pub reason: String,
 }
 
+impl Departure {
+    /// Whether work is to be left to another host: not yet where perch itself is about to end, and starts again.
+    #[must_use]
+    pub fn leaves_work(&self) -> bool {
+        self.notice != Notice::Termination
+    }
+}
+
 /// Who announced it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -139,6 +147,8 @@ pub enum Notice {
     AutoScaling,
     /// EC2 recommends to replace a spot instance before it is taken back.
     Rebalance,
+    /// perch itself was told to end, and gives load balancers time to notice. Nothing else is left yet.
+    Termination,
 }
 
 /// One reason why a version can't be prepared.

@@ -128,6 +128,8 @@ fn read(notice: Notice, text: &str) -> Answer {
             "InService" | "Detached" | "Standby" | "Warmed:Running" => return Answer::Nothing,
             _ => return Answer::Missing,
         },
+        // perch's own, of which AWS knows nothing.
+        Notice::Termination => return Answer::Nothing,
         Notice::Rebalance => {
             let Ok(Recommendation { notice_time }) = serde_json::from_str(text) else { return Answer::Missing };
             let since = moment(&notice_time).map_or_else(String::new, |_| format!(" (since {notice_time})"));

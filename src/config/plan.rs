@@ -97,6 +97,7 @@ pub fn plan(old: &Config, new: &Config) -> Vec<Step> {
         ("reload.secrets", old.reload.secrets, new.reload.secrets),
         ("reload.bake", old.reload.bake, new.reload.bake),
         ("run.drain", old.run.drain, new.run.drain),
+        ("run.unready", old.run.unready, new.run.unready),
     ];
     for (key, old, new) in durations {
         steps.compare(key, &show_duration(old), &show_duration(new), Cost::Nothing);

@@ -21,7 +21,7 @@ use super::identify::Permit;
 use super::rest::RestError;
 use super::status::Facts;
 use super::{Discord, NAME};
-use crate::service::{Blame, ChangeId, Context, Leaving, Live, Readiness, Reporter, State};
+use crate::service::{Blame, ChangeId, Context, Departure, Leaving, Live, Readiness, Reporter, State};
 use crate::store::{Attempt, Key, SessionOwner, Verdict};
 
 /// A wait for the next IDENTIFY that is nobody's concern: Discord itself asks for 5 s between two.
@@ -119,7 +119,10 @@ impl Bot<'_> {
     async fn converge(&mut self) {
         loop {
             let newest = published(&self.live.borrow_and_update());
-            let leaving = self.departure.borrow_and_update().as_ref().map(|departure| departure.reason.clone());
+            let leaving = {
+                let departure = self.departure.borrow_and_update();
+                departure.as_ref().filter(|departure| departure.leaves_work()).map(|departure| departure.reason.clone())
+            };
             match newest {
                 Ok(_) if let Some(reason) = leaving => self.reporter.state(State::Waiting, reason),
                 Ok(account) => {
@@ -311,7 +314,7 @@ impl Bot<'_> {
                     }
                 }
                 () = turned(&mut self.departure) => {
-                    if self.departure.borrow_and_update().is_some() {
+                    if self.departure.borrow_and_update().as_ref().is_some_and(Departure::leaves_work) {
                         return Err(Interrupt::Leaving);
                     }
                 }

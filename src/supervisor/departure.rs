@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use super::{Message, Supervisor};
 use crate::aws::Announcements;
 use crate::config::secret::SecretPlace;
-use crate::service::Departure;
+use crate::service::{Departure, Notice};
 use crate::source::Uri;
 
 impl Supervisor {
@@ -49,8 +49,18 @@ impl Supervisor {
         }
     }
 
+    /// Has load balancers send nobody any more. Whatever is announced besides says the same.
+    pub(super) fn be_unready(&mut self) {
+        let reason = "perch was told to end".to_owned();
+        self.departure.send_if_modified(|departure| {
+            let fresh = departure.is_none();
+            departure.get_or_insert(Departure { notice: Notice::Termination, at: None, reason });
+            fresh
+        });
+    }
+
     fn turn(&mut self, announced: Option<Departure>) {
-        if *self.departure.borrow() == announced {
+        if *self.departure.borrow() == announced || self.drain_due.is_some() {
             return;
         }
         if let Some(Departure { reason, .. }) = &announced {

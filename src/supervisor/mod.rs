@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::aws::Aws;
-use crate::config::{Config, Mistake};
+use crate::config::{Config, Mistake, show_duration};
 use crate::secrets::{Kept, Secret};
 use crate::service::{Blame, Board, ChangeId, Departure, Health, Live, Readiness, Service, State};
 use crate::source::{self, Look, SourceError, Uri, Version};
@@ -248,6 +248,8 @@ struct Supervisor {
     next_secrets: Option<Instant>,
     /// When a start that serves nothing yet is to take the last good version.
     overdue: Option<Instant>,
+    /// When to drain, once perch was told to end.
+    drain_due: Option<Instant>,
     /// How often in a row the source, or the secrets, were asked in vain, and a service was held back.
     source_failures: u32,
     secrets_failures: u32,
@@ -324,6 +326,7 @@ impl Supervisor {
             next_look: Some(Instant::now()),
             next_secrets: None,
             overdue: None,
+            drain_due: None,
             source_failures: 0,
             secrets_failures: 0,
             held: 0,
@@ -355,7 +358,11 @@ impl Supervisor {
                     tracing::info!(service = "supervisor", "SIGHUP: looking for a new configuration and new secrets");
                     self.ask(Ask { reply: oneshot::channel().0, by: "SIGHUP".to_owned(), force: false });
                 }
-                () = until(self.next_look) => {
+                () = until(self.drain_due) => {
+                    self.drain_due = None;
+                    self.on(Event::Terminate);
+                }
+                () = until(self.next_look), if self.drain_due.is_none() => {
                     self.next_look = None;
                     self.asked_by.clear();
                     self.on(Event::LookDue);
@@ -365,12 +372,12 @@ impl Supervisor {
                     self.on(Event::Overdue);
                     self.idle_rest();
                 }
-                () = until(self.bake.as_ref().map(|bake| bake.due(Instant::now()))) => self.judge_bake(),
-                () = until(self.next_secrets) => {
+                () = until(self.bake.as_ref().map(|bake| bake.due(Instant::now()))), if self.drain_due.is_none() => self.judge_bake(),
+                () = until(self.next_secrets), if self.drain_due.is_none() => {
                     self.next_secrets = None;
                     self.on(Event::SecretsDue);
                 }
-                () = until(self.credentials.due()) => {
+                () = until(self.credentials.due()), if self.drain_due.is_none() => {
                     self.credentials.looked(Instant::now());
                     self.on(Event::SecretsDue);
                 }
@@ -392,12 +399,22 @@ impl Supervisor {
             self.exit = Some(End::Interrupted);
             return;
         }
-        tracing::info!(service = "supervisor", "draining: finishing what is in flight, then ending");
         systemd::stopping();
         self.pause_trial();
         self.report.config(|config| config.state = ConfigState::Draining);
         self.report.ready(false);
-        self.on(Event::Terminate);
+        let unready = self.live.as_ref().map_or(Duration::ZERO, |live| live.borrow().config.run.unready);
+        if unready.is_zero() {
+            tracing::info!(service = "supervisor", "draining: finishing what is in flight, then ending");
+            return self.on(Event::Terminate);
+        }
+        let shown = show_duration(unready);
+        tracing::info!(
+            service = "supervisor",
+            "ending: /ready answers 503 for {shown} while requests are served, then what is in flight is finished"
+        );
+        self.be_unready();
+        self.drain_due = Some(Instant::now() + unready);
     }
 
     fn ask(&mut self, Ask { reply, by, force }: Ask) {
