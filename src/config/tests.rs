@@ -121,7 +121,7 @@ fn every_value_is_read() {
     assert_eq!(config.reload.secrets, Duration::from_mins(2));
     assert_eq!(config.reload.bake, Duration::ZERO);
     assert_eq!(config.log.level, tracing::Level::DEBUG);
-    assert_eq!(config.run, run::Run { drain: Duration::from_secs(5), departure: false });
+    assert_eq!(config.run, run::Run { drain: Duration::from_secs(5), unready: Duration::ZERO, departure: false });
 }
 
 #[test]
@@ -225,7 +225,7 @@ level = "loud"
     line 10, reload.poll: `10ms` is out of range; it goes from 1s to 1h
     line 11, reload.bake: `soon` is not a duration; write "500ms", "30s", "5m" or "2h"
     line 14, log.level: `loud` is not one of "error", "warn", "info", "debug", "trace"
-    line 16, weather: is an unknown key; known here: chat, discord, environment, http, limits, log, reload, run
+    line 16, weather: is an unknown key; known here: auth, chat, discord, environment, http, limits, log, reload, run
     "#);
 }
 
@@ -532,4 +532,55 @@ fn changes_of_https_are_told() {
         told(&acme("\"a.test\""), &acme("\"a.test\", \"b.test\"")),
         "http.tls.acme.domains: a.test → a.test, b.test"
     );
+}
+
+#[test]
+fn who_may_sign_in_is_read_and_mistakes_about_it_are_found() {
+    let auth = |text: &str| load(&format!("[http]\n{text}")).auth.expect("there is an [auth] table");
+    let both = auth(
+        "[auth.api_keys]\nsecret = \"keys\"\n[auth.oidc]\nissuer = \"https://issuer.example/pool/\"\naudience = \"a\"\n",
+    );
+    assert_eq!(both.api_keys.map(|keys| keys.place.key).as_deref(), Some("auth.api_keys"));
+    let oidc = both.oidc.expect("there is an issuer");
+    assert_eq!((&*oidc.issuer, &*oidc.audience), ("https://issuer.example/pool/", &["a".to_owned()][..]));
+    let local =
+        auth("[auth.oidc]\nissuer = \"http://[::1]:9000\"\naudience = [\"a\", \"b\"]\n").oidc.expect("an issuer");
+    assert_eq!(local.audience, ["a", "b"]);
+    let keys = load("[http]\n[auth]\napi_keys = { secret = \"keys\" }\n");
+    assert_eq!(keys.secrets().last().map(|key| &*key.place.key), Some("auth.api_keys"));
+    assert!(load("[http]\n").auth.is_none());
+    let found = |text: &str| mistakes(&format!("[http]\n{text}"));
+    assert_eq!(
+        found("[auth]\n"),
+        "line 2, auth: lets nobody in; add [auth.api_keys] or [auth.oidc], or leave the table out"
+    );
+    assert!(found("[auth]\napi_keys = \"perch_hunter2\"\n").contains("must say where to find the secret"));
+    assert!(!found("[auth]\napi_keys = \"perch_hunter2\"\n").contains("hunter2"));
+    let issuer = |issuer: &str| found(&format!("[auth.oidc]\nissuer = \"{issuer}\"\naudience = \"a\"\n"));
+    for plain in ["http://issuer.example", "http://localhost.example", "http://127.0.0.1.example", "http://192.0.2.1"] {
+        assert!(issuer(plain).starts_with("line 3, auth.oidc.issuer: must be https"), "{plain}: {}", issuer(plain));
+    }
+    for odd in ["issuer.example", "ftp://issuer.example", "https://me@issuer.example", "https://issuer.example?x", ""] {
+        assert!(issuer(odd).starts_with("line 3, auth.oidc.issuer: "), "{odd}");
+    }
+    assert!(found("[auth.oidc]\nissuer = \"https://issuer.example\"\n").contains("auth.oidc.audience: is missing"));
+    for odd in ["\"\"", "[]", "7", "[\"a\", \" \"]"] {
+        let text = format!("[auth.oidc]\nissuer = \"https://issuer.example\"\naudience = {odd}\n");
+        assert!(found(&text).contains("auth.oidc.audience"), "{odd}");
+    }
+    assert!(found("[run]\ndrain = \"40s\"\nunready = \"41s\"\n").contains("together are more than 80s"));
+}
+
+#[test]
+fn a_change_of_who_may_sign_in_is_in_the_plan() {
+    let none = "[http]\n";
+    let keys = "[http]\n[auth.api_keys]\nsecret = \"keys\"\n";
+    let issuer = "[http]\n[auth.oidc]\nissuer = \"https://issuer.example\"\naudience = \"a\"\n";
+    let steps = |old: &str, new: &str| {
+        plan(&load(old), &load(new)).iter().map(|step| (step.section(), step.to_string())).collect::<Vec<_>>()
+    };
+    let own = |text: &str| ("auth".to_owned(), text.to_owned());
+    assert_eq!(steps(none, keys), [own("[auth]: off → on")]);
+    assert_eq!(steps(keys, issuer), [own("auth.api_keys: secret `keys` → none"), own("[auth.oidc]: off → on")]);
+    assert_eq!(steps(issuer, &issuer.replace("\"a\"", "[\"a\", \"b\"]")), [own("auth.oidc.audience: a → a, b")]);
 }

@@ -326,6 +326,7 @@ fn help_shows_the_verbs_and_how_to_begin() {
       check        Check a configuration without running it
       status       Show what runs
       reload       Look for a new configuration and new secrets now
+      key          Make an API key
       completions  Print a shell's completions
       man          Print the manual page in roff
       help         Print this message or the help of the given subcommand(s)

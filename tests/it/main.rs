@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a helper that fails fails its test, and clippy exempts only the tests proper")]
 
 mod aws_boundary;
+mod balancer;
 mod boot;
 mod catch_up;
 mod chat_backend;
@@ -17,6 +18,7 @@ mod journal;
 mod kept_secrets;
 mod last_good;
 mod ledger;
+mod metrics;
 mod packages;
 mod pages;
 mod reload;

@@ -329,7 +329,8 @@ fn an_issuer_may_change_its_key_at_any_time() {
 fn made_up_key_names_do_not_make_perch_hammer_the_issuer() {
     let issuer = Issuer::start();
     let door = Door::for_tokens(&issuer);
-    door.let_in(&issuer.token_of("ada"));
+    let known = issuer.token_of("ada");
+    door.let_in(&known);
     let before = issuer.asked();
     for number in 0..100 {
         let token = issuer.sign(&json!({ "kid": format!("made-up-{number}") }), &issuer.claims("eve"));
@@ -337,7 +338,7 @@ fn made_up_key_names_do_not_make_perch_hammer_the_issuer() {
     }
     let asked = issuer.asked() - before;
     assert!((1..=4).contains(&asked), "it was asked {asked} times");
-    door.let_in(&issuer.token_of("ada"));
+    door.let_in(&known);
 }
 
 #[test]

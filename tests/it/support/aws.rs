@@ -3,7 +3,7 @@
 
 use std::borrow::Borrow;
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use super::exchange::{Response, exchange};
 use super::perch::keep_secret;
+use super::python::{interpreter, script};
 
 pub const REGION: &str = "eu-central-1";
 /// Long enough for any answer from this machine, so short that a test can wait for it to pass.
@@ -56,8 +57,8 @@ impl Cloud {
         arguments.extend(options);
         Cloud {
             moto,
-            proxy: Peer::start(&support("fault_proxy.py"), &arguments),
-            metadata: Peer::start(&support("imds.py"), &["--region", REGION]),
+            proxy: Peer::start(&script("fault_proxy.py"), &arguments),
+            metadata: Peer::start(&script("imds.py"), &["--region", REGION]),
         }
     }
 
@@ -335,9 +336,9 @@ pub struct Peer {
 
 impl Peer {
     /// One that `tests/support/leashed.py` knows.
-    pub fn start(script: &Path, arguments: &[&str]) -> Self {
-        let mut command = Command::new(python());
-        command.arg(support("leashed.py")).arg(script).args(arguments).env("PYTHONDONTWRITEBYTECODE", "1");
+    pub fn start(program: &Path, arguments: &[&str]) -> Self {
+        let mut command = Command::new(interpreter());
+        command.arg(script("leashed.py")).arg(program).args(arguments).env("PYTHONDONTWRITEBYTECODE", "1");
         Self::run(command)
     }
 
@@ -365,20 +366,6 @@ impl Drop for Peer {
 fn moto() -> &'static str {
     static MOTO: OnceLock<Peer> = OnceLock::new();
     &MOTO.get_or_init(|| Peer::start(Path::new("moto"), &[])).urls[0]
-}
-
-fn support(script: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support").join(script)
-}
-
-fn python() -> &'static Path {
-    static PYTHON: OnceLock<PathBuf> = OnceLock::new();
-    PYTHON.get_or_init(|| {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/venv");
-        let output = Command::new(script).stderr(Stdio::inherit()).output().expect("tests/venv can be run");
-        assert!(output.status.success(), "tests/venv: {}", output.status);
-        Path::new(String::from_utf8(output.stdout).unwrap().trim()).join("python")
-    })
 }
 
 /// moto takes any signature, and the region and the service from it.

@@ -1,6 +1,5 @@
 //! Issuers of tokens: one that forges them too, and a user pool of Cognito's.
 
-use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
@@ -8,10 +7,7 @@ use serde_json::{Value, json};
 use super::aws::Peer;
 use super::exchange::exchange;
 use super::perch::keep_secret;
-
-fn support(script: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support").join(script)
-}
+use super::python::script;
 
 /// For whom tokens are.
 pub const AUDIENCE: &str = "perch-chat";
@@ -21,7 +17,7 @@ pub struct Issuer(Peer);
 
 impl Issuer {
     pub fn start() -> Self {
-        Issuer(Peer::start(&support("issuer.py"), &[]))
+        Issuer(Peer::start(&script("issuer.py"), &[]))
     }
 
     pub fn url(&self) -> &str {
@@ -91,7 +87,7 @@ pub struct Pool {
 
 impl Pool {
     pub fn start() -> Self {
-        let peer = Peer::start(&support("cognito.py"), &[]);
+        let peer = Peer::start(&script("cognito.py"), &[]);
         let [discovery, issuer, client, access, id, refresh] = peer.urls.clone().try_into().unwrap();
         Pool { _peer: peer, discovery, issuer, client, access, id, refresh }
     }

@@ -12,6 +12,7 @@ pub mod host;
 pub mod issuer;
 pub mod namespace;
 pub mod perch;
+pub mod python;
 pub mod site;
 pub mod upload;
 pub mod upstream;

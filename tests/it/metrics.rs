@@ -1,0 +1,86 @@
+//! What Prometheus reads at the admin socket.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+
+use serde_json::{Value, json};
+
+use super::support::chat;
+use super::support::exchange::exchange;
+use super::support::perch::{Perch, Start, free_port};
+use super::support::python;
+
+/// The page as it comes.
+fn page(perch: &Perch) -> String {
+    let mut stream = UnixStream::connect(perch.runtime_dir().join("admin.sock")).unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: perch\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, page) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    assert!(head.to_lowercase().contains("content-type: text/plain; version=0.0.4; charset=utf-8"), "{head}");
+    page.to_owned()
+}
+
+/// The page as Prometheus' library reads it.
+fn read(page: &str) -> Value {
+    serde_json::from_slice(&python::run("read_metrics.py", page.as_bytes())).unwrap()
+}
+
+/// The number of this name with these labels.
+#[track_caller]
+fn number(families: &Value, family: &str, name: &str, labels: &Value) -> f64 {
+    let samples = families[family]["samples"].as_array().unwrap_or_else(|| panic!("{family} is not there"));
+    let fits = |sample: &&Value| sample[0] == name && sample[1] == *labels;
+    let found = samples.iter().find(fits).unwrap_or_else(|| panic!("{name} {labels} is not in {samples:#?}"));
+    found[2].as_f64().unwrap()
+}
+
+#[test]
+fn prometheus_reads_what_happened() {
+    let port = free_port();
+    let mut perch = Start::with_text(&format!("[http]\nlisten = \"127.0.0.1:{port}\"\n")).ready();
+    let get = |path: &str| exchange("GET", &format!("http://127.0.0.1:{port}{path}"), &[], b"").status;
+    for _ in 0..3 {
+        chat::ask(port, "hello");
+    }
+    assert_eq!((get("/health"), get("/nothing"), get("/nothing/\"else\"")), (200, 404, 404));
+    let families = read(&page(&perch));
+    let requests = |route: &str, class: &str| {
+        number(
+            &families,
+            "perch_http_requests",
+            "perch_http_requests_total",
+            &json!({ "route": route, "class": class }),
+        )
+    };
+    assert_eq!(requests("/api/chat", "2xx"), 3.0);
+    assert_eq!(requests("/health", "2xx"), 1.0);
+    assert_eq!(requests("other", "4xx"), 2.0, "no path of a client's choice is a label");
+    let took = "perch_http_request_duration_seconds";
+    assert_eq!(families[took]["type"], "histogram");
+    let bucket =
+        |bound: &str| number(&families, took, &format!("{took}_bucket"), &json!({ "route": "/api/chat", "le": bound }));
+    assert_eq!(bucket("+Inf"), 3.0);
+    assert!(bucket("0.00025") <= bucket("120"));
+    assert_eq!(number(&families, took, &format!("{took}_count"), &json!({ "route": "/api/chat" })), 3.0);
+    let one = |name: &str| number(&families, name, name, &json!({}));
+    assert_eq!(one("perch_ready"), 1.0);
+    assert!(one("process_resident_memory_bytes") > 1e6);
+    assert!(one("process_start_time_seconds") > 1.7e9);
+    let build = json!({ "version": env!("CARGO_PKG_VERSION") });
+    assert_eq!(number(&families, "perch_build_info", "perch_build_info", &build), 1.0);
+    let version = perch.status()["config"]["version"].clone();
+    assert_eq!(number(&families, "perch_config_info", "perch_config_info", &json!({ "version": version })), 1.0);
+    assert_eq!(number(&families, "perch_service_up", "perch_service_up", &json!({ "service": "http" })), 1.0);
+    let missing = json!({ "reason": "missing" });
+    assert_eq!(number(&families, "perch_sign_in_failures", "perch_sign_in_failures_total", &missing), 0.0);
+    // Counters end in _total and have no unit but the base one (https://prometheus.io/docs/practices/naming/).
+    for (name, family) in families.as_object().unwrap() {
+        assert!(!family["help"].as_str().unwrap().is_empty() && family["type"] != "unknown", "{name}: {family}");
+        assert!(!["_ms", "_milliseconds", "_kib", "_count"].iter().any(|unit| name.ends_with(unit)), "{name}");
+        let total = family["samples"].as_array().unwrap().iter().all(|sample| sample[0] == format!("{name}_total"));
+        assert_eq!(family["type"] == "counter", total, "{name}: {family}");
+    }
+    assert_eq!(perch.stop().code(), Some(0));
+}
