@@ -1,14 +1,16 @@
-//! The other end of the admin socket: what `status` and `reload` speak through.
+//! The other end of the admin socket: what `status`, `reload` and `people` speak through.
 
+use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Empty};
-use hyper::body::Bytes;
-use hyper::{Method, Request, StatusCode};
+use hyper::body::{Bytes, Incoming};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use thiserror::Error;
 use tokio::net::UnixStream;
+use tokio_util::task::AbortOnDropHandle;
 
 /// Why a daemon could not be asked.
 #[derive(Debug, Error)]
@@ -26,15 +28,52 @@ pub enum AskError {
 /// # Errors
 /// When there is no daemon, or its answer is no success.
 pub async fn ask(runtime_dir: &Path, method: Method, route: &str, patience: Duration) -> Result<Bytes, AskError> {
-    let path = super::socket_path(runtime_dir);
-    let answer = tokio::time::timeout(patience, exchange(&path, method, route)).await;
-    answer.unwrap_or_else(|_| {
-        let (path, seconds) = (path.display(), patience.as_secs());
-        Err(AskError::Failed(format!("perch is there, but {path} gave no answer within {seconds} s")))
-    })
+    let mut body = Vec::new();
+    download(runtime_dir, method, route, patience, &mut body).await?;
+    Ok(body.into())
 }
 
-async fn exchange(path: &Path, method: Method, route: &str) -> Result<Bytes, AskError> {
+/// The same with a body of any length, which goes to `out` as it comes; `patience` is for each piece of it.
+///
+/// # Errors
+/// As [`ask`], and when `out` can't be written.
+pub async fn download(
+    runtime_dir: &Path,
+    method: Method,
+    route: &str,
+    patience: Duration,
+    out: &mut impl Write,
+) -> Result<(), AskError> {
+    let path = super::socket_path(runtime_dir);
+    let silent = |_| {
+        let (path, seconds) = (path.display(), patience.as_secs());
+        AskError::Failed(format!("perch is there, but {path} gave no answer within {seconds} s"))
+    };
+    let failed =
+        |error: &dyn std::fmt::Display| AskError::Failed(format!("{} gave no answer: {error}", path.display()));
+    let answer = tokio::time::timeout(patience, begin(&path, method, route)).await.map_err(silent)??;
+    let (status, mut body) = (answer.response.status(), answer.response.into_body());
+    let mut refusal = Vec::new();
+    while let Some(frame) = tokio::time::timeout(patience, body.frame()).await.map_err(silent)? {
+        let frame = frame.map_err(|error| failed(&error))?;
+        let Some(data) = frame.data_ref() else { continue };
+        let written = if status == StatusCode::OK { out.write_all(data) } else { refusal.write_all(data) };
+        written.map_err(|error| AskError::Failed(format!("the answer can't be written: {error}")))?;
+    }
+    match status {
+        StatusCode::OK => Ok(()),
+        _ if refusal.is_empty() => Err(failed(&status)),
+        _ => Err(AskError::Failed(String::from_utf8_lossy(&refusal).into_owned())),
+    }
+}
+
+/// An answer that begins to come, and the connection that it comes over.
+struct Coming {
+    response: Response<Incoming>,
+    _connection: AbortOnDropHandle<()>,
+}
+
+async fn begin(path: &Path, method: Method, route: &str) -> Result<Coming, AskError> {
     let shown = path.display();
     let stream = UnixStream::connect(path).await.map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused => {
@@ -54,22 +93,8 @@ async fn exchange(path: &Path, method: Method, route: &str) -> Result<Bytes, Ask
         .header(hyper::header::HOST, "perch")
         .body(Empty::<Bytes>::new())
         .map_err(|error| failed(&error))?;
-    let exchange = async {
-        let response = sender.send_request(request).await?;
-        let status = response.status();
-        Ok::<_, hyper::Error>((status, response.into_body().collect().await?.to_bytes()))
-    };
-    let driven = async {
-        // The connection only moves bytes; its error shows in the exchange.
-        drop(connection.await);
-        std::future::pending::<()>().await;
-    };
-    let (status, body) = tokio::select! {
-        result = exchange => result.map_err(|error| failed(&error))?,
-        () = driven => return Err(failed(&"the connection ended")),
-    };
-    if status != StatusCode::OK {
-        return Err(failed(&status));
-    }
-    Ok(body)
+    // The connection only moves bytes; its error shows in the exchange.
+    let connection = AbortOnDropHandle::new(tokio::spawn(async move { drop(connection.await) }));
+    let response = sender.send_request(request).await.map_err(|error| failed(&error))?;
+    Ok(Coming { response, _connection: connection })
 }

@@ -1,4 +1,4 @@
-//! The admin socket: `status`, `reload` and metrics for whoever may open it.
+//! The admin socket: `status`, `reload`, `people` and metrics for whoever may open it.
 
 use std::fmt;
 use std::os::unix::fs::PermissionsExt;
@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::chat::history::History;
 use crate::store::CHANGES_KEPT;
 use crate::supervisor::status::Report;
 use crate::supervisor::{Answer, Ask, Message};
@@ -26,6 +27,7 @@ use crate::telemetry::metrics::{CONTENT_TYPE, Source};
 
 pub mod client;
 mod metrics;
+mod people;
 
 /// What the socket's handlers need.
 #[derive(Clone)]
@@ -33,6 +35,7 @@ pub struct Admin {
     pub report: Arc<Report>,
     pub supervisor: mpsc::Sender<Message>,
     pub metrics: Arc<[Arc<dyn Source>]>,
+    pub history: Arc<History>,
 }
 
 /// The socket's path in the runtime directory.
@@ -69,6 +72,8 @@ pub fn start(admin: Admin, runtime_dir: &Path, stop: CancellationToken) -> anyho
         .route("/history", get(history))
         .route("/metrics", get(numbers))
         .route("/reload", post(reload))
+        .route("/people", get(people::list).delete(people::delete))
+        .route("/people/export", get(people::export))
         .with_state(admin)
         .into_make_service_with_connect_info::<Peer>();
     Ok(tokio::spawn(async move {

@@ -10,7 +10,7 @@ use crate::auth::SignIn;
 use crate::auth::counts::Counts;
 use crate::aws::Aws;
 use crate::chat::Responding;
-use crate::chat::history::{History, Nowhere};
+use crate::chat::history::History;
 use crate::discord::Discord;
 use crate::http::{Http, Requests, Resources};
 use crate::secrets::Kept;
@@ -52,11 +52,11 @@ impl Daemon {
         let Passed { sockets, secrets } = (self.passed)();
         // The simulator's token is no secret.
         let kept = if self.simulator.is_some() { Kept::default() } else { Kept::take(secrets) };
-        let history = History::new(Arc::new(Nowhere));
+        let history = History::new(Arc::new(store.conversations()));
         let requests = Arc::new(Requests::default());
         let sign_ins = Arc::new(Counts::default());
         let metrics: Vec<Arc<dyn Source>> = vec![Arc::clone(&requests) as _, Arc::clone(&sign_ins) as _];
-        let http = Resources { requests, history, limits: Arc::default(), rooms: Arc::default() };
+        let http = Resources { requests, history: Arc::clone(&history), limits: Arc::default(), rooms: Arc::default() };
         let options = Options {
             uri: self.uri,
             aws: Aws::default(),
@@ -69,6 +69,7 @@ impl Daemon {
                 Arc::new(Discord::new(discord::Options { resolve: self.discord_address }, store.clone())),
             ],
             store,
+            history,
             kept,
             level,
             metrics: metrics.into(),

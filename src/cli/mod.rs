@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::{Args, Command, CommandFactory, Parser, Subcommand};
 
 use crate::source::Uri;
 
@@ -12,6 +12,7 @@ mod check;
 mod daemon;
 mod dev;
 mod key;
+mod people;
 mod reload;
 mod run;
 mod sim;
@@ -46,6 +47,7 @@ enum Verb {
     Status(status::Status),
     Reload(reload::Reload),
     Key(key::Key),
+    People(people::People),
     Completions(Completions),
     /// Print the manual page in roff
     #[command(
@@ -93,6 +95,7 @@ pub fn main() -> ExitCode {
         Verb::Status(status) => block_on(status.run()),
         Verb::Reload(reload) => block_on(reload.run()),
         Verb::Key(key) => key.run(),
+        Verb::People(people) => block_on(people.run()),
         Verb::Sim(sim) => block_on(sim.run()),
         Verb::Completions(Completions { shell }) => {
             let mut bytes = Vec::new();
@@ -109,7 +112,10 @@ fn manual() -> Vec<u8> {
     command.build();
     let mut page = Vec::new();
     let rendered = clap_mangen::Man::new(command.clone()).render(&mut page).and_then(|()| {
-        command.get_subcommands().filter(|verb| !verb.is_hide_set() && verb.get_name() != "help").try_for_each(|verb| {
+        let shown = |verb: &&Command| !verb.is_hide_set() && verb.get_name() != "help";
+        let verbs = command.get_subcommands().filter(shown);
+        let verbs = verbs.flat_map(|verb| std::iter::once(verb).chain(verb.get_subcommands().filter(shown)));
+        verbs.into_iter().try_for_each(|verb| {
             let man = clap_mangen::Man::new(verb.clone());
             let mut section = Vec::new();
             man.render_description_section(&mut section)?;

@@ -20,6 +20,7 @@ pub mod plan;
 pub mod reload;
 pub mod run;
 pub mod secret;
+pub mod store;
 #[cfg(test)]
 mod tests;
 mod values;
@@ -42,6 +43,7 @@ pub struct Config {
     pub reload: reload::Reload,
     pub log: log::Log,
     pub run: run::Run,
+    pub store: store::Store,
 }
 
 /// The profile: it changes the error detail that clients see, and nothing else yet.
@@ -94,6 +96,7 @@ impl Config {
             reload: root.table("reload").map(reload::Reload::read).unwrap_or_default(),
             log: root.table("log").map(log::Log::read).unwrap_or_default(),
             run: root.table("run").map(run::Run::read).unwrap_or_default(),
+            store: root.table("store").map(store::Store::read).unwrap_or_default(),
         };
         if config.discord.is_none() && config.http.is_none() && !root.has("discord") && !root.has("http") {
             root.mistake("", "asks for no service; add a [discord] or an [http] table");

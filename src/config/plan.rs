@@ -103,6 +103,9 @@ pub fn plan(old: &Config, new: &Config) -> Vec<Step> {
         steps.compare(key, &show_duration(old), &show_duration(new), Cost::Nothing);
     }
     steps.compare("run.departure", &old.run.departure, &new.run.departure, Cost::Nothing);
+    let (old_store, new_store) = (super::store::show(&old.store), super::store::show(&new.store));
+    steps.compare("store.keep", &old_store.0, &new_store.0, Cost::Nothing);
+    steps.compare("store.max_size", &old_store.1, &new_store.1, Cost::Nothing);
     let level = |config: &Config| config.log.level.to_string().to_lowercase();
     steps.compare("log.level", &level(old), &level(new), Cost::Nothing);
     steps.0

@@ -223,9 +223,9 @@ level = "loud"
     line 6, http.max_body: `9GiB` is not a size; write "512B", "64KiB" or "5MiB"
     line 7, http.port: is an unknown key; known here: listen, max_body, origins, tls, trusted_proxies
     line 10, reload.poll: `10ms` is out of range; it goes from 1s to 1h
-    line 11, reload.bake: `soon` is not a duration; write "500ms", "30s", "5m" or "2h"
+    line 11, reload.bake: `soon` is not a duration; write "500ms", "30s", "5m", "2h" or "90d"
     line 14, log.level: `loud` is not one of "error", "warn", "info", "debug", "trace"
-    line 16, weather: is an unknown key; known here: auth, chat, discord, environment, http, limits, log, reload, run
+    line 16, weather: is an unknown key; known here: auth, chat, discord, environment, http, limits, log, reload, run, store
     "#);
 }
 
@@ -288,7 +288,7 @@ fn broken_toml_is_reported_with_the_mistakes_around_it() {
     insta::assert_snapshot!(mistakes("[http]\nlisten = \nport = 1\n\n[reload]\npoll = \"1x\"\n"), @"
     line 2: is not TOML: string values must be quoted, expected literal string
     line 3, http.port: is an unknown key; known here: listen, max_body, origins, tls, trusted_proxies
-    line 6, reload.poll: `1x` is not a duration; write \"500ms\", \"30s\", \"5m\" or \"2h\"
+    line 6, reload.poll: `1x` is not a duration; write \"500ms\", \"30s\", \"5m\", \"2h\" or \"90d\"
     ");
 }
 

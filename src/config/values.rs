@@ -8,12 +8,15 @@ use toml::de::DeValue;
 use super::document::{Table, quote};
 
 impl Table<'_> {
-    /// A duration as `"30s"`, `"500ms"`, `"5m"`, `"2h"`, within `bounds`.
+    /// A duration as `"30s"`, `"500ms"`, `"5m"`, `"2h"`, `"90d"`, within `bounds`.
     pub(super) fn duration(&mut self, key: &'static str, bounds: RangeInclusive<Duration>) -> Option<Duration> {
         let entry = self.entry(key)?;
         let text = entry.text("a duration such as \"30s\"")?;
         let Some(value) = parse_duration(text) else {
-            entry.mistake(format!("{} is not a duration; write \"500ms\", \"30s\", \"5m\" or \"2h\"", quote(text)));
+            entry.mistake(format!(
+                "{} is not a duration; write \"500ms\", \"30s\", \"5m\", \"2h\" or \"90d\"",
+                quote(text)
+            ));
             return None;
         };
         if !bounds.contains(&value) {
@@ -138,6 +141,7 @@ fn parse_duration(text: &str) -> Option<Duration> {
         "s" => 1_000,
         "m" => 60_000,
         "h" => 3_600_000,
+        "d" => 86_400_000,
         _ => return None,
     };
     Some(Duration::from_millis(number.checked_mul(milliseconds)?))
@@ -147,6 +151,10 @@ fn parse_duration(text: &str) -> Option<Duration> {
 #[must_use]
 pub fn show_duration(duration: Duration) -> String {
     let milliseconds = duration.as_millis();
+    // One day is 24 hours to whoever writes it.
+    if milliseconds > 86_400_000 && milliseconds.is_multiple_of(86_400_000) {
+        return format!("{}d", milliseconds / 86_400_000);
+    }
     for (unit, length) in [("h", 3_600_000), ("m", 60_000), ("s", 1_000)] {
         if milliseconds >= length && milliseconds.is_multiple_of(length) {
             return format!("{}{unit}", milliseconds / length);
@@ -167,7 +175,7 @@ fn parse_size(text: &str) -> Option<u64> {
 }
 
 /// A size the way the configuration writes it.
-fn show_size(bytes: u64) -> String {
+pub(super) fn show_size(bytes: u64) -> String {
     for (unit, length) in [("MiB", 1 << 20), ("KiB", 1 << 10)] {
         if bytes >= length && bytes.is_multiple_of(length) {
             return format!("{}{unit}", bytes / length);

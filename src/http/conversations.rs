@@ -1,28 +1,21 @@
 //! Conversations as the person they belong to reads, takes along and deletes them.
 
-use std::collections::VecDeque;
-use std::sync::Arc;
-
 use axum::Json;
-use axum::body::{Body, Bytes};
+use axum::body::Body;
 use axum::extract::{Path, Query, State};
 use axum::http::{Extensions, HeaderName, StatusCode, header};
 use axum::response::IntoResponse;
-use futures_util::stream;
 use serde::{Deserialize, Serialize};
 
 use super::person;
 use super::problem::Problem;
 use super::router::App;
-use crate::chat::PersonId;
 use crate::chat::history::{
-    Conversation, ConversationId, Cursor, Exchange, History, Message, Summary, Unavailable, now, shown,
+    Conversation, ConversationId, Cursor, Exchange, Export, Message, Summary, Unavailable, shown,
 };
 
 /// How many conversations are on a page of the list.
 const PAGE: u32 = 50;
-/// How many are looked up at once for an export.
-const EXPORTED: u32 = 500;
 
 /// What belongs to one person is for no cache.
 const PRIVATE: [(HeaderName, &str); 1] = [(header::CACHE_CONTROL, "no-store")];
@@ -130,7 +123,8 @@ pub async fn delete_all(State(app): State<App>, extensions: Extensions) -> Resul
 /// `GET /api/export`: all that is kept of this person, as one JSON document.
 pub async fn export(State(app): State<App>, extensions: Extensions) -> Result<impl IntoResponse, Problem> {
     let asker = person::asker(&extensions)?;
-    let body = document(&app.history, asker.person).await.map_err(unavailable)?;
+    let export = Export::new(&app.history, asker.person).await.map_err(unavailable)?;
+    let body = Body::from_stream(export.pieces());
     let headers = [
         (header::CONTENT_TYPE, "application/json"),
         (header::CONTENT_DISPOSITION, "attachment; filename=\"perch-export.json\""),
@@ -144,102 +138,4 @@ fn no_such_conversation() -> Problem {
 
 fn unavailable(error: Unavailable) -> Problem {
     Problem::new(StatusCode::SERVICE_UNAVAILABLE, format!("{error}; try again in a while"))
-}
-
-/// All that is kept of a person as a JSON document, made piece by piece as it is read. It is cut off, and so no valid
-/// JSON, where the rest can't be read.
-///
-/// # Errors
-/// When nothing can be read.
-pub async fn document(history: &Arc<History>, person: PersonId) -> Result<Body, Unavailable> {
-    let mut conversations = VecDeque::new();
-    let mut after = None;
-    loop {
-        let (page, more) = history.list(&person, after, EXPORTED).await?;
-        after = page.last().map(Summary::cursor);
-        conversations.extend(page);
-        if !more || after.is_none() {
-            break;
-        }
-    }
-    let export = Export { history: Arc::clone(history), person, conversations, at: Step::Head, first: true };
-    let pieces = stream::unfold(export, async |mut export| {
-        let piece = export.next().await?;
-        Some((piece, export))
-    });
-    Ok(Body::from_stream(pieces))
-}
-
-/// An export that is being made.
-struct Export {
-    history: Arc<History>,
-    person: PersonId,
-    conversations: VecDeque<Summary>,
-    at: Step,
-    /// No conversation was written yet.
-    first: bool,
-}
-
-enum Step {
-    Head,
-    /// The next conversation.
-    Conversation,
-    /// The next exchanges of the one at hand, after this one.
-    Exchanges(u64),
-    End,
-}
-
-impl Export {
-    async fn next(&mut self) -> Option<Result<Bytes, Unavailable>> {
-        let text = match self.at {
-            Step::Head => {
-                self.at = Step::Conversation;
-                let (person, at) = (json(self.person.as_str()), json(&shown(now())));
-                format!("{{\"person\":{person},\"exported\":{at},\"conversations\":[\n")
-            }
-            Step::Conversation => match self.conversations.front() {
-                None => {
-                    self.at = Step::End;
-                    "\n]}\n".to_owned()
-                }
-                Some(Summary { id, title, updated, .. }) => {
-                    let comma = if std::mem::replace(&mut self.first, false) { "" } else { ",\n" };
-                    self.at = Step::Exchanges(0);
-                    let (id, title, updated) = (json(&id.to_string()), json(title), json(&shown(*updated)));
-                    format!("{comma}{{\"id\":{id},\"title\":{title},\"updated\":{updated},\"messages\":[")
-                }
-            },
-            Step::Exchanges(after) => {
-                let id = self.conversations.front()?.id;
-                let exchanges = match self.history.exchanges(&self.person, id, after).await {
-                    Ok(exchanges) => exchanges,
-                    Err(error) => {
-                        self.at = Step::End;
-                        return Some(Err(error));
-                    }
-                };
-                match exchanges.last() {
-                    None => {
-                        self.conversations.pop_front();
-                        self.at = Step::Conversation;
-                        "]}".to_owned()
-                    }
-                    Some(last) => {
-                        self.at = Step::Exchanges(last.number);
-                        let messages = exchanges.iter().flat_map(Exchange::messages);
-                        let listed: Vec<String> =
-                            messages.filter_map(|message| serde_json::to_string(&message).ok()).collect();
-                        let comma = if after == 0 { "" } else { "," };
-                        format!("{comma}\n{}", listed.join(",\n"))
-                    }
-                }
-            }
-            Step::End => return None,
-        };
-        Some(Ok(text.into()))
-    }
-}
-
-fn json(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
 }

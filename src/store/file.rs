@@ -8,10 +8,10 @@ use std::time::{Duration, SystemTime};
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 use thiserror::Error;
 
-use super::{changes, identifies, ledger, seen, sessions};
+use super::{changes, conversations, identifies, ledger, seen, sessions};
 
 /// Each takes the database one version further; `PRAGMA user_version` counts them. What is here once is never changed.
-const MIGRATIONS: &[&str] = &[
+pub(super) const MIGRATIONS: &[&str] = &[
     "
     CREATE TABLE bot (
         number INTEGER PRIMARY KEY,
@@ -48,10 +48,11 @@ const MIGRATIONS: &[&str] = &[
 ",
     changes::TABLES,
     seen::TABLE,
+    conversations::TABLES,
 ];
 
 /// Somebody who looks at the file with `sqlite3` may hold it for so long.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
+pub const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 /// What the write-ahead log is cut back to once a flood is over, in bytes.
 const LOG_LIMIT: i64 = 4 << 20;
 
@@ -106,11 +107,28 @@ pub fn open(path: &Path) -> Result<Connection, Unusable> {
     if usize::try_from(found).is_ok_and(|found| found > MIGRATIONS.len()) {
         return Err(Unusable::Newer { found });
     }
+    give_back_pages(&db, found)?;
     // A file system without shared memory keeps its rollback journal, which is slower and as safe.
     db.pragma_update_and_check(None, "journal_mode", "wal", |_| Ok(()))?;
     db.pragma_update_and_check(None, "journal_size_limit", LOG_LIMIT, |_| Ok(()))?;
+    // What is deleted is overwritten.
+    db.pragma_update_and_check(None, "secure_delete", "on", |_| Ok(()))?;
     prepare(&db)?;
     Ok(db)
+}
+
+/// Lets the file shrink where much was deleted. That is decided before the first table is made; a database of before it
+/// was is rewritten once, and where there is no room for that, it keeps its size.
+fn give_back_pages(db: &Connection, version: i64) -> rusqlite::Result<()> {
+    const INCREMENTAL: i64 = 2;
+    if db.pragma_query_value(None, "auto_vacuum", |row| row.get::<_, i64>(0))? == INCREMENTAL {
+        return Ok(());
+    }
+    db.pragma_update(None, "auto_vacuum", INCREMENTAL)?;
+    if version > 0 && db.execute_batch("VACUUM").is_err() {
+        tracing::debug!(service = super::owner::NAME, "the database keeps its size");
+    }
+    Ok(())
 }
 
 /// The same tables in memory.
@@ -147,6 +165,7 @@ pub fn carry(db: &Connection, path: &Path, direction: Direction) -> rusqlite::Re
         identifies::carry(&transaction, from, to)?;
         changes::carry(&transaction, from, to)?;
         seen::carry(&transaction, from, to)?;
+        conversations::carry(&transaction, from, to)?;
         transaction.commit()
     })();
     let detached = db.execute_batch("DETACH DATABASE file");

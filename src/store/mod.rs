@@ -5,10 +5,12 @@
 //!
 //! ```text
 //!   Ledger, Sessions, LastSeen, ──► Store ──► owner (one thread, one transaction for all that waits) ──► file
-//!   Identifies, Changes                                                                              └──► memory
+//!   Identifies, Changes,                                                                             └──► memory
+//!   Conversations
 //! ```
 //!
-//! The rest of perch sees [`Ledger`], [`Sessions`], [`LastSeen`], [`Identifies`] and [`Changes`]; SQL stays in here.
+//! The rest of perch sees [`Ledger`], [`Sessions`], [`LastSeen`], [`Identifies`], [`Changes`] and [`Conversations`]; SQL
+//! stays in here.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -24,6 +26,7 @@ use tokio::time::timeout;
 use crate::service::Board;
 
 mod changes;
+mod conversations;
 mod file;
 mod identifies;
 mod ledger;
@@ -35,6 +38,7 @@ mod sessions;
 mod tests;
 
 pub use changes::{Changes, Fate, KEPT as CHANGES_KEPT, Trial};
+pub use conversations::Conversations;
 pub use identifies::{Identifies, Spending};
 pub use ledger::{Attempt, Key, Ledger, Standing, Verdict};
 pub use owner::{NAME, Pace};
@@ -58,6 +62,7 @@ struct Inner {
     session: sessions::Slot,
     /// Likewise how far each channel was read.
     seen: seen::Slot,
+    conversations: Arc<conversations::Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -66,6 +71,10 @@ enum Order {
     Work(Box<dyn Job>),
     /// The slot of the session is filled, or that of what was seen.
     Session,
+    /// What was removed shall be gone from the files as well.
+    Scrub(oneshot::Sender<()>),
+    /// Other limits hold for conversations.
+    Limits,
     Close,
 }
 
@@ -113,6 +122,7 @@ impl Store {
             waiting: Mutex::new(Some(waiting)),
             session: sessions::Slot::default(),
             seen: seen::Slot::default(),
+            conversations: Arc::default(),
             thread: Mutex::new(None),
         };
         Store(Arc::new(inner))
@@ -135,7 +145,8 @@ impl Store {
         let Some(orders) = lock(&self.0.waiting).take() else { return };
         // The thread holds nothing that keeps the sender alive: it ends when every clone is gone.
         let slots = (self.0.session.clone(), self.0.seen.clone());
-        let owner = move || owner::Owner::new(directory, board, pace, slots).run(&orders);
+        let conversations = Arc::clone(&self.0.conversations);
+        let owner = move || owner::Owner::new(directory, board, pace, slots, conversations).run(&orders);
         match std::thread::Builder::new().name("store".to_owned()).spawn(owner) {
             Ok(thread) => *lock(&self.0.thread) = Some(thread),
             Err(error) => {
@@ -182,6 +193,27 @@ impl Store {
     #[must_use]
     pub fn changes(&self) -> Changes {
         Changes(self.clone())
+    }
+
+    /// What people said, and what they were answered.
+    #[must_use]
+    pub fn conversations(&self) -> Conversations {
+        Conversations(self.clone())
+    }
+
+    /// From now on conversations are kept for so long after they were last continued (`None`: for ever), and the
+    /// database may take so many bytes.
+    pub fn retain(&self, keep: Option<Duration>, max_size: u64) {
+        self.0.conversations.retain(keep, max_size);
+        // Closed: then nothing is kept any more.
+        drop(self.0.orders.send(Order::Limits));
+    }
+
+    /// Sees to it that nothing is left in the files of what was removed before. `None` as in [`Store::ask`].
+    async fn scrub(&self) -> Option<()> {
+        let (reply, answer) = oneshot::channel();
+        drop(self.0.orders.send(Order::Scrub(reply)));
+        timeout(ANSWER_TIMEOUT, answer).await.ok()?.ok()
     }
 
     /// Does `work` after everything that was asked before, and returns once it is committed; on the disk itself, if

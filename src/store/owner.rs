@@ -13,17 +13,20 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 use serde_json::json;
+use tokio::sync::oneshot;
 
 use super::file::{self, Direction, Unusable};
-use super::{FILE, Job, Order, ledger, seen, sessions};
+use super::{FILE, Job, Order, conversations, ledger, seen, sessions};
 use crate::service::Board;
 
 /// Whose lines these are in the journal and in `status`.
 pub const NAME: &str = "store";
 /// How much work one transaction takes. A batch of this size takes some milliseconds.
 const BATCH: usize = 512;
-/// How often the ledger is pruned.
+/// How often the ledger is pruned, and old conversations are.
 const PRUNE_PACE: Duration = Duration::from_hours(1);
+/// How often it is looked whether there is too much of them, where something was written.
+const SIZE_PACE: Duration = Duration::from_secs(1);
 
 /// How often the owner does what nobody asks it for.
 #[derive(Clone, Copy, Debug)]
@@ -46,6 +49,7 @@ pub(super) struct Owner {
     board: Option<Arc<Board>>,
     pace: Pace,
     slots: (sessions::Slot, seen::Slot),
+    conversations: Arc<conversations::Shared>,
     db: Option<Connection>,
     /// The open file; `None` while the database is in memory.
     on_disk: Option<Identity>,
@@ -56,6 +60,15 @@ pub(super) struct Owner {
     session_due: Option<Instant>,
     check_due: Instant,
     prune_due: Instant,
+    /// When conversations are to be pruned; and whether there are more than there may be.
+    conversations_due: Instant,
+    above: bool,
+    /// When it is to be looked how large the database is.
+    size_due: Option<Instant>,
+    /// Those who wait until what was removed is gone from the files.
+    scrubs: Vec<oneshot::Sender<()>>,
+    /// It could not be done at once.
+    scrub_due: bool,
 }
 
 /// By which a file is known again: device and inode.
@@ -74,6 +87,7 @@ impl Owner {
         board: Option<Arc<Board>>,
         pace: Pace,
         slots: (sessions::Slot, seen::Slot),
+        conversations: Arc<conversations::Shared>,
     ) -> Owner {
         let now = Instant::now();
         Owner {
@@ -81,6 +95,7 @@ impl Owner {
             board,
             pace,
             slots,
+            conversations,
             db: None,
             on_disk: None,
             full: None,
@@ -88,6 +103,11 @@ impl Owner {
             session_due: None,
             check_due: now + pace.check,
             prune_due: now,
+            conversations_due: now,
+            above: false,
+            size_due: None,
+            scrubs: Vec::new(),
+            scrub_due: false,
         }
     }
 
@@ -107,6 +127,7 @@ impl Owner {
                 open = self.take(order, &mut jobs);
             }
             self.commit(jobs, !open);
+            self.scrub();
             if open {
                 self.keep_house();
             }
@@ -114,7 +135,8 @@ impl Owner {
     }
 
     fn due(&self) -> Instant {
-        let due = self.session_due.map_or(self.prune_due, |due| due.min(self.prune_due));
+        let due = self.prune_due.min(self.conversations_due);
+        let due = self.session_due.into_iter().chain(self.size_due).fold(due, Instant::min);
         if self.path.is_some() { due.min(self.check_due) } else { due }
     }
 
@@ -123,6 +145,8 @@ impl Owner {
         match order {
             Order::Work(job) => jobs.push(job),
             Order::Session => self.session_due = Some(Instant::now() + self.pace.session),
+            Order::Scrub(reply) => self.scrubs.push(reply),
+            Order::Limits => self.conversations_due = Instant::now(),
             Order::Close => return false,
         }
         true
@@ -146,6 +170,7 @@ impl Owner {
             self.lose(&error.to_string(), error.damaged());
             done = self.transaction(&mut jobs, &pending);
         }
+        self.size_due = self.size_due.or_else(|| Some(Instant::now() + SIZE_PACE));
         match done {
             Ok(()) => jobs.into_iter().for_each(<dyn Job>::settled),
             // Who waits is told by the reply that is dropped.
@@ -192,6 +217,7 @@ impl Owner {
         self.db = Some(db);
         self.full = None;
         self.on_disk = Some(identity);
+        self.conversations.turn(false);
         if std::mem::take(&mut self.told) {
             tracing::info!(service = NAME, "{FILE} can be used again, and perch remembers what it does");
         }
@@ -231,6 +257,7 @@ impl Owner {
             }
             Err(error) => tracing::debug!(service = NAME, "there is no memory for a database either: {error}"),
         }
+        self.conversations.turn(true);
         self.check_due = Instant::now() + self.pace.check;
         let words = format!("perch goes on without memory, as {} can't be used: {reason}", path.display());
         if !std::mem::replace(&mut self.told, true) {
@@ -241,29 +268,76 @@ impl Owner {
         }
     }
 
+    /// Empties the write-ahead log, which has what is overwritten in the database.
+    fn scrub(&mut self) {
+        if self.scrubs.is_empty() {
+            return;
+        }
+        self.scrub_due = self.on_disk.is_some() && !self.checkpoint();
+        for reply in self.scrubs.drain(..) {
+            // Whoever asked may have gone.
+            let _gone = reply.send(());
+        }
+    }
+
+    /// Returns whether everything is in the database itself; somebody who reads it with `sqlite3` may be in the way.
+    fn checkpoint(&self) -> bool {
+        let Some(db) = &self.db else { return true };
+        let done = db.busy_timeout(Duration::ZERO).and_then(|()| {
+            db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0)).map(|busy| busy == 0)
+        });
+        // It fails for no connection that is open.
+        drop(db.busy_timeout(file::BUSY_TIMEOUT));
+        done.unwrap_or(false)
+    }
+
     fn keep_house(&mut self) {
         let now = Instant::now();
         if self.path.is_some() && self.check_due <= now {
             self.check_due = now + self.pace.check;
             self.check();
+            self.scrub_due = self.scrub_due && self.on_disk.is_some() && !self.checkpoint();
         }
         if self.prune_due <= now {
-            let more = self.db.as_ref().map(|db| {
-                let transaction = Transaction::new_unchecked(db, TransactionBehavior::Immediate)?;
-                let more = ledger::prune(&transaction)?;
-                seen::prune(&transaction)?;
-                transaction.commit()?;
-                Ok::<_, Unusable>(more)
-            });
-            let more = more.transpose().unwrap_or_else(|error| {
-                if self.on_disk.is_some() {
-                    self.lose(&error.to_string(), error.damaged());
-                }
-                None
+            let more = self.tidy(|_, db| {
+                seen::prune(db)?;
+                ledger::prune(db)
             });
             // What waits comes in between two steps.
-            self.prune_due = if more == Some(true) { now } else { now + PRUNE_PACE };
+            self.prune_due = if more { now } else { now + PRUNE_PACE };
         }
+        if self.size_due.is_some_and(|due| due <= now) {
+            self.size_due = None;
+            let on_disk = self.on_disk.is_some();
+            if self.tidy(|owner, db| conversations::too_much(db, &owner.conversations, on_disk)) {
+                self.conversations_due = now;
+            }
+        }
+        if self.conversations_due <= now {
+            let (mut more, on_disk) = (true, self.on_disk.is_some());
+            while more && now.elapsed() < conversations::PRUNING {
+                let mut above = self.above;
+                more = self.tidy(|owner, db| conversations::prune(db, &owner.conversations, on_disk, &mut above));
+                self.above = above;
+            }
+            self.conversations_due = if more { now } else { now + PRUNE_PACE };
+        }
+    }
+
+    /// Does work that nobody asked for, in a transaction of its own. Returns what it does, and false where it fails.
+    fn tidy(&mut self, work: impl FnOnce(&Owner, &Connection) -> rusqlite::Result<bool>) -> bool {
+        let Some(db) = &self.db else { return false };
+        let done = Transaction::new_unchecked(db, TransactionBehavior::Immediate).and_then(|transaction| {
+            let more = work(self, &transaction)?;
+            transaction.commit()?;
+            Ok(more)
+        });
+        done.map_err(Unusable::from).unwrap_or_else(|error| {
+            if self.on_disk.is_some() {
+                self.lose(&error.to_string(), error.damaged());
+            }
+            false
+        })
     }
 
     /// Sees to it that the open file is the one in the state directory, and takes everything there if it is not.

@@ -128,7 +128,7 @@ async fn a_newer_database_is_left_alone_and_said_in_one_line() {
         reason,
         format!(
             "perch goes on without memory, as {} can't be used: it was written by a newer perch (it has version 99, and \
-             this perch knows 3); run that one, or move the file away",
+             this perch knows 4); run that one, or move the file away",
             path.display()
         )
     );

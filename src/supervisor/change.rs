@@ -319,6 +319,7 @@ impl Supervisor {
             None
         };
         self.level.set(live.config.log.level);
+        self.store.retain(live.config.store.keep, live.config.store.max_size);
         let swap_us = u64::try_from(swap.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.kept.remember(&live.config, &live.secrets);
         let version = &live.version;

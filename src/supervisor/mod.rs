@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::aws::Aws;
+use crate::chat::history::History;
 use crate::config::{Config, Mistake, show_duration};
 use crate::secrets::{Kept, Secret};
 use crate::service::{Blame, Board, ChangeId, Departure, Health, Live, Readiness, Service, State};
@@ -76,6 +77,8 @@ pub struct Options {
     pub services: Vec<Arc<dyn Service>>,
     /// What the services remember; it is opened once the state directory is this process's own.
     pub store: Store,
+    /// What people said; the admin socket shows it.
+    pub history: Arc<History>,
     /// Secrets that outlive the process without the disk.
     pub kept: Kept,
     pub level: LevelHandle,
@@ -181,6 +184,7 @@ pub async fn run(options: Options) -> anyhow::Result<End> {
         report: Arc::clone(&report),
         supervisor: sender.clone(),
         metrics: Arc::clone(&options.metrics),
+        history: Arc::clone(&options.history),
     };
     let admin_stop = CancellationToken::new();
     let admin_task = crate::admin::start(admin, &options.runtime_dir, admin_stop.clone())?;
@@ -207,6 +211,7 @@ struct Supervisor {
     level: LevelHandle,
     simulator: Option<Simulated>,
     state_dir: PathBuf,
+    store: Store,
     history: store::Changes,
     board: Arc<Board>,
     report: Arc<Report>,
@@ -300,6 +305,7 @@ impl Supervisor {
             simulator: options.simulator,
             state_dir,
             history: options.store.changes(),
+            store: options.store,
             board,
             report,
             sender,

@@ -11,7 +11,7 @@ use super::support::namespace::has;
 use super::support::perch::{Perch, Start, clean_command, free_port, perch};
 
 /// Every verb that people are shown.
-const VERBS: [&str; 8] = ["run", "dev", "check", "status", "reload", "completions", "man", "help"];
+const VERBS: [&str; 9] = ["run", "dev", "check", "status", "reload", "people", "completions", "man", "help"];
 
 /// Both outputs and the exit code, as somebody at a terminal sees them.
 fn session(output: &Output) -> String {
@@ -327,6 +327,7 @@ fn help_shows_the_verbs_and_how_to_begin() {
       status       Show what runs
       reload       Look for a new configuration and new secrets now
       key          Make an API key
+      people       Show who has conversations with perch, export them or delete them
       completions  Print a shell's completions
       man          Print the manual page in roff
       help         Print this message or the help of the given subcommand(s)
@@ -527,6 +528,43 @@ fn help_of_the_other_verbs_is_worth_reading() {
       perch reload --force
 
     Exit codes: 0 applied or nothing new, 1 refused or not to be had, 3 no daemon running.
+    exit 0
+    "##);
+    insta::assert_snapshot!(help(&["people", "--help"]), @r##"
+    Show who has conversations with perch, export them or delete them
+
+    Lists those of whom something is kept, whoever was heard of last first: people with a cookie
+    (`visitor:`), an API key (`key:`), a sign-in (`oidc:`) or an account on Discord (`discord:`). The
+    1,000 latest are shown.
+
+    Usage: perch people [OPTIONS]
+           perch people <COMMAND>
+
+    Commands:
+      export  Print all that is kept of a person, as JSON
+      delete  Delete all that is kept of a person
+      help    Print this message or the help of the given subcommand(s)
+
+    Options:
+          --runtime-dir <DIR>
+              Where the running daemon's admin socket is
+
+              [env: RUNTIME_DIRECTORY=]
+              [default: /run/perch]
+
+          --json
+              Print JSON, for another program
+
+      -h, --help
+              Print help (see a summary with '-h')
+
+    Examples:
+      perch people
+      perch people --json | jq -r '.people[].person'
+      perch people export discord:80351110224678912 >export.json
+      perch people delete discord:80351110224678912
+
+    Exit codes: 0 done, 1 failed, or nothing is kept of this person, 3 no daemon running.
     exit 0
     "##);
     insta::assert_snapshot!(help(&["completions", "--help"]), @r##"

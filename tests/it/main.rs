@@ -13,6 +13,7 @@ mod crash_loop;
 mod daemon;
 mod departure;
 mod endurance;
+mod history;
 mod host;
 mod journal;
 mod kept_secrets;

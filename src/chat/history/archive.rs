@@ -47,6 +47,15 @@ pub trait Archive: Send + Sync {
 
     /// Those who were heard of last, at most `most` of them, the latest first, and how many there are in all.
     async fn people(&self, most: u32) -> Result<(Vec<Person>, u64), Unavailable>;
+
+    /// Whether all that was kept is in reach; where it is not, what is not found may be there all the same.
+    fn complete(&self) -> bool;
+
+    /// A number that changes when what was put before may be gone.
+    fn epoch(&self) -> u64;
+
+    /// What was last continued before this moment, in milliseconds since 1970, is kept no longer.
+    fn horizon(&self) -> u64;
 }
 
 /// The archive can't say: it does not answer, or a part of it is out of reach.
@@ -61,7 +70,6 @@ pub struct Record {
     pub person: PersonId,
     /// By which whoever began the conversation knows it again.
     pub key: Option<std::sync::Arc<str>>,
-    pub title: String,
     /// Milliseconds since 1970 at which it was last continued.
     pub updated: u64,
     /// It is all there is of somebody who may never come back.
@@ -74,43 +82,5 @@ impl Record {
     #[must_use]
     pub fn text(&self) -> usize {
         self.exchanges.iter().map(Exchange::text).sum()
-    }
-}
-
-/// An archive that keeps nothing.
-pub struct Nowhere;
-
-#[async_trait]
-impl Archive for Nowhere {
-    fn put(&self, _: Record) -> bool {
-        true
-    }
-
-    async fn last(&self, _: &PersonId, _: ConversationId, _: usize) -> Result<Option<Conversation>, Unavailable> {
-        Ok(None)
-    }
-
-    async fn next(&self, _: &PersonId, _: ConversationId, _: u64, _: usize) -> Result<Vec<Exchange>, Unavailable> {
-        Ok(Vec::new())
-    }
-
-    async fn asked(&self, _: &PersonId, _: ConversationId, _: &str) -> Result<Option<Exchange>, Unavailable> {
-        Ok(None)
-    }
-
-    async fn begun(&self, _: &PersonId, _: &str) -> Result<Option<ConversationId>, Unavailable> {
-        Ok(None)
-    }
-
-    async fn list(&self, _: &PersonId, _: Option<Cursor>, _: u32) -> Result<Vec<Summary>, Unavailable> {
-        Ok(Vec::new())
-    }
-
-    async fn erase(&self, _: &PersonId, _: Option<ConversationId>) -> Result<bool, Unavailable> {
-        Ok(false)
-    }
-
-    async fn people(&self, _: u32) -> Result<(Vec<Person>, u64), Unavailable> {
-        Ok((Vec::new(), 0))
     }
 }

@@ -12,17 +12,23 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use thiserror::Error;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::{PersonId, Turn};
 
 mod archive;
+mod export;
 mod record;
 mod room;
+#[cfg(test)]
+mod tests;
 
-pub use archive::{Archive, Nowhere, Record, Unavailable};
+pub use archive::{Archive, Record, Unavailable};
+pub use export::Export;
 pub use record::{
     Attachment, Conversation, ConversationId, Cursor, Exchange, Message, NotAnId, Person, State, Summary, now, shown,
     title,
@@ -30,6 +36,8 @@ pub use record::{
 
 use room::{Beginning, Begun, ROOM_EACH, Room, Standing};
 
+/// What a database that is slow to answer may hold up an answer.
+const PATIENCE: Duration = Duration::from_millis(300);
 /// How much of a conversation is read at once, in bytes.
 const READ: usize = 4 << 20;
 
@@ -63,7 +71,7 @@ pub enum Which {
 pub struct Question {
     pub text: Arc<str>,
     pub attachments: Arc<[Attachment]>,
-    /// By which the person knows it again, if it has to be sent once more.
+    /// By which the person knows it again, if it has to be sent once more; at most 64 bytes.
     pub key: Option<Arc<str>>,
 }
 
@@ -114,7 +122,9 @@ impl History {
         if let Some(id) = id {
             match self.recall(&asker.person, id).await {
                 Ok(true) => {}
-                Ok(false) if matches!(which, Which::Own(_)) => beginning.new = true,
+                Ok(false) if matches!(which, Which::Own(_)) && !self.is_somebody_elses(&asker.person, id) => {
+                    (beginning.new, beginning.doubtful) = (true, true);
+                }
                 Ok(false) => return Err(NoSuchConversation),
                 Err(Unavailable) => beginning.doubtful = true,
             }
@@ -122,7 +132,7 @@ impl History {
                 && !beginning.new
                 && self.room().lacks(id, &key)
             {
-                beginning.known = self.archive.asked(&asker.person, id, &key).await.ok().flatten();
+                beginning.known = in_time(self.archive.asked(&asker.person, id, &key)).await.ok().flatten();
             }
         }
         let begun = self.room().begin(beginning, &*self.archive);
@@ -147,21 +157,30 @@ impl History {
         let here = self.room().begun(person, key);
         match here {
             Some(id) => Some(id),
-            None => self.archive.begun(person, key).await.ok().flatten(),
+            None => in_time(self.archive.begun(person, key)).await.ok().flatten(),
         }
+    }
+
+    fn is_somebody_elses(&self, person: &PersonId, id: ConversationId) -> bool {
+        self.room().standing(person, id, self.archive.horizon()) == Standing::SomebodyElses
     }
 
     /// Has this person's conversation at hand. Returns whether there is one.
     async fn recall(&self, person: &PersonId, id: ConversationId) -> Result<bool, Unavailable> {
-        let standing = self.room().standing(person, id);
+        let standing = self.room().standing(person, id, self.archive.horizon());
         match standing {
             Standing::Theirs => return Ok(true),
             Standing::SomebodyElses => return Ok(false),
             Standing::Absent => {}
         }
-        let Some(kept) = self.archive.last(person, id, ROOM_EACH).await? else { return Ok(false) };
-        self.room().restore(person, id, kept);
-        Ok(true)
+        match in_time(self.archive.last(person, id, ROOM_EACH)).await? {
+            Some(kept) => {
+                self.room().restore(person, id, kept, &*self.archive);
+                Ok(true)
+            }
+            None if self.archive.complete() => Ok(false),
+            None => Err(Unavailable),
+        }
     }
 
     /// This person's conversation: all of it, or the newest few megabytes.
@@ -174,15 +193,20 @@ impl History {
         id: ConversationId,
     ) -> Result<Option<Conversation>, Unavailable> {
         let (whole, standing) = {
-            let room = self.room();
-            (room.whole(person, id), room.standing(person, id))
+            let (room, horizon) = (self.room(), self.archive.horizon());
+            (room.whole(person, id, horizon), room.standing(person, id, horizon))
         };
         if whole.is_some() || standing == Standing::SomebodyElses {
             return Ok(whole);
         }
-        let Some(mut kept) = self.archive.last(person, id, READ).await? else { return Ok(None) };
-        self.room().lay_over(person, id, &mut kept.exchanges);
-        Ok(Some(kept))
+        match self.archive.last(person, id, READ).await? {
+            Some(mut kept) => {
+                self.room().lay_over(person, id, &mut kept.exchanges);
+                Ok(Some(kept))
+            }
+            None if self.archive.complete() => Ok(None),
+            None => Err(Unavailable),
+        }
     }
 
     /// The next exchanges of this person's conversation after the one with the number `after`; none at its end.
@@ -195,7 +219,7 @@ impl History {
         id: ConversationId,
         after: u64,
     ) -> Result<Vec<Exchange>, Unavailable> {
-        let whole = self.room().whole(person, id);
+        let whole = self.room().whole(person, id, self.archive.horizon());
         let mut exchanges = match whole {
             Some(whole) => whole.exchanges,
             None => {
@@ -233,6 +257,12 @@ impl History {
         Ok((summaries, more))
     }
 
+    /// Whether all that was kept can be read; where it can't, a list of it is not all there is.
+    #[must_use]
+    pub fn complete(&self) -> bool {
+        self.archive.complete()
+    }
+
     /// Forgets one conversation of this person, or all of them, for good. Returns whether there was anything.
     ///
     /// # Errors
@@ -250,6 +280,11 @@ impl History {
     pub async fn people(&self, most: u32) -> Result<(Vec<Person>, u64), Unavailable> {
         self.archive.people(most).await
     }
+}
+
+/// What the archive says, if it says so in time.
+async fn in_time<T>(asked: impl Future<Output = Result<T, Unavailable>>) -> Result<T, Unavailable> {
+    timeout(PATIENCE, asked).await.unwrap_or(Err(Unavailable))
 }
 
 /// A question that is being answered. When it is dropped before its end, the answer was given up.

@@ -13,6 +13,8 @@ use crate::telemetry::lines::rfc3339;
 
 /// The longest title, in characters.
 const TITLE: usize = 80;
+/// A word of so many characters is cut where it has no room.
+const LONG_WORD: usize = 20;
 
 /// Names a conversation: 128 random bits. Whoever does not know it does not guess it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -238,9 +240,10 @@ pub fn title(question: &str) -> String {
             length += gap + characters;
             continue;
         }
-        // A word that has no room is left out, unless it is all there is.
-        if length == 0 {
-            title.extend(word.chars().take(TITLE - 1));
+        // A word that has no room is left out, unless it is a long one: some languages have no gaps.
+        let room = (TITLE - 1).saturating_sub(length + gap);
+        if characters > LONG_WORD && room > 0 {
+            title.extend(std::iter::repeat_n(' ', gap).chain(word.chars().take(room)));
         } else if length == TITLE {
             title.pop();
         }
@@ -287,6 +290,7 @@ mod tests {
             let title = title(&format!("{} and more words than fit", "x".repeat(length)));
             assert!(title.chars().count() <= 80 && title.ends_with('…'), "{title}");
         }
+        assert_eq!(title(&format!("so {}", "字".repeat(200))), format!("so {}…", "字".repeat(76)));
         assert_eq!(title(""), "");
     }
 

@@ -56,6 +56,8 @@ struct Held {
     /// Whether it is this person's was not to be found out.
     doubtful: bool,
     unwritten: bool,
+    /// The [`Archive::epoch`] in which it was last written down.
+    epoch: u64,
     class: Class,
     continued: u64,
     /// Milliseconds since 1970.
@@ -121,8 +123,8 @@ pub(super) enum Begun {
 }
 
 impl Room {
-    pub fn standing(&self, person: &PersonId, id: ConversationId) -> Standing {
-        match self.held.get(&id) {
+    pub fn standing(&self, person: &PersonId, id: ConversationId, horizon: u64) -> Standing {
+        match self.held.get(&id).filter(|held| held.updated >= horizon) {
             Some(held) if held.person == *person => Standing::Theirs,
             Some(held) if !held.doubtful => Standing::SomebodyElses,
             _ => Standing::Absent,
@@ -141,12 +143,13 @@ impl Room {
     }
 
     /// Puts here what the archive has of a conversation.
-    pub fn restore(&mut self, person: &PersonId, id: ConversationId, kept: Conversation) {
-        if self.standing(person, id) != Standing::Absent {
+    pub fn restore(&mut self, person: &PersonId, id: ConversationId, kept: Conversation, archive: &dyn Archive) {
+        if self.standing(person, id, archive.horizon()) != Standing::Absent {
             return;
         }
         self.remove(id);
         let mut held = Held::new(person.clone(), Class::Staying);
+        held.epoch = archive.epoch();
         held.whole = kept.omitted == 0;
         for exchange in kept.exchanges {
             held.insert(Slot { exchange: over(exchange), flight: None });
@@ -166,7 +169,7 @@ impl Room {
             None => (ConversationId::random(), true),
         };
         let at = now();
-        let there = self.standing(person, id) == Standing::Theirs;
+        let there = self.standing(person, id, archive.horizon()) == Standing::Theirs;
         let mut held = match self.remove(id).filter(|_| there) {
             Some(held) => held,
             None => {
@@ -270,8 +273,8 @@ impl Room {
     }
 
     /// All of a conversation, if it is here.
-    pub fn whole(&self, person: &PersonId, id: ConversationId) -> Option<Conversation> {
-        let held = self.held.get(&id).filter(|held| held.whole && held.person == *person)?;
+    pub fn whole(&self, person: &PersonId, id: ConversationId, horizon: u64) -> Option<Conversation> {
+        let held = self.held.get(&id).filter(|held| held.whole && held.person == *person && held.updated >= horizon)?;
         let exchanges = held.exchanges.iter().map(|slot| slot.exchange.clone()).collect();
         Some(Conversation { title: held.title(), exchanges, omitted: 0 })
     }
@@ -386,6 +389,7 @@ impl Held {
             whole: true,
             doubtful: false,
             unwritten: false,
+            epoch: 0,
             class,
             continued: 0,
             updated: 0,
@@ -452,17 +456,19 @@ impl Held {
         if self.class == Class::Passing && self.unwritten {
             return;
         }
+        let epoch = archive.epoch();
+        let all = self.unwritten || self.epoch != epoch;
         let exchanges = self.exchanges.iter().map(|slot| &slot.exchange);
         let record = Record {
             id,
             person: self.person.clone(),
             key: self.key.clone(),
-            title: self.title(),
             updated: self.updated,
             fleeting: self.class == Class::Passing,
-            exchanges: exchanges.filter(|exchange| self.unwritten || exchange.number == number).cloned().collect(),
+            exchanges: exchanges.filter(|exchange| all || exchange.number == number).cloned().collect(),
         };
         self.unwritten = !archive.put(record);
+        self.epoch = epoch;
     }
 }
 
@@ -480,4 +486,87 @@ fn over(mut exchange: Exchange) -> Exchange {
         exchange.state = State::Stopped;
     }
     exchange
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Store;
+
+    impl Room {
+        /// Holds the sums against what is there.
+        fn audit(&self) {
+            let mut bytes = [0; 2];
+            for (id, held) in &self.held {
+                let own: usize = held.exchanges.iter().map(|slot| EXCHANGE + slot.exchange.text()).sum();
+                assert_eq!(own, held.bytes);
+                assert_eq!(self.ages.get(&(held.class, held.continued)), Some(id));
+                let unwritten = self.unwritten.get(&held.person).is_some_and(|ids| ids.contains(id));
+                assert_eq!(unwritten, held.unwritten);
+                bytes[held.class as usize] += CONVERSATION + own;
+            }
+            assert_eq!(bytes, self.bytes);
+            assert_eq!(self.ages.len(), self.held.len());
+            assert!(self.begun.len() <= self.held.len());
+            for (class, room) in ROOM.iter().enumerate() {
+                assert!(self.bytes[class] <= *room, "{} of {room}", self.bytes[class]);
+            }
+        }
+    }
+
+    fn talk(room: &mut Room, archive: &dyn Archive, asker: &Asker, id: Option<ConversationId>, text: &str) -> Begun {
+        let question =
+            Question { text: text.into(), attachments: [].into(), key: Some(room.moment.to_string().into()) };
+        let beginning = Beginning { asker, question, id, new: id.is_none(), doubtful: false, known: None, turns: 0 };
+        let begun = room.begin(beginning, archive);
+        if let Begun::Now { id, number, turn, .. } = &begun {
+            room.say(*id, *number, *turn, "ye");
+            room.end((*id, *number, *turn), State::Done, Some("yes"), archive);
+        }
+        begun
+    }
+
+    #[test]
+    fn however_much_is_said_there_is_room_for_so_much() {
+        let archive = Store::in_memory().conversations();
+        let mut room = Room::default();
+        let long = "x".repeat(60 << 10);
+        let asker = |name: usize, newcomer| Asker { person: PersonId::key(&name.to_string()), newcomer };
+        for round in 0..12 {
+            for name in 0..200 {
+                let asker = asker(name, round == 0);
+                let id = (round > 0).then_some(ConversationId(name as u128));
+                talk(&mut room, &archive, &asker, id, &long);
+            }
+            room.audit();
+        }
+        // Those that nobody continued for longest are forgotten first.
+        assert!(room.held.contains_key(&ConversationId(199)) && !room.held.contains_key(&ConversationId(0)));
+        for name in 0..20_000 {
+            talk(&mut room, &archive, &asker(1_000 + name, true), None, "hello");
+        }
+        room.audit();
+        assert!(room.held.contains_key(&ConversationId(199)), "strangers push out nobody but strangers");
+        assert!(room.erase(&PersonId::key("199"), None));
+        room.audit();
+    }
+
+    #[test]
+    fn an_answer_under_way_keeps_its_place() {
+        let archive = Store::in_memory().conversations();
+        let mut room = Room::default();
+        let asker = Asker { person: PersonId::key("ann"), newcomer: false };
+        let question = Question { text: "well?".into(), attachments: [].into(), key: None };
+        let beginning =
+            Beginning { asker: &asker, question, id: None, new: true, doubtful: false, known: None, turns: 0 };
+        let Begun::Now { id, number, turn, .. } = room.begin(beginning, &archive) else { panic!() };
+        let long = "x".repeat(200 << 10);
+        for name in 0..400 {
+            let other = Asker { person: PersonId::key(&name.to_string()), newcomer: false };
+            talk(&mut room, &archive, &other, None, &long);
+        }
+        room.end((id, number, turn), State::Done, Some("yes"), &archive);
+        assert_eq!(room.whole(&asker.person, id, 0).unwrap().exchanges[0].answer, "yes");
+        room.audit();
+    }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use perch::aws::Aws;
 use perch::chat::Responder;
-use perch::chat::history::{History, Nowhere};
+use perch::chat::history::History;
 use perch::config::Config;
 use perch::http::{Http, Resources};
 use perch::secrets::Kept;
@@ -42,8 +42,10 @@ pub fn run(responder: impl Responder + 'static, others: impl FnOnce() -> Vec<Arc
     let level = telemetry::start(output, tracing::Level::INFO).unwrap();
     let responder: Arc<dyn Responder> = Arc::new(responder);
     let mut services: Vec<Arc<dyn Service>> = others();
-    let history = History::new(Arc::new(Nowhere));
-    let resources = Resources { requests: Arc::default(), history, limits: Arc::default(), rooms: Arc::default() };
+    let store = Store::new();
+    let history = History::new(Arc::new(store.conversations()));
+    let (requests, rooms) = (Arc::default(), Arc::default());
+    let resources = Resources { requests, history: Arc::clone(&history), limits: Arc::default(), rooms };
     services.push(Arc::new(Http::new(Vec::new(), resources, 1_024)));
     let services = services
         .into_iter()
@@ -55,7 +57,8 @@ pub fn run(responder: impl Responder + 'static, others: impl FnOnce() -> Vec<Arc
         state_dir: directory.join("state"),
         runtime_dir: directory.join("run"),
         services,
-        store: Store::new(),
+        store,
+        history,
         kept: Kept::default(),
         level,
         metrics: Arc::new([]),

@@ -1,0 +1,348 @@
+use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use super::*;
+use crate::chat::Speaker;
+use crate::store::Store;
+
+fn history() -> Arc<History> {
+    History::new(Arc::new(Store::in_memory().conversations()))
+}
+
+fn guest(name: &str) -> Asker {
+    Asker { person: PersonId::key(name), newcomer: false }
+}
+
+fn stranger(name: &str) -> Asker {
+    Asker { person: PersonId::visitor(name), newcomer: true }
+}
+
+fn question(text: &str, key: Option<&str>) -> Question {
+    Question { text: text.into(), attachments: [].into(), key: key.map(Into::into) }
+}
+
+async fn begin(history: &Arc<History>, asker: &Asker, which: Which, text: &str, key: Option<&str>) -> Asking {
+    match history.ask(asker, which, question(text, key), 10).await.unwrap() {
+        Asked::Now(asking) => asking,
+        Asked::Before { answer, .. } => panic!("{text} was answered before: {answer}"),
+    }
+}
+
+/// Asks and answers.
+async fn talk(history: &Arc<History>, asker: &Asker, which: Which, text: &str) -> ConversationId {
+    let asking = begin(history, asker, which, text, None).await;
+    asking.done(&format!("{text}, indeed"));
+    asking.conversation()
+}
+
+fn said(asking: &Asking) -> Vec<String> {
+    let said = |turn: &Turn| format!("{}{}", if turn.by == Speaker::Person { "> " } else { "" }, turn.text);
+    asking.earlier().iter().map(said).collect()
+}
+
+/// Question, answer and state of each exchange.
+async fn read(history: &History, asker: &Asker, id: ConversationId) -> Vec<(String, String, State)> {
+    let conversation = history.conversation(&asker.person, id).await.unwrap().expect("the conversation");
+    conversation.exchanges.into_iter().map(|e| (e.question.to_string(), e.answer, e.state)).collect()
+}
+
+fn row(question: &str, answer: &str, state: State) -> (String, String, State) {
+    (question.to_owned(), answer.to_owned(), state)
+}
+
+#[tokio::test]
+async fn the_last_turns_are_known_and_begin_with_the_person() {
+    let history = history();
+    let ann = guest("ann");
+    let id = talk(&history, &ann, Which::New, "one").await;
+    for text in ["two", "three"] {
+        assert_eq!(talk(&history, &ann, Which::Existing(id), text).await, id);
+    }
+    talk(&history, &ann, Which::New, "elsewhere").await;
+    let last = question("four", None);
+    let Asked::Now(asking) = history.ask(&ann, Which::Existing(id), last, 5).await.unwrap() else { panic!() };
+    assert_eq!(said(&asking), ["> two", "two, indeed", "> three", "three, indeed"]);
+    let Asked::Now(asking) = history.ask(&ann, Which::Existing(id), question("five", None), 0).await.unwrap() else {
+        panic!()
+    };
+    assert_eq!(said(&asking), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_conversation_is_its_persons_alone() {
+    let history = history();
+    let (ann, bob) = (guest("ann"), guest("bob"));
+    let id = talk(&history, &ann, Which::New, "secret").await;
+    for nobody in [&bob, &stranger("ann")] {
+        assert!(history.ask(nobody, Which::Existing(id), question("and?", None), 9).await.is_err());
+        assert!(history.ask(nobody, Which::Own(id), question("and?", None), 9).await.is_err());
+        assert_eq!(history.conversation(&nobody.person, id).await, Ok(None));
+        assert_eq!(history.exchanges(&nobody.person, id, 0).await, Ok(Vec::new()));
+        assert_eq!(history.list(&nobody.person, None, 9).await, Ok((Vec::new(), false)));
+        assert_eq!(history.erase(&nobody.person, Some(id)).await, Ok(false));
+    }
+    assert_eq!(read(&history, &ann, id).await, [row("secret", "secret, indeed", State::Done)]);
+    let unknown = Which::Existing(ConversationId::random());
+    assert!(history.ask(&ann, unknown, question("and?", None), 9).await.is_err());
+}
+
+#[tokio::test]
+async fn an_answer_is_whole_stopped_or_failed() {
+    let history = history();
+    let ann = guest("ann");
+    let id = talk(&history, &ann, Which::New, "one").await;
+    let stopped = begin(&history, &ann, Which::Existing(id), "two", None).await;
+    stopped.say("Well, ");
+    stopped.say("I");
+    assert_eq!(read(&history, &ann, id).await[1], row("two", "Well, I", State::Answering));
+    drop(stopped);
+    let failed = begin(&history, &ann, Which::Existing(id), "three", None).await;
+    failed.say("As ");
+    failed.failed();
+    drop(failed);
+    let nothing = begin(&history, &ann, Which::Existing(id), "four", None).await;
+    drop(nothing);
+    assert_eq!(
+        read(&history, &ann, id).await,
+        [
+            row("one", "one, indeed", State::Done),
+            row("two", "Well, I", State::Stopped),
+            row("three", "As ", State::Failed),
+            row("four", "", State::Stopped)
+        ]
+    );
+    // What they have read is what was said; what failed was not.
+    let asking = begin(&history, &ann, Which::Existing(id), "five", None).await;
+    assert_eq!(said(&asking), ["> one", "one, indeed", "> two", "Well, I"]);
+}
+
+#[tokio::test]
+async fn a_question_with_a_key_stands_once() {
+    let history = history();
+    let ann = guest("ann");
+    let first = begin(&history, &ann, Which::New, "one", Some("a")).await;
+    let id = first.conversation();
+    first.say("It");
+    // Sent again while it is being answered: the first is given up.
+    let second = begin(&history, &ann, Which::New, "one", Some("a")).await;
+    assert_eq!((second.conversation(), second.message()), (id, first.message()));
+    first.given_up().await;
+    first.say(" was");
+    first.done("It was said too late");
+    second.failed();
+    let third = begin(&history, &ann, Which::Existing(id), "one", Some("a")).await;
+    assert_eq!(said(&third), [""; 0]);
+    third.done("It is one");
+    for which in [Which::New, Which::Existing(id)] {
+        match history.ask(&ann, which, question("one", Some("a")), 9).await.unwrap() {
+            Asked::Before { conversation, message, answer } => {
+                assert_eq!((conversation, message, answer.as_str()), (id, third.message(), "It is one"));
+            }
+            Asked::Now(_) => panic!("it was answered"),
+        }
+    }
+    assert_eq!(read(&history, &ann, id).await, [row("one", "It is one", State::Done)]);
+    // A key is one person's, and belongs to the conversation.
+    let other = begin(&history, &guest("bob"), Which::New, "one", Some("a")).await;
+    assert_ne!(other.conversation(), id);
+    let next = begin(&history, &ann, Which::Existing(id), "two", Some("b")).await;
+    assert_eq!(next.conversation(), id);
+    assert_ne!(begin(&history, &ann, Which::New, "two", Some("b")).await.conversation(), id);
+}
+
+#[tokio::test]
+async fn what_another_process_left_unfinished_was_stopped_and_is_answered_in_place() {
+    let store = Store::in_memory();
+    let ann = guest("ann");
+    let id = {
+        let history = History::new(Arc::new(store.conversations()));
+        let id = talk(&history, &ann, Which::New, "one").await;
+        let asking = begin(&history, &ann, Which::Existing(id), "two", Some("k")).await;
+        talk(&history, &ann, Which::Existing(id), "three").await;
+        std::mem::forget(asking);
+        id
+    };
+    let history = History::new(Arc::new(store.conversations()));
+    let left = [
+        row("one", "one, indeed", State::Done),
+        row("two", "", State::Stopped),
+        row("three", "three, indeed", State::Done),
+    ];
+    assert_eq!(read(&history, &ann, id).await, left);
+    let again = begin(&history, &ann, Which::Existing(id), "two", Some("k")).await;
+    assert_eq!(said(&again), ["> one", "one, indeed"]);
+    again.done("two it is");
+    assert_eq!(read(&history, &ann, id).await[1], row("two", "two it is", State::Done));
+    let history = History::new(Arc::new(store.conversations()));
+    assert_eq!(read(&history, &ann, id).await[1], row("two", "two it is", State::Done));
+}
+
+#[tokio::test]
+async fn what_is_erased_stays_so_although_an_answer_was_under_way() {
+    let history = history();
+    let ann = guest("ann");
+    let id = talk(&history, &ann, Which::New, "one").await;
+    let kept = talk(&history, &ann, Which::New, "kept").await;
+    let asking = begin(&history, &ann, Which::Existing(id), "two", Some("k")).await;
+    assert_eq!(history.erase(&ann.person, Some(id)).await, Ok(true));
+    asking.given_up().await;
+    asking.say("Well");
+    asking.done("Well");
+    assert_eq!(history.conversation(&ann.person, id).await, Ok(None));
+    let (list, more) = history.list(&ann.person, None, 9).await.unwrap();
+    assert_eq!((list.len(), list[0].id, more), (1, kept, false));
+    assert_eq!(history.erase(&ann.person, None).await, Ok(true));
+    assert_eq!(history.list(&ann.person, None, 9).await, Ok((Vec::new(), false)));
+}
+
+#[tokio::test]
+async fn a_conversation_longer_than_what_is_at_hand_is_read_whole() {
+    let history = history();
+    let ann = guest("ann");
+    let long = "x".repeat(20 << 10);
+    let id = talk(&history, &ann, Which::New, "0").await;
+    for number in 1..40 {
+        talk(&history, &ann, Which::Existing(id), &format!("{number} {long}")).await;
+    }
+    let all = history.conversation(&ann.person, id).await.unwrap().unwrap();
+    assert_eq!((all.exchanges.len(), all.omitted, all.title.as_str()), (40, 0, "0"));
+    assert!(all.exchanges.is_sorted_by_key(|exchange| exchange.number));
+    let asking = begin(&history, &ann, Which::Existing(id), "last", None).await;
+    assert!(said(&asking)[9].starts_with("39 "));
+    let all = history.conversation(&ann.person, id).await.unwrap().unwrap();
+    assert_eq!(all.exchanges[40].state, State::Answering);
+}
+
+/// An archive that is slow, or has no room, or counts what it is told.
+#[derive(Default)]
+struct Odd {
+    hangs: bool,
+    refuses: AtomicBool,
+    taken: AtomicUsize,
+    written: Mutex<Vec<Record>>,
+}
+
+impl Odd {
+    async fn answer<T>(&self, answer: T) -> Result<T, Unavailable> {
+        if self.hangs {
+            std::future::pending::<()>().await;
+        }
+        Ok(answer)
+    }
+}
+
+#[async_trait]
+impl Archive for Odd {
+    fn put(&self, record: Record) -> bool {
+        if self.refuses.load(Ordering::Relaxed) {
+            return false;
+        }
+        self.taken.fetch_add(1, Ordering::Relaxed);
+        self.written.lock().unwrap().push(record);
+        true
+    }
+
+    async fn last(&self, _: &PersonId, _: ConversationId, _: usize) -> Result<Option<Conversation>, Unavailable> {
+        self.answer(None).await
+    }
+
+    async fn next(&self, _: &PersonId, _: ConversationId, _: u64, _: usize) -> Result<Vec<Exchange>, Unavailable> {
+        self.answer(Vec::new()).await
+    }
+
+    async fn asked(&self, _: &PersonId, _: ConversationId, _: &str) -> Result<Option<Exchange>, Unavailable> {
+        self.answer(None).await
+    }
+
+    async fn begun(&self, _: &PersonId, _: &str) -> Result<Option<ConversationId>, Unavailable> {
+        self.answer(None).await
+    }
+
+    async fn list(&self, _: &PersonId, _: Option<Cursor>, _: u32) -> Result<Vec<Summary>, Unavailable> {
+        self.answer(Vec::new()).await
+    }
+
+    async fn erase(&self, _: &PersonId, _: Option<ConversationId>) -> Result<bool, Unavailable> {
+        self.answer(false).await
+    }
+
+    async fn people(&self, _: u32) -> Result<(Vec<Person>, u64), Unavailable> {
+        self.answer((Vec::new(), 0)).await
+    }
+
+    fn complete(&self) -> bool {
+        !self.hangs
+    }
+
+    fn epoch(&self) -> u64 {
+        0
+    }
+
+    fn horizon(&self) -> u64 {
+        0
+    }
+}
+
+#[tokio::test]
+async fn a_database_that_hangs_holds_up_no_answer() {
+    let history = History::new(Arc::new(Odd { hangs: true, ..Odd::default() }));
+    let ann = guest("ann");
+    let begun = std::time::Instant::now();
+    // Of a conversation that was there before: what was said in it is not known, and the answer given.
+    let id = ConversationId::random();
+    let asking = begin(&history, &ann, Which::Existing(id), "one", Some("k")).await;
+    assert_eq!((asking.conversation(), said(&asking).len()), (id, 0));
+    asking.done("yes");
+    let asking = begin(&history, &ann, Which::Existing(id), "two", None).await;
+    assert_eq!(said(&asking), ["> one", "yes"]);
+    drop(asking);
+    // Whoever it really belongs to is not kept from it.
+    begin(&history, &guest("bob"), Which::Existing(id), "mine", None).await.done("yes");
+    begin(&history, &ann, Which::New, "three", Some("l")).await.done("yes");
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn strangers_are_written_down_as_fast_as_people_come_and_no_faster() {
+    let archive = Arc::new(Odd::default());
+    let history = History::new(Arc::clone(&archive) as Arc<dyn Archive>);
+    let begun = now() / 1_000;
+    let mut last = (stranger("0"), ConversationId(0));
+    for number in 0..20_000 {
+        let stranger = stranger(&format!("{number}"));
+        let id = talk(&history, &stranger, Which::New, "hello").await;
+        last = (stranger, id);
+    }
+    let seconds = usize::try_from(now() / 1_000 - begun).unwrap() + 1;
+    let taken = archive.taken.load(Ordering::Relaxed);
+    assert!((200..=200 * seconds).contains(&taken), "{taken} in {seconds} s");
+    // The last of them is known all the same, and written down once they come back with their cookie.
+    let (Asker { person, .. }, id) = last;
+    let (list, _) = history.list(&person, None, 9).await.unwrap();
+    assert_eq!(list.iter().map(|summary| summary.id).collect::<Vec<_>>(), [id]);
+    archive.written.lock().unwrap().clear();
+    let back = Asker { person, newcomer: false };
+    let asking = begin(&history, &back, Which::Existing(id), "again", None).await;
+    assert_eq!(said(&asking), ["> hello", "hello, indeed"]);
+    let written = archive.written.lock().unwrap().clone();
+    assert_eq!((written.len(), written[0].exchanges.len(), written[0].fleeting), (1, 2, false));
+}
+
+#[tokio::test]
+async fn what_the_database_had_no_room_for_is_written_later() {
+    let archive = Arc::new(Odd::default());
+    let history = History::new(Arc::clone(&archive) as Arc<dyn Archive>);
+    let ann = guest("ann");
+    archive.refuses.store(true, Ordering::Relaxed);
+    let id = talk(&history, &ann, Which::New, "one").await;
+    talk(&history, &ann, Which::Existing(id), "two").await;
+    assert_eq!(history.list(&ann.person, None, 9).await.unwrap().0.len(), 1);
+    archive.refuses.store(false, Ordering::Relaxed);
+    talk(&history, &ann, Which::Existing(id), "three").await;
+    let written = archive.written.lock().unwrap().clone();
+    let counts: Vec<usize> = written.iter().map(|record| record.exchanges.len()).collect();
+    assert_eq!(counts, [3, 1], "all of it, then the answer alone");
+    assert_eq!(history.list(&ann.person, None, 9).await.unwrap().0.len(), 0, "it is the database's to list");
+}
