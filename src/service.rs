@@ -44,6 +44,9 @@ pub trait Service: Send + Sync + 'static {
         Ok(())
     }
 
+    /// Somebody asked for a look at everything (`perch reload`, SIGHUP): what it waits with is due now.
+    fn asked(&self) {}
+
     /// What it does while nothing asks for it, until `stop` is cancelled; most services do nothing then.
     async fn idle(&self, stop: CancellationToken) {
         stop.cancelled().await;

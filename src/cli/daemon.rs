@@ -56,14 +56,16 @@ impl Daemon {
         let requests = Arc::new(Requests::default());
         let sign_ins = Arc::new(Counts::default());
         let metrics: Vec<Arc<dyn Source>> = vec![Arc::clone(&requests) as _, Arc::clone(&sign_ins) as _];
-        let http = Resources { requests, history: Arc::clone(&history), limits: Arc::default(), rooms: Arc::default() };
+        let resources =
+            Resources { requests, history: Arc::clone(&history), limits: Arc::default(), rooms: Arc::default() };
+        let http = Http::new(sockets, resources, files).keeping(&self.state_dir);
         let options = Options {
             uri: self.uri,
             aws: Aws::default(),
             state_dir: self.state_dir,
             runtime_dir: self.runtime_dir,
             services: vec![
-                Arc::new(Http::new(sockets, http, files)),
+                Arc::new(http),
                 Arc::new(Responding),
                 Arc::new(SignIn::new(sign_ins)),
                 Arc::new(Discord::new(discord::Options { resolve: self.discord_address }, store.clone())),

@@ -156,7 +156,7 @@ async fn requests(
                 .max_buf_size(LONGEST_HEAD)
                 .serve_connection(TokioIo::new(patient), service)
                 .with_upgrades();
-            one(connection, &busy, &leave).await
+            Box::pin(one(connection, &busy, &leave)).await
         }
         Protocol::Http2 => {
             let requests = Requests(TaskTracker::new());
@@ -170,7 +170,7 @@ async fn requests(
                 .initial_connection_window_size(CONNECTION_WINDOW)
                 .max_send_buf_size(SEND_BUFFER)
                 .serve_connection(TokioIo::new(stream), service);
-            let ended = many(connection, &busy, &leave).await;
+            let ended = Box::pin(many(connection, &busy, &leave)).await;
             // Each ends at once where its connection has.
             requests.0.close();
             requests.0.wait().await;

@@ -79,7 +79,8 @@ pub async fn serve(door: Door, app: impl Answers, leave: CancellationToken) -> s
                     None => return,
                 },
             };
-            connection::serve(stream, protocol, arrival, app, leave).await;
+            // Apart, so that who is still in the handshake takes no room for what comes after it.
+            Box::pin(connection::serve(stream, protocol, arrival, app, leave)).await;
         }));
     };
     let mut complaint = Complaint(None);

@@ -14,6 +14,7 @@ pub(super) const ROUTES: &[&str] = &[
     "/assets/{version}/{name}",
     "/health",
     "/ready",
+    "/.well-known/acme-challenge/{token}",
     "/api/chat",
     "/api/conversations",
     "/api/conversations/{id}",
@@ -115,7 +116,13 @@ mod tests {
         let name = |path: &str| ROUTES.get(Route::of(path).0).copied().unwrap_or(OTHER);
         for route in ROUTES {
             assert_eq!(
-                name(&route.replace("{name}", "chat.js").replace("{version}", "0f").replace("{id}", "17")),
+                name(
+                    &route
+                        .replace("{name}", "chat.js")
+                        .replace("{version}", "0f")
+                        .replace("{id}", "17")
+                        .replace("{token}", "t")
+                ),
                 *route
             );
         }

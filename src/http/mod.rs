@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -17,6 +18,7 @@ use crate::limits::Limits;
 use crate::rooms::Rooms;
 use crate::service::{Cause, Context, Live, Next, Part, Problem, Readiness, Service, State};
 
+mod acme;
 mod afterwards;
 mod answering;
 mod arrival;
@@ -47,6 +49,7 @@ mod ws;
 pub use metrics::Requests;
 pub use ws::Sockets;
 
+use acme::kept::Kept;
 use crowd::Crowd;
 use tls::Certificates;
 use tls::certificate::{Certificate, Flaw};
@@ -73,6 +76,7 @@ pub struct Http {
     room: Arc<Semaphore>,
     certificates: Arc<Certificates>,
     encryption: Arc<ServerConfig>,
+    kept: Arc<Kept>,
 }
 
 /// Of the files that the process may open, so many are not for connections: S3, Discord, the admin socket, the state.
@@ -100,7 +104,14 @@ impl Http {
         let certificates = Arc::new(Certificates::default());
         let encryption = certificates.server_config();
         let inherited = inherited.into_iter().filter_map(named).collect();
-        Http { inherited, resources, room, certificates, encryption }
+        Http { inherited, resources, room, certificates, encryption, kept: Arc::default() }
+    }
+
+    /// Keeps what ACME needs from one process to the next in this state directory, once somebody holds that.
+    #[must_use]
+    pub fn keeping(mut self, state_dir: &Path) -> Self {
+        self.kept = Arc::new(Kept::in_state(state_dir));
+        self
     }
 
     /// The listener for `address`: the one in use, one from systemd, or a new one.
@@ -158,10 +169,12 @@ impl Http {
         let pace = live.config.reload.poll;
         let begins = keeper.follow(tls.map(|tls| (&tls.certificate, pace)), || {
             let (source, certificates) = (tls.map(|tls| tls.certificate.clone()), Arc::clone(&self.certificates));
+            let kept = Arc::clone(&self.kept);
             async move {
                 match source {
                     Some(http_tls::Certificate::Files(files)) => tls::files::follow(files, pace, certificates).await,
-                    Some(http_tls::Certificate::Acme(_)) | None => {}
+                    Some(http_tls::Certificate::Acme(acme)) => acme::keep(acme, certificates, kept).await,
+                    None => {}
                 }
             }
         });
@@ -265,6 +278,10 @@ impl Service for Http {
             Some((address, served)) => probe::probe_encrypted(address, &served).await,
             None => Ok(()),
         }
+    }
+
+    fn asked(&self) {
+        self.certificates.asked.notify_waiters();
     }
 
     /// What systemd opened is not left unread: its clients would wait for ever.

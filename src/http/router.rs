@@ -17,6 +17,7 @@ use tower::{Service, ServiceBuilder};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::timeout::TimeoutLayer;
 
+use super::acme::challenge;
 use super::doors::{AddressDoor, PersonDoor};
 use super::headers::Hardened;
 use super::origins::{OtherSites, OwnSite};
@@ -97,6 +98,7 @@ pub fn app(context: &Context, http: &Http) -> impl Answers {
         .route("/assets/{version}/{name}", get(page::asset))
         .route("/health", get(health::health))
         .route("/ready", get(health::ready))
+        .route("/.well-known/acme-challenge/{token}", get(challenge::show))
         .route("/api/conversations", get(conversations::list).delete(conversations::delete_all))
         .route("/api/conversations/{id}", get(conversations::read).delete(conversations::delete))
         .route("/api/export", get(conversations::export))

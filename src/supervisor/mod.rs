@@ -431,6 +431,9 @@ impl Supervisor {
         if force {
             self.lift_quarantine();
         }
+        for service in self.services.iter() {
+            service.asked();
+        }
         self.begin_reload();
         self.on(Event::Asked { asker, force });
     }

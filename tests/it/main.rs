@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a helper that fails fails its test, and clippy exempts only the tests proper")]
 
+mod acme;
 mod aws_boundary;
 mod balancer;
 mod boot;

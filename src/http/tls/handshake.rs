@@ -25,9 +25,9 @@ pub struct Encrypted {
 /// Speaks TLS with whoever connected; `None` where they can't, take too long, or came for a challenge alone.
 pub async fn encrypt(stream: TcpStream, config: Arc<ServerConfig>, leave: &CancellationToken) -> Option<Encrypted> {
     let handshake = async {
-        // Whoever connects and says nothing costs a socket and no more: what TLS remembers is made when it is needed.
+        // Whoever connects and says nothing costs a socket and little more: what TLS remembers is made when it is needed.
         stream.readable().await?;
-        TlsAcceptor::from(config).accept(stream).await
+        Box::pin(TlsAcceptor::from(config).accept(stream)).await
     };
     let shaken = tokio::select! {
         biased;

@@ -8,7 +8,7 @@ use rustls::ServerConfig;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use serde_json::{Value, json};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 pub mod certificate;
 pub mod expiry;
@@ -17,6 +17,7 @@ pub mod handshake;
 pub mod keeper;
 pub mod redirect;
 
+use super::acme::challenge::Challenges;
 use crate::service::option_unix_seconds;
 use certificate::Certificate;
 
@@ -30,6 +31,10 @@ pub const ACME: &[u8] = b"acme-tls/1";
 #[derive(Default)]
 pub struct Certificates {
     served: ArcSwapOption<Certificate>,
+    /// What ACME servers are shown meanwhile.
+    pub challenges: Challenges,
+    /// Somebody asked for a look at everything (`perch reload`).
+    pub asked: Notify,
     standing: watch::Sender<Standing>,
 }
 
@@ -131,7 +136,10 @@ impl std::fmt::Debug for Resolver {
 }
 
 impl ResolvesServerCert for Resolver {
-    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        if hello.alpn().is_some_and(|mut protocols| protocols.any(|protocol| protocol == ACME)) {
+            return self.0.challenges.certificate(hello.server_name()?);
+        }
         self.0.served.load().as_deref().map(|certificate| Arc::clone(&certificate.key))
     }
 }

@@ -11,6 +11,7 @@ pub mod exchange;
 pub mod host;
 pub mod issuer;
 pub mod namespace;
+pub mod pebble;
 pub mod perch;
 pub mod python;
 pub mod site;

@@ -1,1 +1,151 @@
-//! Who means ill.
+//! Who means ill: silence in the handshake, and floods of HTTP/2. Others are served all the while.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use rustls_pki_types::ServerName;
+
+use super::Host;
+use super::connections::client;
+use crate::support::perch::{PATIENCE, wait};
+
+/// What every client of HTTP/2 begins with, and a SETTINGS frame without settings.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+/// Kinds of frames, and codes of errors (RFC 9113, sections 6 and 7).
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const GOAWAY: u8 = 7;
+const CONTINUATION: u8 = 9;
+const ENHANCE_YOUR_CALM: u32 = 0xb;
+/// `GET https://…/health` in HPACK: `:method`, `:scheme` from the static table, `:path` and `:authority` as they are.
+const HEALTH: &[u8] = b"\x82\x87\x04\x07/health\x01\x09chat.test";
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// A connection that speaks HTTP/2 byte by byte.
+fn raw(host: &Host) -> rustls::StreamOwned<rustls::ClientConnection, TcpStream> {
+    let socket = TcpStream::connect(("127.0.0.1", host.https)).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let name = ServerName::try_from("chat.test").unwrap();
+    let connection = rustls::ClientConnection::new(client(&host.authority, "h2"), name).unwrap();
+    let mut stream = rustls::StreamOwned::new(connection, socket);
+    stream.write_all(PREFACE).unwrap();
+    stream
+}
+
+/// The error of the GOAWAY that the other side ends with; `None` where it just closes.
+fn goaway(mut stream: impl Read) -> Option<u32> {
+    let mut code = None;
+    let mut head = [0; 9];
+    while stream.read_exact(&mut head).is_ok() {
+        let mut payload = vec![0; usize::from(head[1]) << 8 | usize::from(head[2])];
+        if stream.read_exact(&mut payload).is_err() {
+            break;
+        }
+        if head[3] == GOAWAY {
+            code = Some(u32::from_be_bytes(payload[4..8].try_into().unwrap()));
+        }
+    }
+    code
+}
+
+#[test]
+fn who_says_nothing_in_the_handshake_costs_little_and_is_let_go() {
+    let host = Host::start();
+    let resident = || {
+        let text = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", host.perch.pid())).unwrap();
+        let line = text.lines().find(|line| line.starts_with("Pss:")).unwrap().to_owned();
+        line.split_whitespace().nth(1).unwrap().parse::<i64>().unwrap()
+    };
+    assert_eq!(host.get("chat.test", "/health"), "ok\n");
+    let before = resident();
+    let begun = Instant::now();
+    let mut silent: Vec<_> = (0..400).map(|_| TcpStream::connect(("127.0.0.1", host.https)).unwrap()).collect();
+    // Some begin, and never go on.
+    for stream in &mut silent[..100] {
+        stream.write_all(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03").unwrap();
+    }
+    for _ in 0..3 {
+        assert_eq!(host.get("chat.test", "/health"), "ok\n");
+    }
+    let each = (resident() - before) / 400;
+    // An unoptimized build needs more than others do.
+    assert!(each < 16, "{each} KiB each");
+    // They are let go after ten seconds.
+    for stream in &mut silent {
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        // Closed, or reset where it had said something.
+        let gone =
+            stream.read(&mut [0; 64]).map_or_else(|error| error.kind() != std::io::ErrorKind::WouldBlock, |_| true);
+        assert!(gone, "still open after {:?}", begun.elapsed());
+    }
+    assert!(begun.elapsed() > Duration::from_secs(9), "let go after {:?}", begun.elapsed());
+    assert_eq!(host.get("chat.test", "/health"), "ok\n");
+    assert_eq!(host.perch.messages("WARN"), Vec::<String>::new());
+}
+
+#[test]
+fn what_is_no_tls_is_let_go_at_once() {
+    let host = Host::start();
+    let mut stream = TcpStream::connect(("127.0.0.1", host.https)).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: chat.test\r\n\r\n").unwrap();
+    let mut answer = Vec::new();
+    // An alert, and the end.
+    drop(stream.read_to_end(&mut answer));
+    assert!(answer.len() < 16, "{answer:?}");
+    assert_eq!(host.get("chat.test", "/health"), "ok\n");
+}
+
+#[test]
+fn requests_that_are_taken_back_at_once_end_the_connection() {
+    let host = Host::start();
+    let mut stream = raw(&host);
+    let mut flood = Vec::new();
+    for number in 0..2_000 {
+        flood.extend(frame(HEADERS, 0x5, number * 2 + 1, HEALTH));
+        flood.extend(frame(RST_STREAM, 0, number * 2 + 1, &8_u32.to_be_bytes()));
+    }
+    // It may be closed before the last of it is taken.
+    drop(stream.write_all(&flood));
+    assert_eq!(goaway(stream), Some(ENHANCE_YOUR_CALM));
+    assert_eq!(host.get("chat.test", "/health"), "ok\n");
+}
+
+#[test]
+fn a_head_that_never_ends_ends_the_connection() {
+    let host = Host::start();
+    let mut stream = raw(&host);
+    stream.write_all(&frame(HEADERS, 0x1, 1, HEALTH)).unwrap();
+    let line = [b"\x00\x7f\xa1\x3e".as_slice(), &[b'a'; 8_096], b"\x00"].concat();
+    let sent = (0..4_096).take_while(|_| stream.write_all(&frame(CONTINUATION, 0, 1, &line)).is_ok()).count();
+    // 32 MiB were on their way.
+    assert!(sent < 4_096, "all of it was taken");
+    wait("others", || (host.get("chat.test", "/health") == "ok\n").then_some(()));
+}
+
+#[test]
+fn no_more_requests_at_once_are_taken_than_was_said() {
+    let host = Host::start();
+    let mut stream = raw(&host);
+    // Bodies that never come keep each of them open.
+    let head = b"\x83\x87\x04\x09/api/chat\x01\x09chat.test\x0f\x10\x10application/json";
+    let mut flood = Vec::new();
+    for number in 0..150 {
+        flood.extend(frame(HEADERS, 0x4, number * 2 + 1, head));
+    }
+    stream.write_all(&flood).unwrap();
+    let (mut refused, mut head) = (0, [0; 9]);
+    while refused < 50 {
+        stream.read_exact(&mut head).unwrap();
+        let mut payload = vec![0; usize::from(head[1]) << 8 | usize::from(head[2])];
+        stream.read_exact(&mut payload).unwrap();
+        // REFUSED_STREAM: the client may ask again.
+        refused += usize::from(head[3] == RST_STREAM && payload == 7_u32.to_be_bytes());
+    }
+    assert_eq!(host.get("chat.test", "/health"), "ok\n");
+}

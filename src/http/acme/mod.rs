@@ -1,0 +1,183 @@
+//! Certificates ordered from an ACME server (RFC 8555), Let's Encrypt for one, and renewed while they are served.
+//!
+//! ```text
+//!   schedule (when) ──► order (the conversation) ──► kept (on disk) ──► served
+//!                         └─ challenge (what the server is shown)
+//! ```
+//!
+//! Nothing waits for it: without a certificate HTTP is served, and with an old one HTTPS.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use sha2::{Digest, Sha256};
+use tokio::task::spawn_blocking;
+
+pub mod challenge;
+mod client;
+pub mod kept;
+mod order;
+mod schedule;
+
+use crate::config::http_tls::Acme;
+use crate::http::tls::certificate::Certificate;
+use crate::http::tls::expiry::Expiry;
+use crate::http::tls::{Certificates, Standing};
+use client::ComeAgain;
+use kept::{Kept, Place};
+use order::{Failure, Issued};
+use schedule::{Kind, Tries};
+
+/// How long a whole order may take.
+const ORDER_TIMEOUT: Duration = Duration::from_mins(5);
+/// How often the clock is looked at, as it may be set at any time, and the machine may sleep.
+const CLOCK_PACE: Duration = Duration::from_mins(1);
+
+/// Serves what is kept, and orders what is not, for as long as it is polled.
+pub async fn keep(acme: Acme, certificates: Arc<Certificates>, kept: Arc<Kept>) {
+    let mut keeping = Keeping {
+        place: Place::new(&acme),
+        acme,
+        certificates,
+        kept,
+        certificate: None,
+        tries: Tries::default(),
+        said: None,
+    };
+    keeping.recall().await;
+    let mut expiry = Expiry::default();
+    loop {
+        let now = SystemTime::now();
+        keeping.tries.mend(now);
+        let due = keeping.due(now);
+        keeping.stand(due);
+        let remedy = match &keeping.tries.error {
+            Some(error) => format!("its renewal fails: {error}"),
+            None => "it is being renewed".to_owned(),
+        };
+        expiry.look(keeping.certificates.served(), &remedy);
+        let Ok(left) = due.duration_since(now) else {
+            keeping.order().await;
+            continue;
+        };
+        if left.is_zero() {
+            keeping.order().await;
+            continue;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(left.min(CLOCK_PACE)) => {}
+            () = keeping.certificates.asked.notified() => keeping.tries.hurry(SystemTime::now()),
+        }
+    }
+}
+
+struct Keeping {
+    acme: Acme,
+    place: Place,
+    certificates: Arc<Certificates>,
+    kept: Arc<Kept>,
+    /// The one for exactly the names that are asked for.
+    certificate: Option<Arc<Certificate>>,
+    tries: Tries,
+    /// What the journal heard of a failure.
+    said: Option<String>,
+}
+
+impl Keeping {
+    /// Takes up what an earlier process had.
+    async fn recall(&mut self) {
+        let (kept, place, names) = (Arc::clone(&self.kept), self.place.clone(), self.acme.domains.clone());
+        let read = spawn_blocking(move || {
+            let own = kept.certificate(&place);
+            let other = if own.is_none() { kept.closest(&place, &names) } else { None };
+            (own, other, kept.tries(&place))
+        });
+        // It can fail only where the process ends.
+        let Ok((own, other, tries)) = read.await else { return };
+        self.tries = tries;
+        self.certificate = own;
+        // One that is served already is better than one for fewer names.
+        let other = other.filter(|_| self.certificates.served().is_none());
+        if let Some(certificate) = self.certificate.clone().or(other) {
+            self.certificates.serve(certificate);
+        }
+    }
+
+    /// When the next is to be ordered.
+    fn due(&self, now: SystemTime) -> SystemTime {
+        // From the certificate itself: the same after a restart, another for each host.
+        let jitter = self.certificate.as_ref().map_or(0.0, |it| f64::from(Sha256::digest(&it.key.cert[0])[0]) / 255.0);
+        schedule::due(self.certificate.as_ref().map(|it| &it.facts), jitter, &self.tries, now)
+    }
+
+    fn stand(&self, due: SystemTime) {
+        let trouble = self.tries.error.as_ref().map(|error| format!("no certificate could be had: {error}"));
+        self.certificates.stand(Standing { trouble, next: Some(due) });
+    }
+
+    /// Orders one now, and takes down what comes of it.
+    async fn order(&mut self) {
+        let come_again = ComeAgain::default();
+        let ordered = order::order(&self.acme, &self.place, &self.kept, &self.certificates, &come_again);
+        let result = match tokio::time::timeout(ORDER_TIMEOUT, ordered).await {
+            Ok(Ok(issued)) => self.take(issued).await,
+            Ok(Err(failure)) => Err(failure),
+            Err(_) => {
+                let text = format!("the order took more than {} min", ORDER_TIMEOUT.as_secs() / 60);
+                Err(Failure { kind: Kind::Refused, text })
+            }
+        };
+        // Also those of an order that was cut short.
+        self.certificates.challenges.clear();
+        match result {
+            Ok(()) => {
+                self.tries = Tries::default();
+                self.said = None;
+            }
+            Err(Failure { kind, text }) => {
+                let until = come_again.take();
+                self.tries.failed(kind, text.clone(), until, SystemTime::now(), fastrand::f64());
+                if self.said.as_ref() != Some(&text) {
+                    let meanwhile = match self.certificates.served() {
+                        Some(served) => format!("the {} is served meanwhile", served.facts),
+                        None => "HTTP is served meanwhile".to_owned(),
+                    };
+                    tracing::warn!(
+                        service = crate::http::NAME,
+                        "no certificate for {} could be had from {}, which is tried again, and {meanwhile}: {text}",
+                        self.acme.domains.join(", "),
+                        self.acme.directory
+                    );
+                    self.said = Some(text);
+                }
+            }
+        }
+        let (kept, place, tries) = (Arc::clone(&self.kept), self.place.clone(), self.tries.clone());
+        drop(spawn_blocking(move || kept.keep_tries(&place, &tries)).await);
+    }
+
+    /// Keeps and serves what was issued.
+    async fn take(&mut self, issued: Issued) -> Result<(), Failure> {
+        let Issued { chain, key } = issued;
+        let certificate = Certificate::new(chain.as_bytes(), key.as_bytes()).map_err(|flaw| Failure {
+            kind: Kind::Refused,
+            text: format!("the server's certificate can't be served: it {flaw}"),
+        })?;
+        let certificate = Arc::new(certificate);
+        let (kept, place) = (Arc::clone(&self.kept), self.place.clone());
+        drop(spawn_blocking(move || kept.keep_certificate(&place, &key, &chain)).await);
+        self.certificate = Some(Arc::clone(&certificate));
+        let facts = certificate.facts.clone();
+        self.certificates.serve(certificate);
+        let now = SystemTime::now();
+        if facts.not_before > now || facts.not_after <= now {
+            return Err(Failure {
+                kind: Kind::Clock,
+                text: format!(
+                    "the {facts} was issued just now and is not valid by the clock of this host; set the clock"
+                ),
+            });
+        }
+        Ok(())
+    }
+}
