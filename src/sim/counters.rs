@@ -31,6 +31,10 @@ pub struct Counters {
     pub closed_by_client: BTreeMap<u16, u64>,
     /// Messages the bot created over REST.
     pub messages_created: u64,
+    /// How often the bot showed that it types.
+    pub typings: u64,
+    /// Requests for what people attached.
+    pub files_fetched: u64,
     /// Requests answered with the first message of the same nonce.
     pub nonce_deduplicated: u64,
     /// Notifications that the bot's messages caused, one a person.

@@ -213,6 +213,7 @@ impl State {
 
     pub fn typing(&mut self, channel: Snowflake, person: Snowflake) {
         let guild = self.world.channels.get(&channel).and_then(|channel| channel.guild);
+        self.counters.typings += u64::from(person == self.world.bot);
         self.dispatch(&Event::TypingStart { channel, guild, person });
         self.happened("typing", json!({ "channel_id": channel, "user_id": person }));
     }

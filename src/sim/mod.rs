@@ -5,13 +5,14 @@
 //!
 //! ```text
 //!   /api/v10/…    rest/      what a bot calls              ┐
-//!   /gateway…     gateway/   what a bot listens to         ├── state.rs (one lock) ── world.rs, messages.rs
+//!   /gateway…     gateway/   what a bot listens to         ├── state.rs (one lock) ── world.rs, messages.rs, files.rs
 //!   /, /sim/…     control/   what people and tests drive   ┘
 //! ```
 
 mod control;
 mod counters;
 mod faults;
+mod files;
 mod gateway;
 mod mentions;
 mod messages;
@@ -41,6 +42,7 @@ pub use control::say::Say;
 pub use control::settings::Settings;
 pub use counters::{Counters, Violation};
 pub use faults::{Fault, Order, Scope, When};
+pub use files::File;
 pub use gateway::events::intent;
 pub use rate_limit::RateLimits;
 pub use snowflake::Snowflake;
@@ -225,6 +227,7 @@ fn router(shared: &Arc<Shared>) -> Router {
         .route("/gateway/", get(gateway::connect_first))
         .route("/gateway/resume", get(gateway::connect_resume))
         .route("/gateway/resume/", get(gateway::connect_resume))
+        .route("/attachments/{channel}/{id}/{name}", get(files::file))
         .merge(control::router())
         .merge(rest::router(shared))
         .with_state(Arc::clone(shared))

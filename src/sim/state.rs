@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 use super::Options;
 use super::counters::Counters;
 use super::faults::Faults;
+use super::files::Files;
 use super::gateway::events::Event;
 use super::gateway::session::Sessions;
 use super::gateway::starts::Starts;
@@ -73,11 +74,13 @@ pub struct State {
     /// Bits of the privileged intents enabled in the developer portal.
     pub privileged_intents: u64,
     pub nonces: super::messages::Nonces,
+    pub files: Files,
     happenings: broadcast::Sender<Arc<str>>,
 }
 
 impl State {
-    fn new(options: &Options) -> Self {
+    fn new(options: &Options, plain: SocketAddr) -> Self {
+        let tls = options.tls.is_some();
         Self {
             world: World::demo(&options.bot_name),
             counters: Counters::default(),
@@ -89,6 +92,7 @@ impl State {
             tokens: vec![options.token.clone()],
             privileged_intents: options.privileged_intents,
             nonces: super::messages::Nonces::default(),
+            files: Files::at(if tls { "https://cdn.discordapp.com".to_owned() } else { format!("http://{plain}") }),
             happenings: broadcast::Sender::new(HAPPENINGS_KEPT),
         }
     }
@@ -148,7 +152,7 @@ pub struct Shared {
 
 impl Shared {
     pub fn new(options: Options, plain: SocketAddr) -> Self {
-        let state = Mutex::new(State::new(&options));
+        let state = Mutex::new(State::new(&options, plain));
         Self { options, plain, shutdown: CancellationToken::new(), tasks: TaskTracker::new(), state }
     }
 

@@ -6,9 +6,10 @@ use axum::Json;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{Body, Problem};
+use crate::sim::files::File;
 use crate::sim::mentions::Allowed;
 use crate::sim::messages::{CONTENT_LIMIT, Draft};
 use crate::sim::snowflake::Snowflake;
@@ -38,8 +39,8 @@ pub struct Say {
     pub bot: bool,
     /// Spoken by a webhook.
     pub webhook: bool,
-    /// Names of files to pretend to attach.
-    pub attachments: Vec<String>,
+    /// Files to attach, or names of files to pretend to.
+    pub attachments: Vec<File>,
 }
 
 impl Say {
@@ -52,6 +53,13 @@ impl Say {
     #[must_use]
     pub fn in_channel(mut self, channel: impl Into<String>) -> Self {
         self.channel = Some(channel.into());
+        self
+    }
+
+    #[must_use]
+    pub fn with(mut self, name: &str, content_type: &str, content: Vec<u8>) -> Self {
+        let (name, content_type) = (name.to_owned(), Some(content_type.to_owned()));
+        self.attachments.push(File { name, content_type, content: Some(content), size: None });
         self
     }
 
@@ -89,10 +97,9 @@ pub fn say(state: &mut Sim, say: Say) -> Result<Value, Problem> {
     draft.webhook = say.webhook.then_some(author);
     draft.reply_to = say.reply_to;
     draft.allowed = Allowed { replied_user: Some(say.mention_reply.unwrap_or(true)), ..Allowed::everything() };
-    for name in say.attachments {
+    for file in say.attachments {
         let id = state.world.ids.next();
-        let url = format!("https://cdn.discordapp.com/attachments/{channel}/{id}/{name}");
-        draft.attachments.push(json!({ "id": id, "filename": name, "size": 1, "url": url, "proxy_url": url }));
+        draft.attachments.push(state.files.attach(channel, id, file));
     }
     let message = state.post(draft);
     Ok(state.shown(&message))
