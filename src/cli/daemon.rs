@@ -13,6 +13,7 @@ use crate::chat::Responding;
 use crate::chat::history::History;
 use crate::discord::Discord;
 use crate::http::{Http, Requests, Resources};
+use crate::limits::Limits;
 use crate::secrets::Kept;
 use crate::source::Uri;
 use crate::store::Store;
@@ -56,20 +57,18 @@ impl Daemon {
         let requests = Arc::new(Requests::default());
         let sign_ins = Arc::new(Counts::default());
         let metrics: Vec<Arc<dyn Source>> = vec![Arc::clone(&requests) as _, Arc::clone(&sign_ins) as _];
-        let resources =
-            Resources { requests, history: Arc::clone(&history), limits: Arc::default(), rooms: Arc::default() };
+        let uploads = Arc::clone(&requests.uploads);
+        let limits = Arc::new(Limits::default());
+        let discord = Discord::new(discord::Options { resolve: self.discord_address }, store.clone());
+        let discord = discord.sharing(Arc::clone(&history), Arc::clone(&limits), uploads);
+        let resources = Resources { requests, history: Arc::clone(&history), limits, rooms: Arc::default() };
         let http = Http::new(sockets, resources, files).keeping(&self.state_dir);
         let options = Options {
             uri: self.uri,
             aws: Aws::default(),
             state_dir: self.state_dir,
             runtime_dir: self.runtime_dir,
-            services: vec![
-                Arc::new(http),
-                Arc::new(Responding),
-                Arc::new(SignIn::new(sign_ins)),
-                Arc::new(Discord::new(discord::Options { resolve: self.discord_address }, store.clone())),
-            ],
+            services: vec![Arc::new(http), Arc::new(Responding), Arc::new(SignIn::new(sign_ins)), Arc::new(discord)],
             store,
             history,
             kept,

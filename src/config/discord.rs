@@ -116,13 +116,26 @@ impl CatchUp {
 /// What makes the bot's answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Respond {
+    /// It says back what it is told.
     Echo,
+    /// The responder of the `[chat]` table.
+    Chat,
+}
+
+impl fmt::Display for Respond {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Respond::Echo => "echo",
+            Respond::Chat => "chat",
+        })
+    }
 }
 
 impl Discord {
     pub(super) fn read(mut table: Table<'_>) -> Discord {
         let token = secret::read(&mut table, "token");
-        let respond = table.choice("respond", &[("echo", Respond::Echo)]).unwrap_or(Respond::Echo);
+        let respond =
+            table.choice("respond", &[("echo", Respond::Echo), ("chat", Respond::Chat)]).unwrap_or(Respond::Echo);
         let api_url = table.address("api_url", API_URL).filter(|url| url != API_URL);
         let intents = Intents::read(&mut table);
         let catch_up = table.table("catch_up").map(CatchUp::read).unwrap_or_default();

@@ -65,6 +65,7 @@ pub fn plan(old: &Config, new: &Config) -> Vec<Step> {
                 discord.api_url.clone().unwrap_or_else(|| super::discord::API_URL.to_owned())
             };
             steps.compare("discord.api_url", &url(old), &url(new), Cost::DiscordSession);
+            steps.compare("discord.respond", &old.respond, &new.respond, Cost::Nothing);
             steps.compare("discord.intents", &old.intents, &new.intents, Cost::DiscordSession);
             let (old, new) = (old.catch_up, new.catch_up);
             let age = |bounds: super::discord::CatchUp| show_duration(bounds.max_age);

@@ -11,11 +11,14 @@ use tokio::time::timeout;
 
 use super::account::Account;
 use super::channels::{Asked, Job};
+use super::converse::Conversing;
 use super::event::{ChannelId, Incoming, MessageId};
 use super::lookup::{self, Found};
 use super::rest::RestError;
+use super::talk::Talk;
 use super::{mention, split};
 use crate::chat;
+use crate::config::discord::Respond;
 use crate::service::Live;
 use crate::store::{Attempt, Key, Ledger, Standing, Verdict};
 
@@ -38,6 +41,8 @@ pub enum Outcome {
     Answered,
     /// It was dealt with before.
     Known,
+    /// Who asked may not have an answer now.
+    Limited,
     /// Discord will not have an answer there: it is deleted, or the bot may not write.
     Refused,
     /// Discord was in trouble for too long.
@@ -47,7 +52,7 @@ pub enum Outcome {
 }
 
 /// Answers the message of `job`, with the responder and the account of the newest state, unless it is answered already.
-pub async fn answer(job: &Job, live: &watch::Receiver<Arc<Live>>, ledger: &Ledger) -> Outcome {
+pub async fn answer(job: &Job, live: &watch::Receiver<Arc<Live>>, ledger: &Ledger, talk: &Talk) -> Outcome {
     let now = Arc::clone(&live.borrow());
     // A new token of the same bot takes over at once.
     let account = match now.part::<Account>(super::NAME) {
@@ -62,14 +67,17 @@ pub async fn answer(job: &Job, live: &watch::Receiver<Arc<Live>>, ledger: &Ledge
     }) else {
         // One that an earlier process left is in the ledger, or was settled by now.
         let (Asked::Heard { message, .. } | Asked::Missed { message }) = &job.asked else { return Outcome::Known };
-        let outcome = fresh(message, &now, &account, ledger).await;
+        let outcome = fresh(&Conversing { message, live: &now, account: &account, ledger, talk }).await;
         settle(ledger, key, &outcome);
         return outcome;
     };
     let (channel_id, message_id) = (ChannelId::new(attempt.channel), MessageId::new(key.message));
-    let parts = usize::try_from(attempt.parts).unwrap_or(usize::MAX);
-    let outcome = match lookup::look(&account.rest, channel_id, message_id, account.user.id, parts).await {
-        Ok(found) => rest_of(found, attempt, &now, &account, ledger, job).await,
+    let outcome = match lookup::look(&account.rest, channel_id, message_id, account.user.id, parts(attempt)).await {
+        Ok(Found { question: Some(message), said }) => {
+            rest_of(&Conversing { message: &message, live: &now, account: &account, ledger, talk }, said, attempt).await
+        }
+        Ok(found) if found.said >= parts(attempt) => Outcome::Known,
+        Ok(_) => unfound(channel_id, message_id),
         // It stays in the ledger as it is, for the next start to look again.
         Err(error @ RestError::Unavailable(_)) => return failed(channel_id, message_id, &error),
         Err(error) => failed(channel_id, message_id, &error),
@@ -83,14 +91,27 @@ fn settle(ledger: &Ledger, key: Key, outcome: &Outcome) {
         key,
         match outcome {
             Outcome::Answered | Outcome::Known => Verdict::Done,
-            Outcome::Refused => Verdict::Refused,
+            Outcome::Refused | Outcome::Limited => Verdict::Refused,
             Outcome::Lost | Outcome::Unauthorized(_) => Verdict::Lost,
         },
     );
 }
 
+/// How many messages an answer takes; where that is not known yet, more than there are.
+fn parts(attempt: Attempt) -> usize {
+    if attempt.parts == 0 { usize::MAX } else { usize::try_from(attempt.parts).unwrap_or(usize::MAX) }
+}
+
+fn converses(live: &Live) -> bool {
+    live.config.discord.as_ref().is_some_and(|discord| discord.respond == Respond::Chat)
+}
+
 /// Answers a message of which nothing was answered yet.
-async fn fresh(message: &Incoming, live: &Live, account: &Account, ledger: &Ledger) -> Outcome {
+async fn fresh(asked: &Conversing<'_>) -> Outcome {
+    if converses(asked.live) {
+        return asked.answer().await;
+    }
+    let Conversing { message, live, account, ledger, .. } = asked;
     let reply = compose(message, live, account).await;
     let pieces = split::split(&reply);
     let attempt = Attempt {
@@ -103,33 +124,20 @@ async fn fresh(message: &Incoming, live: &Live, account: &Account, ledger: &Ledg
     send(message, &pieces, 0, account).await
 }
 
-/// Sends what is missing of an answer that an earlier process began.
-async fn rest_of(
-    found: Found,
-    attempt: Attempt,
-    live: &Live,
-    account: &Account,
-    ledger: &Ledger,
-    job: &Job,
-) -> Outcome {
-    let parts = usize::try_from(attempt.parts).unwrap_or(usize::MAX);
-    if found.said >= parts {
+/// Sends what is missing of an answer that an earlier process began, and of which it `said` so many messages.
+async fn rest_of(asked: &Conversing<'_>, said: usize, attempt: Attempt) -> Outcome {
+    if said >= parts(attempt) {
         return Outcome::Known;
     }
-    let (channel_id, message_id) = (attempt.channel, job.key().message);
-    let Some(question) = &found.question else {
-        tracing::warn!(
-            service = super::NAME,
-            channel_id,
-            message_id,
-            "message {message_id} may have been answered before perch stopped; it can't be found any more, and is left"
-        );
-        return Outcome::Lost;
-    };
-    if found.said == 0 {
-        return fresh(question, live, account, ledger).await;
+    if said == 0 {
+        return fresh(asked).await;
     }
-    let reply = compose(question, live, account).await;
+    if converses(asked.live) {
+        return asked.go_on(said, attempt).await;
+    }
+    let Conversing { message, live, account, .. } = asked;
+    let (channel_id, message_id) = (attempt.channel, message.id.get());
+    let reply = compose(message, live, account).await;
     if mark(&reply) != attempt.reply {
         tracing::warn!(
             service = super::NAME,
@@ -139,7 +147,18 @@ async fn rest_of(
         );
         return Outcome::Lost;
     }
-    send(question, &split::split(&reply), found.said, account).await
+    send(message, &split::split(&reply), said, account).await
+}
+
+fn unfound(channel_id: ChannelId, message_id: MessageId) -> Outcome {
+    let (channel_id, message_id) = (channel_id.get(), message_id.get());
+    tracing::warn!(
+        service = super::NAME,
+        channel_id,
+        message_id,
+        "message {message_id} may have been answered before perch stopped; it can't be found any more, and is left"
+    );
+    Outcome::Lost
 }
 
 async fn compose(message: &Incoming, live: &Live, account: &Account) -> String {
@@ -164,13 +183,12 @@ async fn send(message: &Incoming, pieces: &[&str], first: usize, account: &Accou
 }
 
 /// By which an answer is known again.
-fn mark(reply: &str) -> u64 {
+pub fn mark(reply: &str) -> u64 {
     let hash = Sha256::digest(reply);
     u64::from_le_bytes(hash[..8].try_into().expect("a SHA-256 has 32 bytes"))
 }
 
 async fn respond(live: &Live, text: &str, message_id: MessageId) -> String {
-    // `respond` knows nothing but "echo" yet, whatever answers over HTTP.
     let error = match timeout(RESPOND_TIMEOUT, chat::echo(live).reply(text)).await {
         Ok(Ok(reply)) => return reply,
         Ok(Err(error)) => format!("{error:#}"),
@@ -185,7 +203,8 @@ async fn respond(live: &Live, text: &str, message_id: MessageId) -> String {
     APOLOGY.to_owned()
 }
 
-async fn say(message: &Incoming, part: usize, content: &str, account: &Account) -> Result<(), RestError> {
+/// Says one part of an answer; the first is a reply.
+pub async fn say(message: &Incoming, part: usize, content: &str, account: &Account) -> Result<(), RestError> {
     let plain = CreateMessage::new()
         .content(content)
         .nonce(Nonce::String(format!("{}-{part}", message.id)))
@@ -203,7 +222,8 @@ async fn say(message: &Incoming, part: usize, content: &str, account: &Account) 
     }
 }
 
-fn failed(channel_id: ChannelId, message_id: MessageId, error: &RestError) -> Outcome {
+/// Tells why an answer was not given.
+pub fn failed(channel_id: ChannelId, message_id: MessageId, error: &RestError) -> Outcome {
     let (channel_id, message_id) = (channel_id.get(), message_id.get());
     match error {
         RestError::Unauthorized(said) => Outcome::Unauthorized(said.clone()),

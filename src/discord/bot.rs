@@ -69,7 +69,7 @@ pub async fn run(discord: &Discord, context: Context) {
         marks: Arc::clone(&discord.marks),
         ledger: discord.memory.ledger(),
     };
-    let channels = Channels::new(live.clone(), records.clone());
+    let channels = Channels::new(live.clone(), records.clone(), Arc::clone(&discord.talk));
     let catch_up = CatchUp::new(records, discord.patience.history);
     let mut bot = Bot {
         discord,
@@ -384,6 +384,7 @@ impl Bot<'_> {
         self.tell(|facts| match outcome {
             Outcome::Answered => facts.replies += 1,
             Outcome::Known => {}
+            Outcome::Limited => facts.limited += 1,
             Outcome::Refused => facts.refused += 1,
             Outcome::Lost | Outcome::Unauthorized(_) => facts.lost += 1,
         });

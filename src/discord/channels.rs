@@ -12,6 +12,7 @@ use super::answer::{Outcome, answer};
 use super::event::{ChannelId, Incoming, MessageId};
 use super::seen::{Marks, Place};
 use super::session::{EventId, SessionStore};
+use super::talk::Talk;
 use crate::service::Live;
 use crate::store::{Key, Ledger, Verdict};
 use crate::telemetry::panics;
@@ -113,6 +114,7 @@ pub struct Channels {
     dropping: bool,
     live: watch::Receiver<Arc<Live>>,
     records: Records,
+    talk: Arc<Talk>,
     missed: Arc<Semaphore>,
 }
 
@@ -135,7 +137,7 @@ pub struct Done {
 }
 
 impl Channels {
-    pub fn new(live: watch::Receiver<Arc<Live>>, records: Records) -> Channels {
+    pub fn new(live: watch::Receiver<Arc<Live>>, records: Records, talk: Arc<Talk>) -> Channels {
         Channels {
             lanes: HashMap::new(),
             count: 0,
@@ -143,6 +145,7 @@ impl Channels {
             dropping: false,
             live,
             records,
+            talk,
             missed: Arc::new(Semaphore::new(MISSED_AT_ONCE)),
         }
     }
@@ -278,15 +281,22 @@ impl Channels {
 
     fn start(&mut self, job: Job) {
         self.lanes.entry(job.asked.channel_id()).or_default().at_work = true;
-        let work = dealt_with(job, self.live.clone(), self.records.clone(), Arc::clone(&self.missed));
+        let (records, talk) = (self.records.clone(), Arc::clone(&self.talk));
+        let work = dealt_with(job, self.live.clone(), records, talk, Arc::clone(&self.missed));
         self.at_work.spawn(panics::SERVICE.scope(super::NAME, work));
     }
 }
 
-async fn dealt_with(job: Job, live: watch::Receiver<Arc<Live>>, records: Records, missed: Arc<Semaphore>) -> Done {
+async fn dealt_with(
+    job: Job,
+    live: watch::Receiver<Arc<Live>>,
+    records: Records,
+    talk: Arc<Talk>,
+    missed: Arc<Semaphore>,
+) -> Done {
     let Receipt { job, records } = &Receipt { job, records };
     let _permit = if job.asked.was_missed() { missed.acquire().await.ok() } else { None };
-    let outcome = answer(job, &live, &records.ledger).await;
+    let outcome = answer(job, &live, &records.ledger, &talk).await;
     job.finished(records);
     let (channel, account, missed) = (job.asked.channel_id(), Arc::clone(&job.account), job.asked.was_missed());
     Done { channel, account, outcome, missed }

@@ -79,6 +79,20 @@ pub struct GuildCreated {
     pub threads: Vec<Channel>,
 }
 
+/// Of one channel alone.
+#[derive(Deserialize)]
+pub struct ChannelKind {
+    #[serde(rename = "type")]
+    pub kind: u8,
+}
+
+impl ChannelKind {
+    /// Source: Channel Resource, "Channel Types": threads of announcements, public and private ones.
+    pub fn is_thread(&self) -> bool {
+        matches!(self.kind, 10..=12)
+    }
+}
+
 /// Source: Channel Resource, "Channel Object".
 #[derive(Deserialize)]
 pub struct Channel {
@@ -107,6 +121,19 @@ pub struct Incoming {
     pub content: String,
     #[serde(default, deserialize_with = "or_default")]
     pub mentions: Vec<Mentioned>,
+    #[serde(default, deserialize_with = "or_default")]
+    pub attachments: Vec<Attached>,
+}
+
+/// Source: Message Resource, "Attachment Object".
+#[derive(Deserialize)]
+pub struct Attached {
+    pub filename: String,
+    /// Discord leaves it out where it does not know.
+    pub content_type: Option<String>,
+    /// In bytes.
+    pub size: u64,
+    pub url: String,
 }
 
 #[derive(Deserialize)]

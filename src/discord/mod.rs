@@ -1,9 +1,10 @@
-//! The Discord bot: says back what people say to it.
+//! The Discord bot: says back what people say to it, or what the chat's responder says.
 //!
 //! [`account`] tries the token. [`bot`] keeps a connection as long as it is wanted, waits between attempts
 //! ([`backoff`]), and asks [`identify`] before it begins a session; [`gateway`] is one connection. A message is read
 //! ([`event`]), found to be for the bot ([`mention`]), put behind the others of its channel ([`channels`]) and answered
-//! ([`answer`], [`split`]) over [`rest`], once: what an earlier process left unfinished is looked for ([`lookup`]). What
+//! ([`answer`], [`split`]; by the chat in [`converse`], [`pieces`], with [`talk`] and what is [`attached`]) over [`rest`],
+//! once: what an earlier process left unfinished is looked for ([`lookup`]). What
 //! must outlive a connection is in [`session`] and [`seen`]; where a session was lost, what was said meanwhile is looked for
 //! ([`catch_up`]). What people are told of it, in [`status`].
 
@@ -13,28 +14,35 @@ use std::sync::Arc;
 use arc_swap::ArcSwapOption;
 use async_trait::async_trait;
 
+use crate::chat::files::Refused;
+use crate::chat::history::History;
 use crate::config::Config;
+use crate::limits::Limits;
 use crate::service::{Cause, Context, Live, Next, Part, Problem, Service};
 use crate::store::Store;
 
 mod account;
 mod answer;
+mod attached;
 mod backoff;
 mod bot;
 mod catch_up;
 mod channels;
+mod converse;
 mod event;
 mod gateway;
 mod history;
 mod identify;
 mod lookup;
 mod mention;
+mod pieces;
 mod refusals;
 mod rest;
 mod seen;
 mod session;
 mod split;
 mod status;
+mod talk;
 #[cfg(test)]
 mod tests;
 
@@ -52,6 +60,7 @@ pub struct Discord {
     marks: Arc<seen::Marks>,
     /// What outlives the process, too.
     memory: Store,
+    talk: Arc<talk::Talk>,
     status: status::Status,
     last: ArcSwapOption<Account>,
 }
@@ -76,9 +85,17 @@ impl Discord {
             store: Arc::new(session::SessionStore::new(memory.sessions())),
             marks: Arc::new(seen::Marks::new(memory.last_seen())),
             memory,
+            talk: Arc::default(),
             status: status::Status::default(),
             last: ArcSwapOption::default(),
         }
+    }
+
+    /// The same with what it shares with others: what was said to the chat, how much whoever may have, and the count of
+    /// files that were not taken.
+    #[must_use]
+    pub fn sharing(self, history: Arc<History>, limits: Arc<Limits>, refused: Arc<Refused>) -> Discord {
+        Discord { talk: Arc::new(talk::Talk::new(history, limits, refused)), ..self }
     }
 
     /// The same with other waits.

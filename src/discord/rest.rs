@@ -22,7 +22,7 @@ use thiserror::Error;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use super::backoff;
-use super::event::{ChannelId, User};
+use super::event::{ChannelId, ChannelKind, User};
 use super::history::PAGE;
 
 /// A bot may make 50 requests a second, however they come: ten at once, and forty a second behind them. Whoever goes by
@@ -42,6 +42,12 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const MESSAGE_DEADLINE: Duration = Duration::from_mins(1);
 /// For trying a token, while somebody waits for a reload.
 const TRIAL_TIMEOUT: Duration = Duration::from_secs(5);
+/// For what only makes an answer better: that perch types, and what kind of channel it is in.
+const ASIDE_DEADLINE: Duration = Duration::from_secs(5);
+/// For a file of 5 MiB, which Discord's servers send within a second.
+const FILE_TIMEOUT: Duration = Duration::from_secs(20);
+/// Where people's files are. Source: API Reference, "CDN Formatting"; Message Resource, "Attachment Object".
+const FILE_HOSTS: [&str; 2] = ["cdn.discordapp.com", "media.discordapp.net"];
 /// For asking where the gateway is; the connection's own backoff comes behind it.
 const GATEWAY_DEADLINE: Duration = Duration::from_secs(15);
 /// A 429 that asks for less is still not answered at once.
@@ -116,8 +122,10 @@ impl Rest {
     ) -> anyhow::Result<Rest> {
         let mut builder =
             Client::builder().use_preconfigured_tls(tls).connect_timeout(CONNECT_TIMEOUT).timeout(REQUEST_TIMEOUT);
+        // Neither API nor files are elsewhere than where they are looked for.
+        builder = builder.redirect(reqwest::redirect::Policy::none());
         if let Some(address) = resolve {
-            builder = builder.resolve("discord.com", address).no_proxy();
+            builder = builder.resolve("discord.com", address).resolve(FILE_HOSTS[0], address).no_proxy();
         }
         let client = builder.build().context("preparing the HTTPS client for Discord")?;
         let token = SecretString::from(format!("Bot {}", token.expose_secret()));
@@ -163,6 +171,62 @@ impl Rest {
             Ok(())
         })
         .await
+    }
+
+    /// Shows in a channel that the bot types, for ten seconds or until it says something.
+    ///
+    /// Source: Channel Resource, "Trigger Typing Indicator".
+    ///
+    /// # Errors
+    /// As [`RestError`] says, at the first try.
+    pub async fn typing(&self, channel_id: ChannelId) -> Result<(), RestError> {
+        let request = Request::new(Route::ChannelTyping { channel_id }, LightMethod::Post);
+        let patience = Patience { deadline: Instant::now() + ASIDE_DEADLINE, tries: 1 };
+        self.send(request, patience, async |_| Ok(())).await
+    }
+
+    /// What kind of channel it is.
+    ///
+    /// # Errors
+    /// As [`RestError`] says, after two tries.
+    pub async fn channel_kind(&self, channel_id: ChannelId) -> Result<ChannelKind, RestError> {
+        self.get(Route::Channel { channel_id }, Patience { deadline: Instant::now() + ASIDE_DEADLINE, tries: 2 }).await
+    }
+
+    /// Fetches what somebody attached: as many bytes as there are, and no more than one beyond `most`.
+    ///
+    /// # Errors
+    /// It is not among Discord's files, or can't be had.
+    pub async fn file(&self, url: &str, most: usize) -> Result<Vec<u8>, RestError> {
+        let url = reqwest::Url::parse(url).ok().filter(|url| self.has_files_at(url));
+        let url = url.ok_or_else(|| RestError::Unavailable("it is not where Discord keeps files".to_owned()))?;
+        let fetch = async {
+            let mut response =
+                self.client.get(url).timeout(FILE_TIMEOUT).send().await.map_err(|error| network(&error))?;
+            if !response.status().is_success() {
+                return Err(refusal(response).await);
+            }
+            let mut bytes = Vec::with_capacity(most + 1);
+            while let Some(chunk) = response.chunk().await.map_err(|error| network(&error))? {
+                let room = most + 1 - bytes.len();
+                bytes.extend_from_slice(&chunk[..chunk.len().min(room)]);
+                if bytes.len() > most {
+                    break;
+                }
+            }
+            Ok(bytes)
+        };
+        let late = || RestError::Unavailable(format!("it did not come within {} s", FILE_TIMEOUT.as_secs()));
+        timeout(FILE_TIMEOUT, fetch).await.unwrap_or_else(|_| Err(late()))
+    }
+
+    /// Whether Discord, or what stands in for it at `api_url`, keeps files there.
+    fn has_files_at(&self, url: &reqwest::Url) -> bool {
+        let theirs = url.scheme() == "https"
+            && url.port().is_none()
+            && FILE_HOSTS.iter().any(|host| url.host_str() == Some(host));
+        let Pace::Proxy(api) = &self.pace else { return theirs };
+        theirs || reqwest::Url::parse(api).is_ok_and(|api| api.origin() == url.origin())
     }
 
     /// The oldest hundred messages of a channel whose ids are above `after`, in no order that matters.
@@ -410,6 +474,29 @@ mod tests {
         for api_url in [None, Some("http://127.0.0.1:1")] {
             let rest = Rest::new(&token, api_url, None).unwrap();
             assert!(!format!("{rest:?}").contains("hushhush"));
+        }
+    }
+
+    #[test]
+    fn files_are_fetched_from_discord_alone() {
+        let token = SecretString::from("MTk4.hushhush.aaaa");
+        let has = |rest: &Rest, url: &str| rest.has_files_at(&reqwest::Url::parse(url).unwrap());
+        let discord = Rest::new(&token, None, None).unwrap();
+        let stand_in = Rest::new(&token, Some("http://127.0.0.1:9"), None).unwrap();
+        for (url, theirs, stand_ins) in [
+            ("https://cdn.discordapp.com/attachments/1/2/cat.png?ex=6&is=5&hm=4", true, true),
+            ("https://media.discordapp.net/attachments/1/2/cat.png", true, true),
+            ("http://cdn.discordapp.com/attachments/1/2/cat.png", false, false),
+            ("https://cdn.discordapp.com:8443/attachments/1/2/cat.png", false, false),
+            ("https://cdn.discordapp.com.example.com/cat.png", false, false),
+            ("https://cdn.discordapp.com@169.254.169.254/latest/meta-data", false, false),
+            ("http://169.254.169.254/latest/meta-data", false, false),
+            ("file:///etc/passwd", false, false),
+            ("http://127.0.0.1:9/attachments/1/2/cat.png", false, true),
+            ("http://127.0.0.1:10/attachments/1/2/cat.png", false, false),
+            ("https://127.0.0.1:9/attachments/1/2/cat.png", false, false),
+        ] {
+            assert_eq!((has(&discord, url), has(&stand_in, url)), (theirs, stand_ins), "{url}");
         }
     }
 

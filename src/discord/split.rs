@@ -47,7 +47,7 @@ fn cut(text: &str, window: usize, limit: usize) -> (&str, &str) {
 }
 
 /// The last place at or before `window` where what a reader takes for one character is not torn, if there is one.
-fn between_characters(text: &str, window: usize) -> usize {
+pub fn between_characters(text: &str, window: usize) -> usize {
     let mut positions = text[..window].char_indices().rev();
     let mut at = window;
     while at > 0 {

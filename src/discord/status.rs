@@ -28,6 +28,8 @@ pub struct Facts {
     pub latency: Option<Duration>,
     pub resumes: u64,
     pub replies: u64,
+    /// Messages of people who may not have an answer now.
+    pub limited: u64,
     pub refused: u64,
     pub lost: u64,
 }
@@ -73,6 +75,7 @@ impl Facts {
             "user": self.user.as_ref().map(|user| json!({"id": user.id.to_string(), "name": user.username})),
             "invite": invite,
             "replies": self.replies,
+            "limited": self.limited,
             "refused": self.refused,
             "lost": self.lost,
         })
@@ -102,6 +105,7 @@ mod tests {
           "identify_remaining": null,
           "invite": "https://discord.com/oauth2/authorize?client_id=9&scope=bot&permissions=274877975552",
           "latency_ms": null,
+          "limited": 0,
           "lost": 0,
           "next_identify": null,
           "refused": 0,

@@ -1,5 +1,6 @@
 //! How many requests were answered, how, and how fast.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::StatusCode;
@@ -53,7 +54,7 @@ pub struct Requests {
     routes: Vec<Answers>,
     too_many: Counter,
     /// Uploads that were not taken, and why.
-    pub uploads: Refused,
+    pub uploads: Arc<Refused>,
     pub(super) sockets: Sockets,
 }
 
@@ -67,7 +68,7 @@ struct Answers {
 impl Default for Requests {
     fn default() -> Self {
         let routes = (0..=ROUTES.len()).map(|_| Answers::default()).collect();
-        Requests { routes, too_many: Counter::default(), uploads: Refused::default(), sockets: Sockets::default() }
+        Requests { routes, too_many: Counter::default(), uploads: Arc::default(), sockets: Sockets::default() }
     }
 }
 

@@ -258,8 +258,10 @@ impl Flaw {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
+
+    pub use picture::tests::a_png;
 
     #[test]
     fn name_and_declared_type_have_to_agree() {
@@ -300,7 +302,7 @@ mod tests {
     #[tokio::test]
     async fn what_hides_behind_a_pictures_end_is_cut_off_and_a_file_gives_its_room_back() {
         let room = Room::new(1 << 20);
-        let mut bytes = picture::tests::a_png(2, 2);
+        let mut bytes = a_png(2, 2);
         let end = bytes.len();
         bytes.extend_from_slice(b"PK\x03\x04 a whole archive");
         let share = room.take(64 << 10).await.unwrap();

@@ -1,7 +1,7 @@
 //! A simulator, the bot's service, and what the supervisor is to it.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -24,7 +24,7 @@ use crate::secrets::{Secret, SecretValues};
 use crate::service::{Board, ChangeId, Context, Health, Live, Next, Problem, Readiness, Reporter, Service, State};
 use crate::sim::{self, RateLimits, Say, Simulator};
 use crate::source::Version;
-use crate::store::Store;
+use crate::store::{Attempt, Store};
 
 /// How long a test waits for what has to come.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -115,6 +115,18 @@ impl Stage {
         self.live.send_replace(Arc::new(state(&self.simulator, sim::DEFAULT_TOKEN, part, responder)));
     }
 
+    /// Publishes that `responder` answers as the chat does, with these lines at the end of the configuration.
+    pub fn converse(&self, responder: Arc<dyn Responder>, lines: &str) {
+        let running = Arc::clone(&self.live.borrow());
+        let mut next = state(&self.simulator, sim::DEFAULT_TOKEN, running.parts[NAME].clone(), responder);
+        let document = format!(
+            "[chat]\nbackend = \"openai\"\nbase_url = \"http://127.0.0.1:9\"\nmodel = \"parrot-1\"\n{lines}\n{}",
+            document(&self.simulator).replace("token =", "respond = \"chat\"\ntoken =")
+        );
+        next.config = Arc::new(Config::load(document.as_bytes()).unwrap());
+        self.live.send_replace(Arc::new(next));
+    }
+
     /// Publishes the same account with other bounds of a catch-up.
     pub fn bound(&self, catch_up: CatchUp) {
         let running = Arc::clone(&self.live.borrow());
@@ -154,6 +166,14 @@ impl Stage {
         self.task.abort();
         assert!((&mut self.task).await.unwrap_err().is_cancelled());
         self.discord = discord(self.memory.clone());
+    }
+
+    /// The same where the history is kept for longer than the process lives.
+    pub async fn kill_but_for_the_history(&mut self) {
+        let history = Arc::clone(&self.discord.talk.history);
+        self.kill().await;
+        let discord = bot(self.memory.clone()).sharing(history, Arc::default(), Arc::default());
+        self.discord = Arc::new(discord);
     }
 
     /// Puts a new process in the place of one that stopped.
@@ -204,6 +224,16 @@ impl Stage {
             }
         };
         timeout(PATIENCE, sending).await.expect("an answer is in the ledger");
+    }
+
+    /// Waits until an answer is in the ledger that is as `wanted`.
+    pub async fn unsettled(&self, wanted: impl Fn(&Attempt) -> bool) {
+        let there = async {
+            while !self.memory.ledger().unsettled(BOT_ID).await.iter().any(|(_, attempt)| wanted(attempt)) {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(PATIENCE, there).await.expect("an answer is in the ledger");
     }
 
     /// Waits until no answer is unfinished.
@@ -304,6 +334,10 @@ pub fn secs(seconds: u64) -> Duration {
 }
 
 fn discord(memory: Store) -> Arc<Discord> {
+    Arc::new(bot(memory))
+}
+
+fn bot(memory: Store) -> Discord {
     let patience = Patience {
         hello: secs(1),
         ready: secs(1),
@@ -311,7 +345,7 @@ fn discord(memory: Store) -> Arc<Discord> {
         history: secs(1),
         ..Patience::default()
     };
-    Arc::new(Discord::new(Options::default(), memory).with_patience(patience))
+    Discord::new(Options::default(), memory).with_patience(patience)
 }
 
 fn run(
@@ -326,12 +360,15 @@ fn run(
     tokio::spawn(async move { discord.run(context).await })
 }
 
-fn config(simulator: &Simulator) -> Config {
-    let document = format!(
+fn document(simulator: &Simulator) -> String {
+    format!(
         "[discord]\ntoken = {{ secret = \"bot\", key = \"TOKEN\" }}\napi_url = \"{}\"\n[run]\ndrain = \"2s\"\n",
         simulator.url()
-    );
-    Config::load(document.as_bytes()).unwrap()
+    )
+}
+
+fn config(simulator: &Simulator) -> Config {
+    Config::load(document(simulator).as_bytes()).unwrap()
 }
 
 fn secrets(token: &str) -> SecretValues {
@@ -409,5 +446,66 @@ pub struct Says(pub String);
 impl Responder for Says {
     async fn answer(&self, _: Ask<'_>, _: Deltas) -> Result<String, Failure> {
         Ok(self.0.clone())
+    }
+}
+
+/// Writes an answer piece by piece, one for each permit, and remembers what it was asked.
+pub struct Writes {
+    pub pieces: Vec<String>,
+    pub permits: Semaphore,
+    /// How it ends, where that is not well.
+    pub failure: Option<Why>,
+    pub asked: Mutex<Vec<Heard>>,
+}
+
+/// What a responder was asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Heard {
+    pub message: String,
+    pub earlier: Vec<String>,
+    pub files: Vec<String>,
+}
+
+impl Writes {
+    /// As fast as it is read.
+    pub fn at_once<S: Into<String>>(pieces: impl IntoIterator<Item = S>) -> Arc<Writes> {
+        Writes::slowly(pieces, Semaphore::MAX_PERMITS)
+    }
+
+    /// So many pieces at once, and then one for each permit.
+    pub fn slowly<S: Into<String>>(pieces: impl IntoIterator<Item = S>, permits: usize) -> Arc<Writes> {
+        Arc::new(Writes::new(pieces, permits, None))
+    }
+
+    pub fn failing<S: Into<String>>(pieces: impl IntoIterator<Item = S>, failure: Why) -> Arc<Writes> {
+        Arc::new(Writes::new(pieces, Semaphore::MAX_PERMITS, Some(failure)))
+    }
+
+    fn new<S: Into<String>>(pieces: impl IntoIterator<Item = S>, permits: usize, failure: Option<Why>) -> Writes {
+        let pieces = pieces.into_iter().map(Into::into).collect();
+        Writes { pieces, permits: Semaphore::new(permits), failure, asked: Mutex::default() }
+    }
+
+    pub fn asked(&self) -> Vec<Heard> {
+        self.asked.lock().unwrap().clone()
+    }
+}
+
+#[async_trait]
+impl Responder for Writes {
+    async fn answer(&self, ask: Ask<'_>, deltas: Deltas) -> Result<String, Failure> {
+        self.asked.lock().unwrap().push(Heard {
+            message: ask.message.to_owned(),
+            earlier: ask.earlier.iter().map(|turn| turn.text.clone()).collect(),
+            files: ask.files.iter().map(|file| format!("{file}: {:?}", file.content())).collect(),
+        });
+        for piece in &self.pieces {
+            self.permits.acquire().await.expect("it is never closed").forget();
+            deltas.send(piece).await;
+        }
+        match self.failure {
+            None => Ok(self.pieces.concat()),
+            Some(why) => Err(Failure::new(why, "the model is out to lunch")),
+        }
     }
 }

@@ -1,0 +1,117 @@
+//! What an answer of the chat takes beside the message: what was said before, how much whoever asks may have, and room
+//! for files.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+use tokio::time::Instant;
+
+use super::account::Account;
+use super::event::{ChannelId, Incoming};
+use crate::chat::PersonId;
+use crate::chat::files::{Refused, Room};
+use crate::chat::history::{Asker, ConversationId, History, Nowhere};
+use crate::limits::{Limits, Refusal, Scope, Who};
+use crate::service::Live;
+
+/// How much of people's files is held at once, in bytes.
+const ROOM: usize = 24 << 20;
+/// So many channels are remembered for what they are, and so many people for what they were told.
+const REMEMBERED: usize = 10_000;
+
+/// It lives as long as the process.
+pub struct Talk {
+    pub history: Arc<History>,
+    pub limits: Arc<Limits>,
+    /// Files that were not taken, and why.
+    pub refused: Arc<Refused>,
+    pub room: Room,
+    /// Whether a channel is a thread, for those that were asked about.
+    threads: Mutex<HashMap<ChannelId, bool>>,
+    told: Mutex<HashMap<Told, Instant>>,
+}
+
+/// Who is told that a limit is reached, once until it is not.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Told {
+    Person(u64),
+    /// Everybody in it, where the limit is everybody's.
+    Channel(ChannelId),
+}
+
+impl Default for Talk {
+    fn default() -> Talk {
+        Talk::new(History::new(Arc::new(Nowhere)), Arc::default(), Arc::default())
+    }
+}
+
+impl Talk {
+    pub fn new(history: Arc<History>, limits: Arc<Limits>, refused: Arc<Refused>) -> Talk {
+        Talk { history, limits, refused, room: Room::new(ROOM), threads: Mutex::default(), told: Mutex::default() }
+    }
+
+    /// Lets the author of `message` ask, or says when they may again.
+    pub fn admit(&self, message: &Incoming, live: &Live) -> Result<(), Refusal> {
+        let person = PersonId::discord(message.author.id.get());
+        self.limits.admit(&live.config.limits, Who { address: None, person: &person }).map(drop)
+    }
+
+    /// Whether to say that: whoever asks on and on is told once.
+    pub fn tells(&self, message: &Incoming, refusal: &Refusal) -> bool {
+        let whom = match refusal.policy.scope {
+            Scope::Address | Scope::Person => Told::Person(message.author.id.get()),
+            Scope::Total => Told::Channel(message.channel_id),
+        };
+        let now = Instant::now();
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.get(&whom).is_some_and(|until| *until > now) {
+            return false;
+        }
+        if told.len() >= REMEMBERED {
+            told.retain(|_, until| *until > now);
+        }
+        // One who can't be remembered is told nothing, rather than every time.
+        let room = told.len() < REMEMBERED;
+        if room {
+            told.insert(whom, now + Duration::from_secs(refusal.retry_after_seconds()));
+        }
+        room
+    }
+
+    /// The conversation that `message` belongs to, and whose it is. What is said in a thread is one conversation, whoever
+    /// speaks, and the thread's own; elsewhere everybody has one in every channel.
+    pub async fn conversation(&self, message: &Incoming, account: &Account) -> (Asker, ConversationId) {
+        let (bot, channel, author) = (account.user.id.get(), message.channel_id.get(), message.author.id.get());
+        let person = if self.is_thread(message, account).await { channel } else { author };
+        let id = Sha256::digest(format!("discord\n{bot}\n{channel}\n{person}"));
+        let id = ConversationId(u128::from_be_bytes(id[..16].try_into().expect("a SHA-256 has 32 bytes")));
+        (Asker { person: PersonId::discord(person), newcomer: false }, id)
+    }
+
+    async fn is_thread(&self, message: &Incoming, account: &Account) -> bool {
+        let channel = message.channel_id;
+        if message.guild_id.is_none() {
+            return false;
+        }
+        let known = self.threads.lock().unwrap_or_else(PoisonError::into_inner).get(&channel).copied();
+        if let Some(known) = known {
+            return known;
+        }
+        match account.rest.channel_kind(channel).await {
+            Ok(kind) => {
+                let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+                if threads.len() >= REMEMBERED {
+                    threads.clear();
+                }
+                threads.insert(channel, kind.is_thread());
+                kind.is_thread()
+            }
+            Err(error) => {
+                tracing::debug!(service = super::NAME, "channel {channel} is taken for no thread: {error}");
+                false
+            }
+        }
+    }
+}
