@@ -290,7 +290,7 @@ def paste(world, commands, edited=None):
     machine.run("env", "SYSTEMD_EDITOR=cp /opt/typed", *terminal, timeout=60)
 
 
-@check("the port for HTTPS is opened as the page says; before it is listened on, it harms nobody")
+@check("the port for HTTPS is opened as the page says; before it is listened on it harms nobody, and then it is served")
 def https_socket(world):
     machine = world.machine
     since = machine.now()
@@ -311,9 +311,42 @@ def https_socket(world):
     machine.systemctl("restart", "perch.service")
     expect("the answers", (ask("/ready")[0], ask("/ready", port=443)[0]), (200, 503))
     expect("errors", machine.messages(since, "--priority=err"), [])
-    machine.systemctl("disable", "perch-https.socket")
-    machine.systemctl("stop", "perch-https.socket")
+    https_answers(world)
+    expect("errors", machine.messages(since, "--priority=err"), [])
+    machine.systemctl("stop", "perch.service")
+    machine.systemctl("disable", "--now", "perch-https.socket")
+    machine.systemctl("start", "perch.service")
+    settle(world)
     both_answer(world)
+
+
+def https_answers(world):
+    """With a certificate in the configuration perch takes the socket over, and its next process does too."""
+    machine, authority = world.machine, world.cloud.authority
+    tls = '[http.tls]\ncert = "/etc/perch/cert.pem"\nkey = "/etc/perch/key.pem"\n'
+    for file, source in (("cert", authority.certificate), ("key", authority.key)):
+        machine.write_running(f"/etc/perch/{file}.pem", source.read_text())
+        machine.run("chown", "perch:", f"/etc/perch/{file}.pem")
+        machine.run("chmod", "400", f"/etc/perch/{file}.pem")
+    world.version = world.cloud.upload(config(extra=tls))
+    until("the version", lambda: machine.status()["config"]["version"] == world.version)
+    trusting = ssl.create_default_context(cadata=authority.pem)
+
+    def ask_securely():
+        connection = http.client.HTTPSConnection(ADDRESS, timeout=20, context=trusting)
+        try:
+            connection.request("GET", "/ready")
+            return connection.getresponse().status
+        finally:
+            connection.close()
+
+    expect("the answer over TLS", ask_securely(), 200)
+    expect("the way there", ask("/")[0], 308)
+    process = machine.main_process()
+    machine.systemctl("restart", "perch.service")
+    expect("the answer of another process", (ask_securely(), machine.main_process() != process), (200, True))
+    world.version = world.cloud.upload(config())
+    settle(world)
 
 
 @check("another port is opened as the page says")

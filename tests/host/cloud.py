@@ -67,7 +67,7 @@ class Authority:
         constraints = x509.BasicConstraints(ca=True, path_length=0)
         own = builder(keys[0]).subject_name(name).add_extension(constraints, critical=True).sign(keys[0], hashes.SHA256())
         names = [x509.DNSName(name) for names in NAMES.values() for name in names]
-        names.append(x509.IPAddress(ipaddress.ip_address(GATEWAY)))
+        names += [x509.IPAddress(ipaddress.ip_address(address)) for address in (GATEWAY, ADDRESS)]
         leaf = builder(keys[1]).subject_name(x509.Name([])).add_extension(x509.SubjectAlternativeName(names), critical=True)
         self.pem = own.public_bytes(serialization.Encoding.PEM).decode()
         self.certificate = directory / "certificate.pem"
