@@ -9,7 +9,7 @@ use rustls::ServerConfig;
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tower::util::BoxCloneService;
 
@@ -64,11 +64,8 @@ pub async fn serve(door: Door, app: impl Answers, leave: CancellationToken) -> s
         let place = Place { _permit: permit, _seat: seat };
         let (app, leave, tls) = (app.clone(), ended.clone(), tls.clone());
         connections.spawn(panics::SERVICE.scope(super::NAME, async move {
-            // Until something comes, nothing is held for it.
-            tokio::select! {
-                biased;
-                came = timeout(patience::HEAD, stream.readable()) => if came.is_err() { return },
-                () = leave.cancelled() => {}
+            if !patience::begins(&stream, &leave).await {
+                return;
             }
             let arrival = Arrival { peer, encrypted: tls.is_some() };
             let (stream, protocol) = match tls {

@@ -1,9 +1,9 @@
 //! Where limits are kept: one door for addresses, before anything is known of the person, and one for people.
 //!
 //! Each answer says how the client stands, refused or not, in the fields of
-//! <https://datatracker.ietf.org/doc/html/draft-ietf-httpapi-ratelimit-headers-11>. It may have several `RateLimit`
-//! fields, one a limit (section 4). `qu="tokens"` is in no registry yet; a client that does not know it leaves the limit
-//! alone.
+//! <https://datatracker.ietf.org/doc/html/draft-ietf-httpapi-ratelimit-headers-11>: clients of that draft and of those since
+//! -08 read them, and others go by `Retry-After`. `qu="tokens"` is in no registry yet; a client that does not know it
+//! leaves the limit alone.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 
 use arc_swap::ArcSwapOption;
 use axum::body::Body;
-use axum::http::{HeaderName, HeaderValue, Request, Response};
+use axum::http::{HeaderName, HeaderValue, Request, Response, StatusCode};
 use axum::response::IntoResponse;
 use tower::{Layer, Service};
 
@@ -160,9 +160,10 @@ where
     }
 }
 
-/// Says how the client stands.
+/// Says how the client stands, before what was said of it further in; where that refused them, there is no more to say.
 fn tell(response: &mut Response<Body>, standing: Standing) {
-    if let Some(left) = standing.nearest {
+    let refused = response.status() == StatusCode::TOO_MANY_REQUESTS && response.headers().contains_key(RATE_LIMIT);
+    if let Some(left) = standing.nearest.filter(|_| !refused) {
         let seconds = left.window.as_secs() + u64::from(left.window.subsec_nanos() > 0);
         add(response, left.policy.name(), u64::from(left.requests), seconds);
     }
@@ -183,8 +184,12 @@ fn add(response: &mut Response<Body>, policy: &str, left: u64, seconds: u64) {
     let mut rest = &mut text[..];
     let written = write!(rest, "\"{policy}\";r={left};t={seconds}").is_ok();
     let length = 80 - rest.len();
-    if let (true, Ok(value)) = (written, HeaderValue::from_bytes(&text[..length])) {
-        response.headers_mut().append(RATE_LIMIT, value);
+    let value = match response.headers().get(RATE_LIMIT) {
+        Some(further) => HeaderValue::from_bytes(&[&text[..length], b", ", further.as_bytes()].concat()),
+        None => HeaderValue::from_bytes(&text[..length]),
+    };
+    if let (true, Ok(value)) = (written, value) {
+        response.headers_mut().insert(RATE_LIMIT, value);
     }
 }
 

@@ -8,10 +8,24 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Sleep, sleep};
+use tokio::net::TcpStream;
+use tokio::time::{Sleep, sleep, timeout};
+use tokio_util::sync::CancellationToken;
 
 /// How long a request's head may take from its first byte to its last. A slow line of today takes a tenth of it.
-pub const HEAD: Duration = Duration::from_secs(10);
+const HEAD: Duration = Duration::from_secs(10);
+
+/// Waits for a connection's first byte; `false` where it does not come. Until then nothing is held for the connection but
+/// its socket. From `leave` on, what is done with it is not for here to decide.
+pub async fn begins(stream: &TcpStream, leave: &CancellationToken) -> bool {
+    let mut first = [0];
+    tokio::select! {
+        biased;
+        // A new socket passes for readable until somebody has tried.
+        came = timeout(HEAD, stream.peek(&mut first)) => came.is_ok(),
+        () = leave.cancelled() => true,
+    }
+}
 
 /// An HTTP/1 connection, watched between requests; `busy` says whether one is being served. It is not for HTTP/2, where
 /// bytes come between requests that belong to none.

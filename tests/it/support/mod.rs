@@ -14,6 +14,7 @@ pub mod namespace;
 pub mod pebble;
 pub mod perch;
 pub mod python;
+pub mod raw;
 pub mod site;
 pub mod upload;
 pub mod upstream;
