@@ -217,7 +217,7 @@ fn policies(config: &config::Limits) -> String {
         }
     };
     rate("address", config.address.requests);
-    rate("address-files", config.address.files);
+    rate("page", config.address.files);
     rate("person", config.person.requests);
     for (name, tokens) in [("address-tokens", config.address.tokens), ("person-tokens", config.person.tokens)] {
         if let Some(tokens) = tokens {

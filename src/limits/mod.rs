@@ -73,13 +73,13 @@ impl Policy {
     pub fn name(self) -> &'static str {
         match (self.scope, self.kind) {
             (Scope::Address, Kind::Requests) => "address",
-            (Scope::Address, Kind::Files) => "address-files",
+            (Scope::Address, Kind::Files) => "page",
             (Scope::Address, Kind::Tokens) => "address-tokens",
             (Scope::Person, Kind::Requests) => "person",
-            (Scope::Person, Kind::Files) => "person-files",
+            (Scope::Person, Kind::Files) => "person-page",
             (Scope::Person, Kind::Tokens) => "person-tokens",
             (Scope::Total, Kind::Requests) => "total",
-            (Scope::Total, Kind::Files) => "total-files",
+            (Scope::Total, Kind::Files) => "total-page",
             (Scope::Total, Kind::Tokens) => "total-tokens",
         }
     }

@@ -400,7 +400,7 @@ fn a_configuration_file_that_is_none() {
         ("", "the configuration: is empty"),
         (
             "[http]\nlisten = \"here\"\nport = 1\n\n[[log]]\n",
-            "line 2, http.listen: `here` is not an address; write \"0.0.0.0:8080\" or \"[::]:8080\"\n  line 3, http.port: is an unknown key; known here: listen, max_body, origins, trusted_proxies\n  line 5, log: must be a table, not a list",
+            "line 2, http.listen: `here` is not an address; write \"0.0.0.0:8080\" or \"[::]:8080\"\n  line 3, http.port: is an unknown key; known here: listen, max_body, origins, tls, trusted_proxies\n  line 5, log: must be a table, not a list",
         ),
     ] {
         let (code, message) = ends(Start::with_text(content));

@@ -46,7 +46,7 @@ fn whoever_asks_too_fast_is_told_when_to_come_again_and_then_let_in() {
     assert_eq!(refused.header("Content-Type"), Some("application/problem+json"));
     assert_eq!(refused.header("Retry-After"), Some("1"));
     assert_eq!(refused.header("RateLimit"), Some("\"address\";r=0;t=1"));
-    insta::assert_snapshot!(refused.header("RateLimit-Policy").unwrap(), @r#""address";q=60;w=60;perch-burst=3, "address-files";q=3000;w=60;perch-burst=1500, "person";q=120;w=60;perch-burst=60, "person-tokens";q=1000000;qu="tokens";w=86400"#);
+    insta::assert_snapshot!(refused.header("RateLimit-Policy").unwrap(), @r#""address";q=60;w=60;perch-burst=3, "page";q=3000;w=60;perch-burst=1500, "person";q=120;w=60;perch-burst=60, "person-tokens";q=1000000;qu="tokens";w=86400"#);
     let problem: Value = serde_json::from_slice(&refused.body).unwrap();
     assert_eq!(problem["detail"], "too many requests come from your address; try again in 1 second");
     assert_eq!(problem["request_id"].as_str(), refused.header("X-Request-Id"));
