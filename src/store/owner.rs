@@ -23,7 +23,7 @@ use crate::service::Board;
 pub const NAME: &str = "store";
 /// How much work one transaction takes. A batch of this size takes some milliseconds.
 const BATCH: usize = 512;
-/// How often the ledger is pruned, and old conversations are.
+/// How often the ledger is pruned.
 const PRUNE_PACE: Duration = Duration::from_hours(1);
 /// How often it is looked whether there is too much of them, where something was written.
 const SIZE_PACE: Duration = Duration::from_secs(1);
@@ -320,7 +320,7 @@ impl Owner {
                 more = self.tidy(|owner, db| conversations::prune(db, &owner.conversations, on_disk, &mut above));
                 self.above = above;
             }
-            self.conversations_due = if more { now } else { now + PRUNE_PACE };
+            self.conversations_due = if more { now } else { now + self.conversations.pace() };
         }
     }
 

@@ -532,22 +532,27 @@ mod tests {
         let mut room = Room::default();
         let long = "x".repeat(60 << 10);
         let asker = |name: usize, newcomer| Asker { person: PersonId::key(&name.to_string()), newcomer };
-        for round in 0..12 {
-            for name in 0..200 {
-                let asker = asker(name, round == 0);
-                let id = (round > 0).then_some(ConversationId(name as u128));
-                talk(&mut room, &archive, &asker, id, &long);
+        for name in 0..700 {
+            for _ in 0..6 {
+                let asker = asker(name % 650, false);
+                talk(
+                    &mut room,
+                    &archive,
+                    &asker,
+                    Some(ConversationId(name as u128)),
+                    if name % 5 == 0 { &long } else { "hi" },
+                );
             }
             room.audit();
         }
         // Those that nobody continued for longest are forgotten first.
-        assert!(room.held.contains_key(&ConversationId(199)) && !room.held.contains_key(&ConversationId(0)));
+        assert!(room.held.contains_key(&ConversationId(699)) && !room.held.contains_key(&ConversationId(0)));
         for name in 0..20_000 {
             talk(&mut room, &archive, &asker(1_000 + name, true), None, "hello");
         }
         room.audit();
-        assert!(room.held.contains_key(&ConversationId(199)), "strangers push out nobody but strangers");
-        assert!(room.erase(&PersonId::key("199"), None));
+        assert!(room.held.contains_key(&ConversationId(699)), "strangers push out nobody but strangers");
+        assert!(room.erase(&PersonId::key("49"), None));
         room.audit();
     }
 

@@ -119,6 +119,12 @@ impl Shared {
         }
     }
 
+    /// How often it is looked for what is too old: some of the time that it is kept may pass, and no more.
+    pub fn pace(&self) -> Duration {
+        let keep = Duration::from_millis(self.limits.keep.load(Ordering::Relaxed));
+        (keep / 10).clamp(Duration::from_secs(1), Duration::from_hours(1))
+    }
+
     /// How much a database may take, in bytes.
     fn room(&self, on_disk: bool) -> u64 {
         let room = self.limits.max_size.load(Ordering::Relaxed);
