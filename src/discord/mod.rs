@@ -78,14 +78,16 @@ impl Discord {
     pub fn new(options: Options, memory: Store) -> Discord {
         // twilight takes the process's default.
         crate::tls::install_default_provider();
+        let history = History::new(Arc::new(memory.conversations()));
+        let talk = talk::Talk::new(history, Arc::default(), Arc::default());
         Discord {
             options,
             patience: Patience::default(),
             gate: identify::Gate::new(memory.identifies()),
             store: Arc::new(session::SessionStore::new(memory.sessions())),
             marks: Arc::new(seen::Marks::new(memory.last_seen())),
+            talk: Arc::new(talk),
             memory,
-            talk: Arc::default(),
             status: status::Status::default(),
             last: ArcSwapOption::default(),
         }

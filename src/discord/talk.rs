@@ -12,7 +12,7 @@ use super::account::Account;
 use super::event::{ChannelId, Incoming};
 use crate::chat::PersonId;
 use crate::chat::files::{Refused, Room};
-use crate::chat::history::{Asker, ConversationId, History, Nowhere};
+use crate::chat::history::{Asker, ConversationId, History};
 use crate::limits::{Limits, Refusal, Scope, Who};
 use crate::service::Live;
 
@@ -39,12 +39,6 @@ enum Told {
     Person(u64),
     /// Everybody in it, where the limit is everybody's.
     Channel(ChannelId),
-}
-
-impl Default for Talk {
-    fn default() -> Talk {
-        Talk::new(History::new(Arc::new(Nowhere)), Arc::default(), Arc::default())
-    }
 }
 
 impl Talk {

@@ -180,7 +180,7 @@ impl Http {
         });
         match live.part::<Listeners>(NAME).and_then(|listeners| listeners.certificate.clone()) {
             // Who follows the same files already has what is in them, or newer.
-            Some(read) if begins => self.certificates.serve(read),
+            Some(read) if begins => self.certificates.serve(&read),
             None if tls.is_none() => self.certificates.clear(),
             _ => {}
         }

@@ -25,7 +25,8 @@ use super::person::PersonLayer;
 use super::problem::{self, Problem};
 use super::request_id::RequestIdLayer;
 use super::shape::WellFormed;
-use super::tls::{Certificates, redirect};
+use super::tls::Certificates;
+use super::tls::redirect::ToHttps;
 use super::{Http, Requests, Resources, chat, client, conversations, health, page, sign_in, ws};
 use crate::chat::files::Room;
 use crate::chat::history::History;
@@ -56,7 +57,7 @@ pub struct Shared {
 }
 
 impl Shared {
-    fn new(context: &Context, http: &Http) -> App {
+    fn new(context: &Context, http: &Http, certificates: Arc<Certificates>) -> App {
         let Resources { requests, history, limits, rooms } = http.resources.clone();
         Arc::new(Shared {
             live: context.live.clone(),
@@ -65,7 +66,7 @@ impl Shared {
             requests,
             history,
             limits,
-            certificates: Arc::clone(&http.certificates),
+            certificates,
             rooms,
             bodies: AtomicUsize::new(0),
             room: Room::new(chat::ROOM),
@@ -92,7 +93,7 @@ impl<S> Answers for S where
 
 /// The whole HTTP application.
 pub fn app(context: &Context, http: &Http) -> impl Answers {
-    let app = Shared::new(context, http);
+    let app = Shared::new(context, http, Arc::clone(&http.certificates));
     let routes = Router::new()
         .route("/", get(page::index))
         .route("/assets/{version}/{name}", get(page::asset))
@@ -114,7 +115,8 @@ pub fn app(context: &Context, http: &Http) -> impl Answers {
 
 /// What answers where nothing is to be had: on a socket that the configuration does not listen on.
 pub fn closed(context: &Context, http: &Http) -> impl Answers {
-    let app = Shared::new(context, http);
+    // Nobody is sent elsewhere from here.
+    let app = Shared::new(context, http, Arc::default());
     layered(Router::new().fallback(problem::not_here), app)
 }
 
@@ -157,7 +159,7 @@ fn layered(router: Router, app: App) -> impl Answers {
         .layer(AddressDoor::new(Arc::clone(&app)))
         .layer(OwnSite::new(Arc::clone(&app)))
         // Before anything else is done for somebody who came without TLS.
-        .layer(middleware::from_fn_with_state(Arc::clone(&app), redirect::to_https))
+        .layer(ToHttps::new(Arc::clone(&app)))
         .layer(middleware::from_fn_with_state(Arc::clone(&app), sign_in::require))
         .layer(PersonLayer)
         .layer(PersonDoor::new(app))

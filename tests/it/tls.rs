@@ -8,6 +8,8 @@ use std::time::{Duration, SystemTime};
 use crate::support::authority::Authority;
 use crate::support::perch::{Perch, Start, free_port, wait};
 
+use serde_json::json;
+
 mod connections;
 mod hostile;
 
@@ -218,7 +220,7 @@ fn a_certificate_that_will_not_do_refuses_the_version_and_says_why() {
 #[test]
 fn https_comes_and_goes_with_a_reload() {
     let host = Host::start();
-    let text = std::fs::read_to_string(host.perch.config_path()).unwrap();
+    let text = std::fs::read_to_string(host.perch.config_path()).unwrap().replace("\"0s\"", "\"1s\"");
     let plain = format!("[http]\nlisten = \"127.0.0.1:{}\"\n[reload]\npoll = \"1s\"\nbake = \"0s\"\n", host.http);
     std::fs::write(host.perch.config_path(), &plain).unwrap();
     let output = host.perch.verb(&["reload"]);
@@ -236,6 +238,9 @@ fn https_comes_and_goes_with_a_reload() {
     assert!(host.perch.verb(&["reload"]).status.success());
     host.wait_served("chat.test");
     assert_eq!(page(), "308");
+    // perch asks itself, over TLS as well, before it calls the version good.
+    let status = host.perch.wait_status("a verdict", |status| status["config"]["state"] != "baking");
+    assert_eq!((&status["config"]["state"], &status["changes"][0]["outcome"]), (&json!("live"), &json!("applied")));
     // What is HTTP can't become HTTPS in one step, as one socket can't be both.
     let swapped = text.replace(&host.http.to_string(), "PORT").replace(&host.https.to_string(), &host.http.to_string());
     std::fs::write(host.perch.config_path(), swapped.replace("PORT", &host.https.to_string())).unwrap();
@@ -262,4 +267,28 @@ fn a_host_whose_certificate_is_not_there_yet_starts_and_takes_it_when_it_comes()
     assert!(perch.verb(&["reload"]).status.success());
     perch.wait_status("a service that runs", |status| status["services"]["http"]["state"] == "running");
     perch.wait_notified("READY=1");
+}
+
+#[test]
+fn somebody_hears_of_a_certificate_that_expires_or_has() {
+    let host = Host::start();
+    let put = |left: u64| {
+        // Of a life of 1,000 seconds, so many are left.
+        let since = SystemTime::now() - Duration::from_secs(1_000 - left);
+        let (cert, key) = host.authority.issue_for(&["chat.test"], since, Duration::from_secs(1_000));
+        std::fs::write(host.path("cert.pem"), cert).unwrap();
+        std::fs::write(host.path("key.pem"), key).unwrap();
+    };
+    let errors = |count: usize| {
+        wait("an error", || Some(host.perch.messages("ERROR")).filter(|errors| errors.len() == count)).pop().unwrap()
+    };
+    put(60);
+    let error = errors(1);
+    assert!(error.starts_with("the certificate for chat.test (by authority"), "{error}");
+    let remedy = format!("; write a newer one to {}", host.path("cert.pem").display());
+    assert!(error.contains(") expires in ") && error.ends_with(&remedy), "{error}");
+    put(0);
+    let error = errors(2);
+    assert!(error.starts_with("browsers refuse the certificate for chat.test (by authority"), "{error}");
+    assert!(error.contains(", as it has expired; ") && error.ends_with(&remedy), "{error}");
 }

@@ -98,7 +98,7 @@ impl Keeping {
         self.certificate = own;
         // One that is served already is better than one for fewer names.
         let other = other.filter(|_| self.certificates.served().is_none());
-        if let Some(certificate) = self.certificate.clone().or(other) {
+        if let Some(certificate) = self.certificate.as_ref().or(other.as_ref()) {
             self.certificates.serve(certificate);
         }
     }
@@ -117,6 +117,10 @@ impl Keeping {
 
     /// Orders one now, and takes down what comes of it.
     async fn order(&mut self) {
+        // A process that dies of it, again and again, makes no more orders than one that lives.
+        let mut dying = self.tries.clone();
+        dying.failed(Kind::Refused, "perch ended in the middle of an order".to_owned(), None, SystemTime::now(), 0.0);
+        self.keep(&dying).await;
         let come_again = ComeAgain::default();
         let ordered = order::order(&self.acme, &self.place, &self.kept, &self.certificates, &come_again);
         let result = match tokio::time::timeout(ORDER_TIMEOUT, ordered).await {
@@ -152,7 +156,12 @@ impl Keeping {
                 }
             }
         }
-        let (kept, place, tries) = (Arc::clone(&self.kept), self.place.clone(), self.tries.clone());
+        self.keep(&self.tries).await;
+    }
+
+    /// Has the next process know of these tries.
+    async fn keep(&self, tries: &Tries) {
+        let (kept, place, tries) = (Arc::clone(&self.kept), self.place.clone(), tries.clone());
         drop(spawn_blocking(move || kept.keep_tries(&place, &tries)).await);
     }
 
@@ -166,9 +175,9 @@ impl Keeping {
         let certificate = Arc::new(certificate);
         let (kept, place) = (Arc::clone(&self.kept), self.place.clone());
         drop(spawn_blocking(move || kept.keep_certificate(&place, &key, &chain)).await);
-        self.certificate = Some(Arc::clone(&certificate));
+        self.certificates.serve(&certificate);
         let facts = certificate.facts.clone();
-        self.certificates.serve(certificate);
+        self.certificate = Some(certificate);
         let now = SystemTime::now();
         if facts.not_before > now || facts.not_after <= now {
             return Err(Failure {

@@ -63,9 +63,8 @@ impl Tries {
         let steps = WAITS[usize::try_from(self.failures).unwrap_or(usize::MAX).min(WAITS.len() - 1)];
         let wait = match kind {
             Kind::Unanswered => doubled.min(LONGEST_UNANSWERED),
-            Kind::Refused => steps,
             Kind::Limited if until.is_none() => steps.max(LIMITED),
-            Kind::Limited => steps,
+            Kind::Limited | Kind::Refused => steps,
             Kind::Clock => BETWEEN,
         };
         // Hosts that failed together don't come again together.

@@ -30,7 +30,7 @@ pub async fn follow(files: Files, pace: Duration, certificates: Arc<Certificates
             Ok(certificate) => {
                 flaws = Flaws::default();
                 certificates.stand(Standing::default());
-                certificates.serve(Arc::new(certificate));
+                certificates.serve(&Arc::new(certificate));
             }
             Err(flaw) => {
                 let text = flaw.to_string();

@@ -60,11 +60,11 @@ impl Certificates {
     }
 
     /// From now on `certificate` is what new connections get. Those that are open stay as they are.
-    pub fn serve(&self, certificate: Arc<Certificate>) {
-        if self.served.load().as_ref().is_some_and(|served| served.is(&certificate)) {
+    pub fn serve(&self, certificate: &Arc<Certificate>) {
+        if self.served.load().as_ref().is_some_and(|served| served.is(certificate)) {
             return;
         }
-        self.served.store(Some(Arc::clone(&certificate)));
+        self.served.store(Some(Arc::clone(certificate)));
         tracing::info!(service = super::NAME, "a new certificate is served: {}", certificate.facts);
         // Whoever shows it looks again.
         self.standing.send_modify(|_| ());

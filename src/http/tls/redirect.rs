@@ -1,10 +1,15 @@
 //! Sends who comes without TLS to where it is.
 
-use axum::extract::{Request, State};
+use std::convert::Infallible;
+use std::future::{Ready, ready};
+use std::task::{Context, Poll};
+
+use axum::body::Body;
 use axum::http::uri::Authority;
-use axum::http::{HeaderValue, StatusCode, header};
-use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
+use axum::http::{HeaderValue, Request, Response, StatusCode, header};
+use axum::response::IntoResponse;
+use futures_util::future::Either;
+use tower::{Layer, Service};
 
 use crate::http::arrival::Arrival;
 use crate::http::problem::Problem;
@@ -12,12 +17,54 @@ use crate::http::router::App;
 
 /// What is answered without TLS all the same: load balancers follow no redirect, and ACME servers begin here.
 const OPEN: [&str; 2] = ["/health", "/ready"];
-pub const CHALLENGES: &str = "/.well-known/acme-challenge/";
+const CHALLENGES: &str = "/.well-known/acme-challenge/";
 
 /// Answers a request that came without TLS with 308 (RFC 9110, section 15.4.9), once there is HTTPS with a certificate.
-pub async fn to_https(State(app): State<App>, request: Request, next: Next) -> Response {
-    let Some(port) = https_port(&app, &request) else { return next.run(request).await };
-    let Some(host) = host(&request) else {
+#[derive(Clone)]
+pub struct ToHttps(App);
+
+impl ToHttps {
+    pub fn new(app: App) -> Self {
+        ToHttps(app)
+    }
+}
+
+impl<S> Layer<S> for ToHttps {
+    type Service = ToHttpsService<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        ToHttpsService { inner, app: self.0.clone() }
+    }
+}
+
+#[derive(Clone)]
+pub struct ToHttpsService<S> {
+    inner: S,
+    app: App,
+}
+
+impl<S, B> Service<Request<B>> for ToHttpsService<S>
+where
+    S: Service<Request<B>, Response = Response<Body>, Error = Infallible>,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Either<Ready<Result<Response<Body>, Infallible>>, S::Future>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        match https_port(&self.app, &request) {
+            Some(port) => Either::Left(ready(Ok(redirect(&request, port)))),
+            None => Either::Right(self.inner.call(request)),
+        }
+    }
+}
+
+fn redirect<B>(request: &Request<B>, port: u16) -> Response<Body> {
+    let Some(host) = host(request) else {
         let detail = "name the host in the request: without it, nobody can be sent to where HTTPS is";
         return Problem::new(StatusCode::BAD_REQUEST, detail).into_response();
     };
@@ -30,7 +77,7 @@ pub async fn to_https(State(app): State<App>, request: Request, next: Next) -> R
 }
 
 /// Where HTTPS is, if that is where this request has to go.
-fn https_port(app: &App, request: &Request) -> Option<u16> {
+fn https_port<B>(app: &App, request: &Request<B>) -> Option<u16> {
     if request.extensions().get::<Arrival>().is_none_or(|arrival| arrival.encrypted) || !app.certificates.are_served() {
         return None;
     }
@@ -43,7 +90,7 @@ fn https_port(app: &App, request: &Request) -> Option<u16> {
 }
 
 /// The host that the client meant, without its port.
-fn host(request: &Request) -> Option<String> {
+fn host<B>(request: &Request<B>) -> Option<String> {
     let named = || request.headers().get(header::HOST)?.to_str().ok()?.parse::<Authority>().ok();
     let authority = request.uri().authority().cloned().or_else(named)?;
     (!authority.as_str().contains('@') && !authority.host().is_empty()).then(|| authority.host().to_owned())

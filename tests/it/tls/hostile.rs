@@ -106,12 +106,13 @@ fn requests_that_are_taken_back_at_once_end_the_connection() {
     let host = Host::start();
     let mut stream = raw(&host);
     let mut flood = Vec::new();
-    for number in 0..2_000 {
+    // Together they fit into one record of TLS: with more on its way, what the other side says last could be lost.
+    for number in 0..300 {
         flood.extend(frame(HEADERS, 0x5, number * 2 + 1, HEALTH));
         flood.extend(frame(RST_STREAM, 0, number * 2 + 1, &8_u32.to_be_bytes()));
     }
-    // It may be closed before the last of it is taken.
-    drop(stream.write_all(&flood));
+    assert!(flood.len() < 16_384);
+    stream.write_all(&flood).unwrap();
     assert_eq!(goaway(stream), Some(ENHANCE_YOUR_CALM));
     assert_eq!(host.get("chat.test", "/health"), "ok\n");
 }
