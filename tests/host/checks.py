@@ -528,6 +528,32 @@ def user_data_again(world):
     both_answer(world)
 
 
+# What cloud-init itself makes of user data.
+PARTS = """
+import json, sys
+from cloudinit import helpers, user_data
+places = helpers.Paths({"cloud_dir": "/tmp", "templates_dir": "/tmp", "run_dir": "/tmp"})
+message = user_data.UserDataProcessor(places).process(open("/opt/user-data.mime", "rb").read())
+parts = [part for part in message.walk() if part.get_content_maintype() != "multipart"]
+print(json.dumps([[part.get_content_type(), part.get_payload(decode=True).decode()] for part in parts]))
+"""
+
+
+@check("Terraform's user data is what cloud-init takes it for")
+def terraform_user_data(world):
+    machine = world.machine
+    install = user_data(world.package("1.0.1").read_bytes(), "1.0.1")
+    text = (ROOT / "packaging/terraform/user-data.mime.tftpl").read_text()
+    for place, value in {'%{ if agent != "" ~}\n': "", "%{ endif ~}\n": "", "%%{": "%{", "${agent}": "{}", "${install}": install}.items():
+        text = text.replace(place, value)
+    machine.write_running("/opt/user-data.mime", text)
+    parts = json.loads(machine.run("python3", "-c", PARTS).stdout)
+    expect("the kinds of its parts", [kind for kind, _ in parts], ["text/x-shellscript"] * 2)
+    expect("the first", parts[0][1], install)
+    if not parts[1][1].startswith("#!/bin/sh\n# Ships perch's journal"):
+        raise Failed(f"the second is {parts[1][1]}")
+
+
 @check("killed with SIGKILL under load, it is back in seconds: no connection refused, no mention lost")
 def killed(world):
     machine, discord = world.machine, world.discord
