@@ -19,7 +19,7 @@ export class Problem extends Error {
     const wait = Number(retryAfter) || 0
     const known = words.problems[status] ?? words.problem(status)
     const detail = said?.detail || said?.title || ''
-    const parts = [language === 'en' && detail ? detail : known]
+    const parts = [language === 'en' && detail ? sentence(detail) : known]
     if (status === 429 && wait) parts.push(words.after(inSeconds(wait)))
     return new Problem(parts.join(language === 'ja' ? '' : ' '), {
       // A proxy that stands before perch says 502 or 504 while perch is away.
@@ -35,6 +35,10 @@ export class Problem extends Error {
   static lost() {
     return new Problem(words.unreachable, { passing: true, lost: true })
   }
+}
+
+function sentence(text) {
+  return text[0].toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? '' : '.')
 }
 
 /** Asks the person for a key or token, and resolves when there is one; set by whoever has the page. */

@@ -4,7 +4,7 @@ import { ACCEPT, chip, choose } from './attachments.js'
 import { call, onSignIn } from './api.js'
 import { Conversation } from './conversation.js'
 import { byId, icon, make } from './dom.js'
-import { drafts, token, unsent } from './kept.js'
+import { drafts, forgetEverything, token, unsent } from './kept.js'
 import { Log, announce, toLatest } from './log.js'
 import { period, translate, words } from './words.js'
 
@@ -53,6 +53,7 @@ function open(id) {
 function changed(conversation, exchange, before) {
   if (before !== undefined) {
     conversations.set(conversation.id, conversation)
+    list.begin(conversation)
     if (conversation === current) {
       drafts.set(conversation.id, input.value)
       drafts.set(before, '')
@@ -65,15 +66,14 @@ function changed(conversation, exchange, before) {
     drawDoing()
   }
   const ended = exchange && !exchange.underWay
-  if (before !== undefined || ended) list.refresh()
-  else if (exchange?.state === 'waiting') drawList()
+  if (ended) list.refresh()
+  else if (before !== undefined || exchange?.state === 'waiting') drawList()
 }
 
 function show() {
   const { exchanges, state } = current
   log.show(exchanges)
-  const empty = !exchanges.length
-  byId('welcome').hidden = !empty
+  byId('welcome').hidden = exchanges.length > 0 && state !== 'failed'
   byId('greeting').textContent = { gone: words.gone, failed: words.notOpened, opening: '' }[state] ?? words.welcome
   byId('open-retry').hidden = state !== 'failed'
   const title = list.titleOf(current.id) || current.title
@@ -126,7 +126,7 @@ function drawDoing() {
 composer.addEventListener('submit', (event) => {
   event.preventDefault()
   input.focus()
-  const text = input.value.trim()
+  const text = input.value.trim() && input.value.trimEnd()
   if (!text && !current.files.length) return
   const { files } = current
   current.files = []
@@ -258,14 +258,21 @@ const list = {
 
   titleOf: (id) => list.entries.find((entry) => entry.id === id)?.title,
 
+  /** A conversation that perch tells of only once something was answered in it. */
+  begin({ id, exchanges }) {
+    const title = exchanges[0].text.trim().split('\n')[0].slice(0, 80) || exchanges[0].files[0]?.name
+    list.entries.unshift({ id, title, updated: new Date().toISOString() })
+  },
+
   /** Reads the newest ones again; what is further down stays. */
   async refresh() {
     try {
       const { conversations: newest, next } = await call('/api/conversations')
       const oldest = newest.at(-1)?.updated
       const known = new Set(newest.map(({ id }) => id))
-      const older = next ? list.entries.filter(({ id, updated }) => !known.has(id) && updated < oldest) : []
-      list.entries = [...newest, ...older]
+      const older = next ? list.entries.filter(({ id, updated }) => !known.has(id) && updated < oldest && !conversations.get(id)?.busy) : []
+      const begun = list.entries.filter(({ id }) => !known.has(id) && conversations.get(id)?.busy)
+      list.entries = [...begun, ...newest, ...older]
       if (!older.length) list.next = next ?? null
       list.state = 'there'
     } catch (problem) {
@@ -300,7 +307,7 @@ function drawList() {
   byId('list').replaceChildren(
     ...[...groups].map(([name, members]) => {
       const items = make('ul', { 'aria-label': name }, ...members.map(listItem))
-      return make('section', {}, make('h3', {}, name), items)
+      return make('section', {}, make('h2', {}, name), items)
     }),
   )
   if (focused) byId('list').querySelector(`[data-id="${CSS.escape(focused)}"] .${what}`)?.focus()
@@ -461,7 +468,7 @@ byId('sign-in').addEventListener('submit', (event) => {
   input.focus()
 })
 byId('sign-out').addEventListener('click', () => {
-  token.set(null)
+  forgetEverything()
   location.reload()
 })
 

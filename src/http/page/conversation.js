@@ -90,7 +90,7 @@ export class Conversation {
         return this.#end(exchange, 'done')
       } catch (problem) {
         if (signal.aborted) return this.#end(exchange, 'stopped')
-        if (problem.status === 404 && this.id && !exchange.taken) {
+        if (problem.status === 404 && this.id) {
           // perch may have forgotten the conversation (its state can be deleted at any time): go on in a new one.
           this.id = null
           exchange.note = words.forgotten
@@ -168,7 +168,7 @@ export class Conversation {
       if (problem.status !== 404 && this.state === 'open') return undefined // what is here is still good
       this.state = problem.status === 404 ? 'gone' : 'failed'
       this.problem = problem
-      // perch keeps no conversations: what was said here is all there is.
+      // perch may keep no conversations: what was said here is all there is.
       if (this.exchanges.length) this.state = 'open'
       this.#adopt()
       this.changed(this)
@@ -204,7 +204,7 @@ export class Conversation {
         exchange.state = state
         if (state === 'failed') exchange.problem ??= new Problem(words.broken)
         else exchange.problem = null
-        if (state === 'done' || state === 'stopped') unsent.drop(exchange.key)
+        if (state === 'done') unsent.drop(exchange.key)
       }
     }
     // What perch has not heard of yet, or was never told.
@@ -224,6 +224,7 @@ export class Conversation {
       const own = record.tab === tab
       const old = Date.now() - Date.parse(record.at) > GIVEN_UP
       if (!own && !record.ended && !old) continue
+      if (!own && known?.taken) unsent.drop(record.key) // perch has it, and says how it went
       const { key, text, at } = record
       const exchange = known ?? new Exchange({ key, text, files: [], at: new Date(at), state: record.ended ?? 'failed' })
       if (!known) this.exchanges.push(exchange)

@@ -20,6 +20,15 @@ function write(storage, key, value) {
   } catch {} // see above
 }
 
+/** Whoever signs out leaves nothing for the next one. */
+export function forgetEverything() {
+  for (const storage of ['localStorage', 'sessionStorage']) {
+    try {
+      for (const key of Object.keys(window[storage])) if (key.startsWith('perch.')) write(storage, key, null)
+    } catch {} // see above
+  }
+}
+
 export function randomToken() {
   return [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, '0')).join('')
 }

@@ -50,6 +50,9 @@ latest.addEventListener('click', () => {
   byId('message').focus()
 })
 
+/** Refusals of what was sent: the same again is refused again. */
+const FOR_GOOD = [400, 413, 415]
+
 // --- a message and its answer -----------------------------------------------------------------------------------
 
 class View {
@@ -118,7 +121,7 @@ class View {
     this.reference.hidden = !this.reference.textContent
     // Without its files it would be another question.
     const whole = exchange.files.every((file) => file.blob)
-    this.retry.hidden = !whole
+    this.retry.hidden = !whole || FOR_GOOD.includes(problem?.status)
     this.again.hidden = state !== 'stopped' || !whole
     this.copy.hidden = !exchange.answer
     this.foot.hidden = exchange.underWay || failed || state === 'elsewhere'

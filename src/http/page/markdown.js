@@ -45,6 +45,8 @@ export class Prose {
     this.#text = text
     const lines = text.slice(this.#settled).split('\n')
     const blocks = parse(lines, 0, open)
+    // Nothing but marks: of what, the next piece says.
+    if (open && blocks.at(-1)?.type === 'paragraph' && /^[`*_~]+$/.test(blocks.at(-1).text)) blocks.pop()
     const fresh = []
     let level = this.#level
     for (const [index, block] of blocks.entries()) {
@@ -299,10 +301,10 @@ function tableElement({ head, sides, rows }, open) {
       const scope = name === 'th' ? { scope: 'col' } : {}
       const parts = (texts[index] ?? '').split(/<br ?\/?>/) // a cell has no other way to say it
       const nodes = parts.flatMap((part, at) => [...(at ? [make('br')] : []), ...inline(part, last)])
-      return make(name, { dir: 'auto', ...side, ...scope }, ...nodes)
+      return make(name, { ...side, ...scope }, ...nodes)
     }))
   const body = rows.map((texts, index) => row('td', texts, open && index === rows.length - 1))
-  const made = make('table', {}, make('thead', {}, row('th', head, open && !rows.length)), make('tbody', {}, ...body))
+  const made = make('table', { dir: 'auto' }, make('thead', {}, row('th', head, open && !rows.length)), make('tbody', {}, ...body))
   return make('div', { class: 'wide', role: 'group', tabindex: '0', 'aria-label': words.table }, made)
 }
 
@@ -542,6 +544,8 @@ class Line {
   }
 
   closeAll() {
+    // So many at once are no emphasis that is being written.
+    if (Object.values(this.openings).flat().length > DEEPEST) return
     for (;;) {
       const place = Math.max(...Object.values(this.openings).map((places) => places.at(-1) ?? -1))
       if (place < 0) break

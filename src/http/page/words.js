@@ -87,7 +87,7 @@ const ja = {
   you: 'あなた',
   welcome: '話しかけると、perch が答えます。',
   message: 'メッセージ',
-  placeholder: 'perch にメッセージを送る',
+  placeholder: 'メッセージを入力',
   keys: 'Enter で送信、Shift + Enter で改行',
   send: '送信',
   stop: '停止',
