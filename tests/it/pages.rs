@@ -2,15 +2,15 @@
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
-use super::support::perch::{PATIENCE, clean_command, free_port};
+use super::support::exchange::{Response, exchange};
+use super::support::perch::{PATIENCE, Start, binary, clean_command, free_port};
 
 /// `perch dev`, ended when this is dropped.
 struct Dev {
     child: Child,
     directory: tempfile::TempDir,
-    chat: String,
     simulator: String,
 }
 
@@ -34,26 +34,13 @@ impl Dev {
             let line = lines.find(|line| line.contains(label)).unwrap_or_else(|| panic!("{label} is not printed"));
             line.split_whitespace().find(|word| word.starts_with("http://")).unwrap().to_owned()
         };
-        let (chat, simulator) = (address("chat page"), address("simulator page"));
-        Dev { child, directory, chat, simulator }
+        address("chat page");
+        let simulator = address("simulator page");
+        Dev { child, directory, simulator }
     }
 
     fn log(&self) -> String {
         std::fs::read_to_string(self.directory.path().join("stderr")).unwrap_or_default()
-    }
-
-    /// Does on `page` what `script` does, in a browser.
-    #[track_caller]
-    fn browse(&self, script: &str, page: &str) {
-        let output = Command::new("node")
-            .arg(installed().join(script))
-            .arg(page)
-            .args(["--screenshots"])
-            .arg(installed().join("screenshots"))
-            .output()
-            .expect("node is installed by tests/run");
-        let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{script}: {said}\nperch: {}", self.log());
     }
 }
 
@@ -73,16 +60,99 @@ fn installed() -> PathBuf {
     root.join("target/pages")
 }
 
+/// Runs a browser test, and returns what it printed.
+fn browse(script: &str, arguments: &[&str]) -> Output {
+    let directory = installed();
+    let mut node = Command::new("node");
+    node.arg(directory.join(script)).args(arguments).arg("--screenshots").arg(directory.join("screenshots"));
+    node.output().expect("node is installed by tests/run")
+}
+
+/// Tells the stories of a file, each in a browser of its own person, with a perch and a model that the file starts.
+#[track_caller]
+fn tell(stories: &str) {
+    let output = browse(stories, &["--perch", binary().to_str().unwrap()]);
+    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains(": ok"), "no story was told: {said}");
+}
+
 #[test]
 fn a_person_chats_on_the_chat_page() {
-    let dev = Dev::start();
-    dev.browse("chat.mjs", &dev.chat);
+    tell("chat.mjs");
+}
+
+#[test]
+fn a_person_reads_markdown_as_it_comes() {
+    tell("markdown.mjs");
+}
+
+#[test]
+fn a_person_sends_files() {
+    tell("files.mjs");
+}
+
+#[test]
+fn a_person_signs_in() {
+    tell("sign-in.mjs");
+}
+
+#[test]
+fn everybody_can_use_the_chat_page() {
+    tell("access.mjs");
+}
+
+#[test]
+fn what_people_and_models_write_stays_text() {
+    tell("hostile.mjs");
 }
 
 #[test]
 fn a_person_writes_to_the_bot_on_the_simulators_page() {
     let dev = Dev::start();
-    dev.browse("simulator.mjs", &dev.simulator);
+    let output = browse("simulator.mjs", &[&dev.simulator]);
+    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}\nperch: {}", dev.log());
+}
+
+#[test]
+fn a_browser_asks_for_each_part_of_the_page_once() {
+    let port = free_port();
+    let _perch = Start::with_text(&format!("[http]\nlisten = \"127.0.0.1:{port}\"\n")).ready();
+    let get = |path: &str, headers: &[(&str, &str)]| -> Response {
+        exchange("GET", &format!("http://127.0.0.1:{port}{path}"), headers, b"")
+    };
+    let page = get("/", &[("Cookie", "perch=0123456789abcdef0123456789abcdef")]);
+    assert_eq!(page.status, 200);
+    assert_eq!(page.header("cache-control"), Some("no-cache"));
+    assert_eq!(page.header("content-encoding"), None);
+    let text = page.text();
+    let script = text.split('"').find(|part| part.ends_with("/chat.js")).expect("the page has a script");
+
+    let plain = get(script, &[]);
+    assert_eq!(plain.header("cache-control"), Some("public, max-age=31536000, immutable"));
+    assert_eq!(plain.header("content-type"), Some("text/javascript; charset=utf-8"));
+    let compressed = get(script, &[("Accept-Encoding", "gzip, br")]);
+    assert_eq!(compressed.header("content-encoding"), Some("gzip"));
+    assert_eq!(compressed.header("vary"), Some("accept-encoding"));
+    assert!(compressed.body.len() * 2 < plain.body.len(), "{} of {}", compressed.body.len(), plain.body.len());
+
+    let tags = [plain, compressed].map(|answer| answer.header("etag").expect("a tag").to_owned());
+    assert_ne!(tags[0], tags[1], "a strong tag belongs to one form");
+    for (tag, accept) in tags.iter().zip(["identity", "gzip"]) {
+        assert!(tag.starts_with('"'), "{tag}");
+        let again = get(script, &[("If-None-Match", tag), ("Accept-Encoding", accept)]);
+        assert_eq!((again.status, again.body.len()), (304, 0));
+        assert_eq!(again.header("etag"), Some(&**tag));
+        assert_eq!(again.header("cache-control"), Some("public, max-age=31536000, immutable"));
+    }
+    let page_again = get("/", &[("If-None-Match", page.header("etag").expect("a tag"))]);
+    assert_eq!(page_again.status, 304);
+
+    // A document that is older than this perch gets what there is, but not for good.
+    let older = get("/assets/0000000000000000/chat.js", &[]);
+    assert_eq!((older.status, older.header("cache-control")), (200, Some("no-cache")));
+    assert_eq!(get("/assets/0000000000000000/none.js", &[]).status, 404);
 }
 
 #[test]

@@ -1,264 +1,416 @@
-// What a person does on the chat page of a perch with the echo backend.
-//   node tests/pages/chat.mjs http://127.0.0.1:8080 [--screenshots DIR]
+// What a person does on the chat page of a perch with a model behind it.
+//   node chat.mjs --perch target/debug/perch [--screenshots DIR] [--only NAME]
 
-import { check, same, visit } from './browser.mjs'
+import { check, same, tell } from './browser.mjs'
+import { Chat, REFUSED, stage } from './chatting.mjs'
+import { gate } from './model.mjs'
 
-const REFUSED = /api\/chat/ // the browser's own line about a request that was made to fail
+const problem = (status, detail, headers = {}) => (route) =>
+  route.fulfill({
+    status,
+    headers,
+    contentType: 'application/problem+json',
+    body: JSON.stringify({ type: 'about:blank', title: 'Problem', status, detail, request_id: '0123456789abcdef' }),
+  })
 
-await visit('chat page', async (person) => {
-  const answer = await person.arrive({ colorScheme: 'light' })
-
-  const field = () => person.page.getByRole('textbox', { name: 'Message', exact: true })
-  const button = (name) => person.page.getByRole('button', { name, exact: true })
-  const log = () => person.page.getByRole('log', { name: 'Conversation' })
-  const turns = () => log().getByRole('article')
-
-  const say = async (text) => {
-    await field().fill(text)
-    await field().press('Enter')
-  }
-  const hears = async (text) => {
-    const reply = turns().last()
-    await reply.getByRole('heading', { name: 'perch', exact: true }).waitFor({ state: 'attached' })
-    same(await reply.locator('p').evaluate((p) => p.textContent), text, 'the reply')
-  }
-  const said = async () => (await log().locator('.text:visible').allTextContents()).join(' | ')
-
-  /** Makes the next requests to the API fail, one a `fault`, and notes what was asked. */
+/** Makes the next requests to `path` fail, one a `fault`, and returns what was asked. */
+async function faulty(page, path, ...faults) {
   const asked = []
-  const faulty = async (...faults) => {
-    asked.length = 0
-    await person.page.unroute('**/api/chat')
-    await person.page.route('**/api/chat', (route) => {
-      asked.push(route.request().postDataJSON())
-      const fault = faults.shift()
-      return fault ? fault(route) : route.continue()
-    })
-  }
-  const refused = (route) => route.abort('connectionrefused')
-  const problem = (status, title, detail, headers = {}) => (route) =>
-    route.fulfill({
-      status,
-      headers,
-      contentType: 'application/problem+json',
-      body: JSON.stringify({ type: 'about:blank', title, status, detail, request_id: '0123456789abcdef' }),
-    })
+  await page.route(path, (route) => {
+    const request = route.request()
+    asked.push({ body: request.postDataJSON(), headers: request.headers() })
+    const fault = faults.shift()
+    return fault ? fault(route) : route.continue()
+  })
+  return asked
+}
 
-  await person.step('finds a page with a strict policy, ready to write on', async (page) => {
-    same(answer.status(), 200, 'the status of /')
+await tell('chat page', stage, {
+  async 'finds a page with a strict policy, ready to write on'(person) {
+    const answer = await person.arrive()
+    const chat = new Chat(person)
     const policy = answer.headers()['content-security-policy'] ?? ''
     check(/default-src 'none'/.test(policy) && !/unsafe/.test(policy), `the content security policy is '${policy}'`)
-    same(await page.title(), 'perch', 'the title')
-    check(await field().evaluate((element) => element === document.activeElement), 'the message field is not focused')
-    await button('New conversation').waitFor()
-    await button('Send').waitFor()
-    const birds = await page.evaluate(() => [...document.images].map((image) => image.naturalWidth > 0))
+    same(await person.page.title(), 'perch', 'the title')
+    check(await chat.field.evaluate((element) => element === document.activeElement), 'the message field is not focused')
+    await chat.button('New conversation').waitFor()
+    await chat.button('Send').waitFor()
+    await person.page.getByText('What you talk about is kept here.').waitFor()
+    const birds = await person.page.evaluate(() => [...document.images].map((image) => image.naturalWidth > 0))
     same(birds, [true, true], 'which birds are there')
-    await person.screenshot('empty')
-  })
+  },
 
-  await person.step('says hello and hears it back', async () => {
-    await say('hello')
-    await hears('hello')
-    same(await field().inputValue(), '', 'the field after sending')
-  })
+  async 'sees the answer grow, then whole'(person, { model }) {
+    const chat = await Chat.open(person)
+    const [more, end] = [gate(), gate()]
+    model.answers('The **first** part', more.opened, ' and the second', end.opened, ' and the end.')
+    await chat.say('tell me')
+    await chat.sees('The first part')
+    same(await chat.answers.last().getAttribute('aria-busy'), 'true', 'aria-busy')
+    await chat.button('Stop').waitFor()
+    await person.screenshot('growing')
+    more.open()
+    await chat.sees('The first part and the second')
+    end.open()
+    await chat.hears('The first part and the second and the end.')
+    await chat.button('Stop').waitFor({ state: 'hidden' })
+    same(await chat.field.inputValue(), '', 'the field after sending')
+    same(await person.page.locator('#status').textContent(), 'perch: The first part and the second and the end.', 'what is read out')
+  },
 
-  await person.step('writes several lines', async (page) => {
-    await field().fill('first')
-    const low = (await field().boundingBox()).height
-    await field().press('Shift+Enter')
-    await page.keyboard.type('second')
-    check((await field().boundingBox()).height > low, 'the field did not grow')
-    await field().press('Enter')
-    await hears('first\nsecond')
-  })
+  async 'writes several lines'(person) {
+    const chat = await Chat.open(person)
+    await chat.field.fill('first')
+    const low = (await chat.field.boundingBox()).height
+    await chat.field.press('Shift+Enter')
+    await person.page.keyboard.type('second')
+    check((await chat.field.boundingBox()).height > low, 'the field did not grow')
+    await chat.field.press('Enter')
+    await chat.hears('You said: first\nsecond')
+  },
 
-  await person.step('composes a word with an input method', async () => {
-    await field().fill('にほん')
-    await field().dispatchEvent('keydown', { key: 'Enter', isComposing: true })
-    await field().dispatchEvent('keydown', { key: 'Enter', keyCode: 229 })
-    same(await field().inputValue(), 'にほん', 'the field while composing')
-    await field().press('Enter')
-    await hears('にほん')
-  })
+  async 'composes a word with an input method, and Enter sends only what is finished'(person) {
+    const chat = await Chat.open(person, { locale: 'ja-JP' })
+    await chat.field.focus()
+    const input = await person.context.newCDPSession(person.page)
+    await input.send('Input.imeSetComposition', { text: 'にほん', selectionStart: 3, selectionEnd: 3 })
+    await chat.field.dispatchEvent('keydown', { key: 'Enter', isComposing: true })
+    await chat.field.dispatchEvent('keydown', { key: 'Enter', keyCode: 229 })
+    same(await chat.field.inputValue(), 'にほん', 'the field while composing')
+    same(await chat.questions.count(), 0, 'the number of questions')
+    await input.send('Input.insertText', { text: '日本' })
+    await chat.field.press('Enter')
+    await chat.hears('You said: 日本')
+  },
 
-  await person.step('writes from right to left', async () => {
-    await say('שלום, מי יושב על הענף?')
-    await hears('שלום, מי יושב על הענף?')
-    same(await turns().last().locator('p').evaluate((p) => getComputedStyle(p).direction), 'rtl', 'the direction')
-  })
+  async 'sends nothing but blanks'(person) {
+    const chat = await Chat.open(person)
+    await chat.say('  \n ')
+    same(await chat.questions.count(), 0, 'the number of questions')
+  },
 
-  await person.step('writes markup and sees it as text', async (page) => {
-    const markup = '<img src=x onerror="document.title=1"><b>bold</b> &amp;'
-    await say(markup)
-    await hears(markup)
-    same(await log().locator('img, b').count(), 0, 'the number of elements made from text')
-    same(await page.title(), 'perch', 'the title')
-  })
+  async 'stops an answer, keeps what was said, and has it answered again'(person, { model }) {
+    const chat = await Chat.open(person)
+    const asked = model.asked.length
+    model.answers('So far, ', gate().opened)
+    await chat.say('go on and on')
+    await chat.sees('So far,')
+    const before = Date.now()
+    await chat.button('Stop').click()
+    await chat.answers.last().getByText('Stopped').waitFor()
+    await model.left[asked]
+    check(Date.now() - before < 1_000, `the model was told after ${Date.now() - before} ms`)
+    check(await chat.field.evaluate((element) => element === document.activeElement), 'the focus was lost after Stop')
+    await person.screenshot('stopped')
+    await person.page.reload()
+    await chat.sees('So far,')
+    await chat.answers.last().getByText('Stopped').waitFor()
+    model.answers('And this is all.')
+    await chat.button('Answer again').click()
+    await chat.hears('And this is all.')
+    same(await chat.questions.count(), 1, 'the number of questions')
+    await person.page.reload()
+    await chat.hears('And this is all.')
+    same(await chat.said(), ['go on and on', 'And this is all.'], 'the conversation')
+  },
 
-  await person.step('sends nothing', async () => {
-    const before = await turns().count()
-    await field().fill('  \n ')
-    await field().press('Enter')
-    same(await turns().count(), before, 'the number of turns')
-    await field().fill('')
-  })
+  async 'stops an answer with Escape'(person, { model }) {
+    const chat = await Chat.open(person)
+    model.answers('Never', gate().opened)
+    await chat.say('stop')
+    await chat.sees('Never')
+    await chat.field.press('Escape')
+    await chat.answers.last().getByText('Stopped').waitFor()
+  },
 
-  await person.step(
-    'sees an error at its message, writes on, and tries that message again',
-    async () => {
-      await faulty(problem(500, 'Internal Server Error', 'Something broke.'))
-      await say('this one fails')
-      await log().getByText('Something broke.').waitFor()
-      await log().getByText('0123456789abcdef').waitFor()
-      await say('this one does not')
-      await hears('this one does not')
-      await person.screenshot('error')
-      asked.length = 0
-      await button('Retry').click()
-      await button('Retry').waitFor({ state: 'hidden' })
-      await log().getByText('this one fails').nth(1).waitFor()
-      same(asked.map((body) => body.message), ['this one fails'], 'what was sent again')
-      const end = (await said()).split(' | ').slice(-4)
-      same(end, ['this one fails', 'this one fails', 'this one does not', 'this one does not'], 'the order')
-    },
-    { forgiven: REFUSED },
-  )
+  async 'writes on while an answer grows, and is answered in turn'(person, { model }) {
+    const chat = await Chat.open(person)
+    const end = gate()
+    model.answers('slowly', end.opened, ' but surely')
+    await chat.say('one')
+    await chat.sees('slowly')
+    await chat.say('two')
+    await chat.answers.last().getByText('Comes after the answer above').waitFor()
+    end.open()
+    await chat.hears('You said: two')
+    same(await chat.said(), ['one', 'slowly but surely', 'two', 'You said: two'], 'the conversation')
+  },
 
-  await person.step(
-    'takes a refused message back to mend it',
-    async () => {
-      await faulty(problem(413, 'Content Too Large', 'Too long.'))
-      await say('far too long')
-      await log().getByText('Too long.').waitFor()
-      await field().fill('and a draft')
-      await button('Edit').click()
-      same(await field().inputValue(), 'far too long\nand a draft', 'the field')
-      same(await log().getByText('far too long').count(), 0, 'the number of such messages in the log')
-      await field().fill('')
-    },
-    { forgiven: REFUSED },
-  )
+  async 'sees an error where it happened, and tries that message again'(person, { model }) {
+    person.forgiven = REFUSED
+    const chat = await Chat.open(person)
+    model.answers(401)
+    await chat.say('this one fails')
+    const failed = chat.answers.first()
+    await failed.locator('.why', { hasText: /\S/ }).waitFor()
+    await failed.getByText(/^Request [0-9a-f]{16}$/).waitFor()
+    await chat.say('this one does not')
+    await chat.hears('You said: this one does not')
+    await person.screenshot('error')
+    await person.page.reload()
+    await chat.button('Retry').click()
+    await chat.sees('this one')
+    await failed.getByText('You said: this one fails').waitFor()
+    const said = ['this one fails', 'You said: this one fails', 'this one does not', 'You said: this one does not']
+    same(await chat.said(), said, 'the conversation')
+    await person.page.reload()
+    await chat.hears('You said: this one does not')
+    same(await chat.said(), said, 'the conversation after a reload')
+  },
 
-  await person.step(
-    'does not notice that perch restarts',
-    async () => {
-      await faulty(refused, problem(503, 'Service Unavailable', 'Draining.', { 'retry-after': '1' }))
-      await say('are you there?')
-      await log().getByText('trying again').waitFor()
-      await log().getByText('are you there?').nth(1).waitFor()
-      await hears('are you there?')
-      same(asked.length, 3, 'the number of requests')
-    },
-    { forgiven: REFUSED },
-  )
+  async 'takes a refused message back to mend it'(person) {
+    person.forgiven = REFUSED
+    const chat = await Chat.open(person)
+    await faulty(person.page, '**/api/chat', problem(413, 'Too long.'))
+    await chat.say('far too long')
+    await chat.log.getByText('Too long.').waitFor()
+    await chat.field.fill('and a draft')
+    await chat.button('Edit').click()
+    same(await chat.field.inputValue(), 'far too long\nand a draft', 'the field')
+    same(await chat.questions.count(), 0, 'the number of questions')
+    await chat.field.press('Enter')
+    await chat.hears('You said: far too long\nand a draft')
+  },
 
-  await person.step(
-    'comes back later and finds everything as it was',
-    async (page) => {
-      await faulty(problem(500, 'Internal Server Error', 'Something broke.'))
-      await say('left behind')
-      await button('Retry').waitFor()
-      await field().pressSequentially('half a thou')
-      const before = await said()
-      await page.reload()
-      same(await said(), before, 'the conversation')
-      same(await field().inputValue(), 'half a thou', 'the draft')
-      await faulty()
-      await button('Retry').click()
-      await hears('left behind')
-      check(asked[0].conversation, 'the conversation was not carried on')
-      await say('still the same?')
-      await hears('still the same?')
-      same(asked[1].conversation, asked[0].conversation, 'the conversation')
-    },
-    { forgiven: REFUSED },
-  )
+  async 'finds a message that could not be sent after closing the page'(person) {
+    person.forgiven = REFUSED
+    const chat = await Chat.open(person)
+    await chat.talk('hello')
+    await faulty(person.page, '**/api/chat', problem(429, 'Too many requests.', { 'retry-after': '12' }))
+    await chat.say('too soon')
+    await chat.log.getByText('Too many requests. Try again in 12 seconds.').waitFor()
+    await person.page.unroute('**/api/chat')
+    await person.page.reload()
+    await chat.log.getByText('too soon').waitFor()
+    await chat.button('Retry').click()
+    await chat.hears('You said: too soon')
+  },
 
-  await person.step(
-    'goes on though perch forgot the conversation',
-    async () => {
-      await faulty(problem(404, 'Not Found', 'No such conversation.'))
-      await say('remember me?')
-      await log().getByText('no longer remembers').waitFor()
-      await hears('remember me?')
-      same(asked.map((body) => 'conversation' in body), [true, false], 'what carried a conversation')
-    },
-    { forgiven: REFUSED },
-  )
+  async 'reloads in the middle of an answer and sees the rest of it'(person, { model }) {
+    const chat = await Chat.open(person)
+    const asked = model.asked.length
+    model.answers('The beginning', gate().opened)
+    model.answers('The beginning', ' and the end.')
+    await chat.say('a long story')
+    await chat.sees('The beginning')
+    await person.page.reload()
+    await chat.hears('The beginning and the end.')
+    same(model.asked.length - asked, 2, 'how often the model was asked')
+    same(await chat.questions.count(), 1, 'the number of questions')
+  },
 
-  await person.step('begins a new conversation, and goes back', async () => {
-    await faulty()
-    const before = await said()
-    await button('New conversation').click()
-    same(await turns().count(), 0, 'the number of turns')
-    await button('Go back to the last conversation').click()
-    same(await said(), before, 'the conversation')
-    await button('New conversation').click()
-    await say('a fresh start')
-    await hears('a fresh start')
-    check(!asked[0].conversation, 'the new conversation carried the old one')
-  })
+  async 'sees the rest of an answer after perch was away'(person, { model, perch }) {
+    person.forgiven = REFUSED
+    const chat = await Chat.open(person)
+    model.answers('The beginning', gate().opened)
+    await chat.say('a long story')
+    await chat.sees('The beginning')
+    await perch.crash()
+    await chat.answers.last().getByText('The connection was lost. Trying again…').waitFor()
+    await chat.sees('The beginning')
+    await person.screenshot('away')
+    model.answers('The beginning', ' and the end.')
+    await perch.again()
+    await chat.hears('The beginning and the end.')
+    same(await chat.questions.count(), 1, 'the number of questions')
+    await chat.talk('still there?')
+  },
 
-  await person.step(
-    'uses the keyboard alone',
-    async (page) => {
-      await faulty(problem(500, 'Internal Server Error', 'Something broke.'))
-      await page.reload()
-      await page.keyboard.type('by keyboard')
-      await page.keyboard.press('Tab')
-      check(await button('Send').evaluate((element) => element === document.activeElement), 'Tab does not reach Send')
-      await page.keyboard.press('Enter')
-      await button('Retry').waitFor()
-      for (let tabs = 0; tabs < 10; tabs += 1) {
-        await page.keyboard.press('Shift+Tab')
-        if (await button('Retry').evaluate((element) => element === document.activeElement)) break
-      }
-      const outline = await page.evaluate(() => getComputedStyle(document.activeElement).outlineStyle)
-      same(outline, 'solid', 'the outline of what is focused')
-      await page.keyboard.press('Enter')
-      await hears('by keyboard')
-      check(await field().evaluate((element) => element === document.activeElement), 'the focus was lost after Retry')
-    },
-    { forgiven: REFUSED },
-  )
+  async 'writes while perch is away, and is answered when it is back'(person, { perch }) {
+    person.forgiven = REFUSED
+    const chat = await Chat.open(person)
+    await perch.crash()
+    await chat.say('anybody there?')
+    await chat.answers.last().getByText('The connection was lost. Trying again…').waitFor()
+    await perch.again()
+    await chat.hears('You said: anybody there?')
+  },
 
-  await person.step('scrolls up and is left in peace', async (page) => {
-    for (let line = 1; line <= 12; line += 1) {
-      await say(`line ${line}`)
-      await hears(`line ${line}`)
+  async 'finds what was being written in each conversation'(person) {
+    const chat = await Chat.open(person)
+    await chat.talk('first')
+    await chat.field.fill('a thought about the first')
+    await chat.button('New conversation').click()
+    same(await chat.field.inputValue(), '', 'the field of a new conversation')
+    await chat.field.fill('half a new thou')
+    await chat.list.first().click()
+    same(await chat.field.inputValue(), 'a thought about the first', 'the field of the first')
+    await person.page.reload()
+    same(await chat.field.inputValue(), 'a thought about the first', 'the field after a reload')
+    await chat.button('New conversation').click()
+    same(await chat.field.inputValue(), 'half a new thou', 'the field of the new one')
+  },
+
+  async 'finds each conversation again: in the list, by going back, by its address'(person) {
+    const chat = await Chat.open(person)
+    await chat.talk('about birds')
+    await chat.button('New conversation').click()
+    same(await chat.questions.count(), 0, 'the number of questions in a new conversation')
+    await chat.talk('about fish')
+    await chat.list.nth(1).waitFor()
+    same(await chat.list.allInnerTexts(), ['about fish', 'about birds'], 'the list')
+    same(await chat.page.title(), 'about fish · perch', 'the title')
+    same(await chat.list.first().getAttribute('aria-current'), 'page', 'which one is open')
+    await chat.list.nth(1).click()
+    await chat.hears('You said: about birds')
+    await person.screenshot('list')
+    await person.page.goBack()
+    await chat.hears('You said: about fish')
+    const address = new URL(person.page.url()).hash
+    check(address.length > 1, 'the conversation has no address')
+    await person.openTab(`/${address}`)
+    await chat.hears('You said: about fish')
+  },
+
+  async 'reads one conversation while another is being answered'(person, { model }) {
+    const chat = await Chat.open(person)
+    await chat.talk('short')
+    await chat.button('New conversation').click()
+    const end = gate()
+    model.answers('to be', end.opened, ' continued')
+    await chat.say('long')
+    await chat.sees('to be')
+    await chat.list.filter({ hasText: 'short' }).click()
+    await chat.hears('You said: short')
+    await person.page.getByRole('img', { name: 'perch is answering' }).waitFor()
+    end.open()
+    await person.page.getByRole('img', { name: 'perch is answering' }).waitFor({ state: 'detached' })
+    await chat.list.filter({ hasText: 'long' }).click()
+    await chat.hears('to be continued')
+  },
+
+  async 'sees in one window what is being answered in another'(person, { model }) {
+    const chat = await Chat.open(person)
+    const end = gate()
+    model.answers('from the first', end.opened, ' window')
+    await chat.say('look at me')
+    await chat.sees('from the first')
+    await person.openTab(`/${new URL(person.page.url()).hash}`)
+    await chat.answers.last().getByText('Being answered in another window…').waitFor()
+    end.open()
+    await chat.hears('from the first window')
+  },
+
+  async 'deletes a conversation, once asked twice'(person) {
+    const chat = await Chat.open(person)
+    await chat.talk('keep me')
+    await chat.button('New conversation').click()
+    await chat.talk('not me')
+    await chat.list.nth(1).waitFor()
+    await chat.button('Delete “not me”').click()
+    await person.page.getByRole('dialog', { name: 'Delete “not me”?' }).waitFor()
+    await person.screenshot('asked')
+    await chat.button('Cancel').click()
+    same(await chat.list.count(), 2, 'the number of conversations')
+    await chat.button('Delete “not me”').click()
+    await chat.button('Delete').click()
+    await chat.list.nth(1).waitFor({ state: 'detached' })
+    same(await chat.list.allInnerTexts(), ['keep me'], 'the list')
+    same(await chat.questions.count(), 0, 'the number of questions')
+    await person.page.reload()
+    await chat.list.first().waitFor()
+    same(await chat.list.allInnerTexts(), ['keep me'], 'the list after a reload')
+  },
+
+  async 'takes everything along, and deletes everything'(person) {
+    const chat = await Chat.open(person)
+    await chat.talk('remember this')
+    const [download] = await Promise.all([person.page.waitForEvent('download'), chat.button('Download all').click()])
+    const stream = await download.createReadStream()
+    let text = ''
+    for await (const chunk of stream) text += chunk
+    check(text.includes('remember this'), `the export is ${text}`)
+    await chat.button('Delete all').click()
+    await chat.button('Delete').click()
+    await person.page.getByText('What you talk about is kept here.').waitFor()
+    same(await chat.list.count(), 0, 'the number of conversations')
+    same(await chat.questions.count(), 0, 'the number of questions')
+  },
+
+  async 'leafs through many conversations'(person) {
+    const chat = await Chat.open(person)
+    for (let number = 1; number <= 55; number += 1) {
+      await person.context.request.post(`${person.address}/api/chat`, { data: { message: `talk ${number}` } })
     }
-    const main = page.getByRole('main')
-    const below = () => main.evaluate((element) => element.scrollHeight - element.scrollTop - element.clientHeight)
-    check((await below()) < 2, `the newest turn is ${await below()} px below the window`)
-    await page.route('**/api/chat', async (route) => {
-      await main.evaluate((element) => (element.scrollTop = 0))
-      await route.continue()
-    })
-    await say('while you read')
-    await hears('while you read')
-    same(await main.evaluate((element) => element.scrollTop), 0, 'the place of somebody reading')
-  })
+    await person.page.reload()
+    await chat.list.nth(49).waitFor()
+    await chat.button('Show older').click()
+    await chat.list.nth(54).waitFor()
+    same(await chat.list.last().innerText(), 'talk 1', 'the oldest')
+    await chat.button('Show older').waitFor({ state: 'hidden' })
+  },
 
-  await person.arrive({ viewport: { width: 320, height: 640 }, colorScheme: 'dark', reducedMotion: 'reduce' })
-  await person.step('has a small, dark, calm screen', async (page) => {
-    await say(`a long word: ${'perch'.repeat(60)}`)
-    await turns().nth(1).waitFor()
-    await person.fitsTheWindow()
-    await person.screenshot('small-dark')
-    const moving = await page.evaluate(() => document.getAnimations().length)
-    same(moving, 0, 'the number of animations')
-  })
+  async 'opens the address of a conversation that is not there'(person) {
+    person.forgiven = REFUSED
+    const chat = await Chat.open(person, { path: `/#${'0'.repeat(32)}` })
+    await person.page.getByText('There is no such conversation. It was deleted, or it is not yours.').waitFor()
+    await person.screenshot('gone')
+    await chat.talk('then a new one')
+    check(!person.page.url().endsWith('#' + '0'.repeat(32)), 'it went on in a conversation that is not there')
+  },
 
-  await person.arrive({ viewport: { width: 390, height: 800 }, hasTouch: true, isMobile: true })
-  await person.step('writes lines on a phone, whose keyboard has no Shift+Enter', async () => {
-    await field().tap()
-    await field().pressSequentially('first\nsecond')
-    same(await turns().count(), 0, 'the number of turns')
-    await button('Send').tap()
-    await turns().nth(1).waitFor()
-    await hears('first\nsecond')
+  async 'goes on though perch forgot the conversation'(person) {
+    person.forgiven = REFUSED
+    const chat = await Chat.open(person)
+    await chat.talk('hello')
+    const asked = await faulty(person.page, '**/api/chat', problem(404, 'No such conversation.'))
+    await chat.say('remember me?')
+    await chat.log.getByText('perch no longer remembers what was said above.').waitFor()
+    await chat.hears('You said: remember me?')
+    same(asked.map(({ body }) => 'conversation' in body), [true, false], 'what carried a conversation')
+    const keys = new Set(asked.map(({ headers }) => headers['idempotency-key']))
+    same(keys.size, 1, 'the number of keys')
+  },
+
+  async 'chats on though the list can’t be read'(person) {
+    person.forgiven = REFUSED
+    await person.arrive()
+    await person.page.route('**/api/conversations', problem(503, 'The database is full.'))
+    await person.page.reload()
+    const chat = new Chat(person)
+    await person.page.getByText('Your conversations can’t be listed at the moment.').waitFor()
+    await chat.talk('still there?')
+    await person.screenshot('no list')
+    await person.page.unroute('**/api/conversations')
+    await chat.button('Retry').click()
+    await chat.list.first().waitFor()
+  },
+
+  async 'scrolls up and is left in peace'(person, { model }) {
+    const chat = await Chat.open(person)
+    model.answers(Array.from({ length: 60 }, (_, line) => `line ${line}\n\n`).join(''))
+    await chat.say('a lot')
+    await chat.sees('line 59')
+    const scroller = person.page.locator('#scroller')
+    const below = () => scroller.evaluate((element) => element.scrollHeight - element.scrollTop - element.clientHeight)
+    check((await below()) < 2, `the newest is ${await below()} px below the window`)
+    const [more, end] = [gate(), gate()]
+    model.answers('word', more.opened, '\n\nmore'.repeat(30), end.opened)
+    await chat.say('and more')
+    await chat.sees('word')
+    await scroller.evaluate((element) => (element.scrollTop = 0))
+    more.open()
+    await chat.sees('more')
+    same(await scroller.evaluate((element) => element.scrollTop), 0, 'the place of somebody reading')
+    await person.screenshot('up')
+    await chat.button('Go to the latest message').click()
+    check((await below()) < 2, `the newest is ${await below()} px below the window`)
+    end.open()
+  },
+
+  async 'writes lines on a phone, whose keyboard has no Shift+Enter'(person) {
+    const chat = await Chat.open(person, { viewport: { width: 390, height: 800 }, hasTouch: true, isMobile: true })
+    await chat.field.tap()
+    await chat.field.pressSequentially('first\nsecond')
+    same(await chat.questions.count(), 0, 'the number of questions')
+    await chat.button('Send').tap()
+    await chat.hears('You said: first\nsecond')
     await person.fitsTheWindow()
-    await person.screenshot('phone')
-  })
+    await chat.button('Conversations').tap()
+    await chat.list.first().waitFor()
+    await person.screenshot('drawer')
+    await person.page.keyboard.press('Escape')
+    await chat.list.first().waitFor({ state: 'hidden' })
+    check(await chat.button('Conversations').evaluate((element) => element === document.activeElement), 'the focus was lost')
+  },
 })
