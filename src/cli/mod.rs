@@ -48,6 +48,11 @@ enum Verb {
     Reload(reload::Reload),
     Key(key::Key),
     People(people::People),
+    /// Print the description of the API in OpenAPI 3.1
+    #[command(
+        long_about = "Prints the description of the HTTP API in OpenAPI 3.1, as JSON.\n\n  perch openapi > perch.openapi.json"
+    )]
+    Openapi,
     Completions(Completions),
     /// Print the manual page in roff
     #[command(
@@ -97,6 +102,7 @@ pub fn main() -> ExitCode {
         Verb::Key(key) => key.run(),
         Verb::People(people) => block_on(people.run()),
         Verb::Sim(sim) => block_on(sim.run()),
+        Verb::Openapi => print(&format!("{}\n", crate::http::openapi())),
         Verb::Completions(Completions { shell }) => {
             let mut bytes = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "perch", &mut bytes);

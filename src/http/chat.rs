@@ -12,6 +12,7 @@ use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use http_body_util::BodyExt;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::client::ClientAddress;
 use super::person;
@@ -69,22 +70,53 @@ impl Drop for Held<'_> {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 struct Question {
+    /// What to answer. It may be empty in a form with files.
     message: String,
+    /// Which conversation to continue; without it, a new one begins.
     conversation: Option<String>,
     #[serde(skip)]
     files: Vec<File>,
 }
 
-#[derive(Serialize)]
+/// A question with files, as a form.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "it is read part by part, and stands here for the API's description")]
+struct Form {
+    message: String,
+    conversation: Option<String>,
+    /// pdf, png, jpg, jpeg or gif, up to 5 MiB each.
+    #[schema(max_items = 4, value_type = Vec<String>, format = Binary)]
+    file: Vec<String>,
+}
+
+#[derive(Serialize, ToSchema)]
 struct Reply {
     reply: String,
+    #[schema(value_type = String)]
     conversation: ConversationId,
 }
 
 /// Answers with the responder of the configuration that is live when the request comes: whole, or as a stream of
 /// server-sent events where the client asks for that.
+#[utoipa::path(
+    post,
+    path = "/api/chat",
+    params(
+        ("Idempotency-Key" = Option<String>, Header, description = "A request that repeats it gets the answer of the first, and begins no second conversation"),
+        ("Accept" = Option<String>, Header, description = "`text/event-stream` for the answer as it comes")
+    ),
+    request_body(content(
+        (Question = "application/json"),
+        (Form = "multipart/form-data")
+    )),
+    responses((
+        status = 200,
+        description = "The answer, whole; or as the events `start`, `delta`, `done` and `error`",
+        content((Reply = "application/json"), (String = "text/event-stream"))
+    ))
+)]
 pub async fn chat(State(app): State<App>, request: Request) -> Result<Response, Problem> {
     let (live, limit) = {
         let live = app.live.borrow();

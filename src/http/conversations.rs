@@ -6,6 +6,7 @@ use axum::extract::{Path, Query, State};
 use axum::http::{Extensions, HeaderName, StatusCode, header};
 use axum::response::IntoResponse;
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 use super::person;
 use super::problem::Problem;
@@ -20,20 +21,23 @@ const PAGE: u32 = 50;
 /// What belongs to one person is for no cache.
 const PRIVATE: [(HeaderName, &str); 1] = [(header::CACHE_CONTROL, "no-store")];
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct Place {
+    /// `next` of the page before.
     after: Option<String>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct List {
     conversations: Vec<Entry>,
     #[serde(skip_serializing_if = "Option::is_none")]
     next: Option<String>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct Entry {
+    #[schema(value_type = String)]
     id: ConversationId,
     title: String,
     updated: String,
@@ -47,8 +51,9 @@ impl From<Summary> for Entry {
     }
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct Read<'a> {
+    #[schema(value_type = String)]
     id: ConversationId,
     title: &'a str,
     messages: Vec<Message<'a>>,
@@ -63,6 +68,7 @@ fn nothing(count: &u64) -> bool {
 }
 
 /// `GET /api/conversations`: the latest first.
+#[utoipa::path(get, path = "/api/conversations", params(Place), responses((status = 200, description = "A page of them", body = List)))]
 pub async fn list(
     State(app): State<App>,
     Query(place): Query<Place>,
@@ -81,6 +87,12 @@ pub async fn list(
 }
 
 /// `GET /api/conversations/{id}`: what was said in it.
+#[utoipa::path(
+    get,
+    path = "/api/conversations/{id}",
+    params(("id" = String, Path)),
+    responses((status = 200, description = "What was said", body = Read))
+)]
 pub async fn read(
     State(app): State<App>,
     Path(id): Path<String>,
@@ -98,6 +110,12 @@ pub async fn read(
 }
 
 /// `DELETE /api/conversations/{id}`.
+#[utoipa::path(
+    delete,
+    path = "/api/conversations/{id}",
+    params(("id" = String, Path)),
+    responses((status = 204, description = "It is gone"))
+)]
 pub async fn delete(
     State(app): State<App>,
     Path(id): Path<String>,
@@ -112,6 +130,7 @@ pub async fn delete(
 }
 
 /// `DELETE /api/conversations`: all of this person's.
+#[utoipa::path(delete, path = "/api/conversations", responses((status = 204, description = "They are gone")))]
 pub async fn delete_all(State(app): State<App>, extensions: Extensions) -> Result<StatusCode, Problem> {
     let asker = person::asker(&extensions)?;
     if !asker.newcomer {
@@ -121,6 +140,11 @@ pub async fn delete_all(State(app): State<App>, extensions: Extensions) -> Resul
 }
 
 /// `GET /api/export`: all that is kept of this person, as one JSON document.
+#[utoipa::path(
+    get,
+    path = "/api/export",
+    responses((status = 200, description = "All that is kept of this person", content_type = "application/json", body = Object))
+)]
 pub async fn export(State(app): State<App>, extensions: Extensions) -> Result<impl IntoResponse, Problem> {
     let asker = person::asker(&extensions)?;
     let export = Export::new(&app.history, asker.person).await.map_err(unavailable)?;

@@ -21,6 +21,7 @@ pub(super) const ROUTES: &[&str] = &[
     "/api/conversations/{id}",
     "/api/export",
     "/api/ws",
+    "/api/openapi.json",
 ];
 /// What is said of a path that is no route.
 const OTHER: &str = "other";

@@ -33,6 +33,7 @@ mod doors;
 mod headers;
 mod health;
 mod metrics;
+mod openapi;
 mod origins;
 mod page;
 mod patience;
@@ -47,6 +48,7 @@ mod tls;
 mod ws;
 
 pub use metrics::Requests;
+pub use openapi::document as openapi;
 pub use ws::Sockets;
 
 use acme::kept::Kept;

@@ -132,12 +132,20 @@ fn has(headers: &HeaderMap, etag: &HeaderValue) -> bool {
         .any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag).as_bytes() == etag.as_bytes())
 }
 
+/// The chat page.
+#[utoipa::path(get, path = "/", responses((status = 200, description = "The page", content_type = "text/html", body = String)))]
 pub async fn index(headers: HeaderMap) -> Response<Body> {
     PAGE.index.answer(&headers, ASK_AGAIN)
 }
 
 /// A part of the page. Of another version there is only this one: whoever has an older document gets what there is,
 /// and keeps it for no longer than that document.
+#[utoipa::path(
+    get,
+    path = "/assets/{version}/{name}",
+    params(("version" = String, Path), ("name" = String, Path)),
+    responses((status = 200, description = "The part", content_type = "*/*", body = String))
+)]
 pub async fn asset(
     Path((version, name)): Path<(String, String)>,
     headers: HeaderMap,

@@ -6,7 +6,9 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, header};
 use axum::response::IntoResponse;
+use serde::Serialize;
 use serde_json::{Value, json};
+use utoipa::ToSchema;
 
 use super::request_id::RequestId;
 use super::router::App;
@@ -14,6 +16,23 @@ use crate::chat::{Failure, Why};
 use crate::config::Environment;
 use crate::limits::Refusal;
 use crate::service::Live;
+
+/// What went wrong (RFC 9457).
+#[derive(Serialize, ToSchema)]
+#[schema(as = Problem)]
+pub struct Document<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    title: &'static str,
+    status: u16,
+    /// A sentence for people.
+    detail: &'a str,
+    /// Under which the operator finds the cause in the journal.
+    request_id: String,
+    /// What really happened, where the configuration says `environment = "development"`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cause: Option<&'a str>,
+}
 
 /// An answer that says what went wrong. The outermost layer writes its body, as only that knows the request's id.
 #[derive(Clone, Debug)]
@@ -57,14 +76,15 @@ impl Problem {
 
     /// The problem as a document, for request `id`. Logs the cause, if there is one.
     pub(super) fn tell(&self, id: RequestId, live: &Live) -> Value {
-        let mut body = json!({
-            "type": "about:blank",
-            "title": self.status.canonical_reason().unwrap_or("Error"),
-            "status": self.status.as_u16(),
-            "detail": self.detail,
-            "request_id": id.to_string(),
-        });
-        let Some(Cause { text, ours }) = &self.cause else { return body };
+        let mut document = Document {
+            kind: "about:blank",
+            title: self.status.canonical_reason().unwrap_or("Error"),
+            status: self.status.as_u16(),
+            detail: &self.detail,
+            request_id: id.to_string(),
+            cause: None,
+        };
+        let Some(Cause { text, ours }) = &self.cause else { return json!(document) };
         let config_version = &live.version;
         if *ours {
             tracing::error!(
@@ -76,9 +96,9 @@ impl Problem {
             );
         }
         if live.config.environment == Environment::Development {
-            body["cause"] = json!(text.as_ref());
+            document.cause = Some(text);
         }
-        body
+        json!(document)
     }
 
     /// The answer for request `id`.

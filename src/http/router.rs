@@ -27,7 +27,7 @@ use super::request_id::RequestIdLayer;
 use super::shape::WellFormed;
 use super::tls::Certificates;
 use super::tls::redirect::ToHttps;
-use super::{Http, Requests, Resources, chat, client, conversations, health, page, sign_in, ws};
+use super::{Http, Requests, Resources, chat, client, conversations, health, openapi, page, sign_in, ws};
 use crate::chat::files::Room;
 use crate::chat::history::History;
 use crate::limits::Limits;
@@ -103,6 +103,7 @@ pub fn app(context: &Context, http: &Http) -> impl Answers {
         .route("/api/conversations", get(conversations::list).delete(conversations::delete_all))
         .route("/api/conversations/{id}", get(conversations::read).delete(conversations::delete))
         .route("/api/export", get(conversations::export))
+        .route("/api/openapi.json", get(openapi::openapi))
         .fallback(problem::not_found)
         .layer(TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, ANSWER_TIMEOUT))
         // A model may think long; the body and the responder have time-outs of their own.

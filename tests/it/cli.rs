@@ -328,6 +328,7 @@ fn help_shows_the_verbs_and_how_to_begin() {
       reload       Look for a new configuration and new secrets now
       key          Make an API key
       people       Show who has conversations with perch, export them or delete them
+      openapi      Print the description of the API in OpenAPI 3.1
       completions  Print a shell's completions
       man          Print the manual page in roff
       help         Print this message or the help of the given subcommand(s)

@@ -23,6 +23,7 @@ mod last_good;
 mod ledger;
 mod limits;
 mod metrics;
+mod openapi;
 mod packages;
 mod pages;
 mod reload;

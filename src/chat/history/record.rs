@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::chat::PersonId;
 use crate::chat::files::{File, Size};
@@ -84,7 +85,7 @@ pub enum State {
 }
 
 /// What came with a question; its content is not kept.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Attachment {
     pub name: String,
     #[serde(rename = "type")]
@@ -106,7 +107,7 @@ impl fmt::Display for Attachment {
 }
 
 /// A question or an answer, as people and other programs read it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Message<'a> {
     /// Grows within a conversation.
     pub id: u64,
@@ -116,6 +117,7 @@ pub struct Message<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub state: Option<&'static str>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    #[schema(value_type = Vec<Attachment>)]
     pub attachments: &'a [Attachment],
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key: Option<&'a str>,

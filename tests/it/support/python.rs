@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 
 /// The interpreter.
@@ -24,10 +24,20 @@ pub fn script(name: &str) -> PathBuf {
 /// Runs one with this input, and returns what it prints.
 #[track_caller]
 pub fn run(name: &str, input: &[u8]) -> Vec<u8> {
-    let mut command = Command::new(interpreter());
-    let mut child = command.arg(script(name)).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    child.stdin.take().expect("it is piped").write_all(input).unwrap();
-    let output = child.wait_with_output().unwrap();
+    let output = output(name, input, Stdio::inherit());
     assert!(output.status.success(), "{name}: {}", output.status);
     output.stdout
+}
+
+/// Whether one ends well with this input.
+pub fn accepts(name: &str, input: &[u8]) -> bool {
+    output(name, input, Stdio::null()).status.success()
+}
+
+fn output(name: &str, input: &[u8], errors: Stdio) -> Output {
+    let mut command = Command::new(interpreter());
+    let command = command.arg(script(name)).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(errors);
+    let mut child = command.spawn().unwrap();
+    child.stdin.take().expect("it is piped").write_all(input).unwrap();
+    child.wait_with_output().unwrap()
 }
