@@ -59,11 +59,11 @@ fn client(peer: IpAddr, headers: &HeaderMap, trusted: &[Network]) -> IpAddr {
     let plain = headers.contains_key(&FORWARDED_FOR).then(|| plain(peer, headers, trusted));
     let standard = headers.contains_key(header::FORWARDED).then(|| standard(peer, headers, trusted));
     match (plain, standard) {
-        (None, None) => peer,
         (Some(address), None) | (None, Some(address)) => address,
-        // Few proxies write both, and one that writes one hands on what the client wrote into the other.
         (Some(plain), Some(standard)) if plain == standard => plain,
-        (Some(_), Some(_)) => peer,
+        // Neither, or two that disagree: few proxies write both, and one that writes one hands on what the client wrote
+        // into the other.
+        _ => peer,
     }
 }
 
