@@ -149,7 +149,7 @@ async fn requests(
     let ended = match protocol {
         Protocol::Http1 => {
             let serving = Arc::clone(&busy);
-            let patient = Patient::new(stream, move || serving.past_the_head());
+            let patient = Patient::new(stream, move || serving.between());
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(IDLE_TIMEOUT)
@@ -288,6 +288,8 @@ impl HttpBody for Streaming {
 #[derive(Default)]
 struct Busy {
     requests: AtomicUsize,
+    /// How many there were in all.
+    begun: AtomicUsize,
     /// What comes now is no request.
     upgraded: AtomicBool,
     changed: Notify,
@@ -295,6 +297,7 @@ struct Busy {
 
 impl Busy {
     fn begin(&self) {
+        self.begun.fetch_add(1, Ordering::AcqRel);
         self.requests.fetch_add(1, Ordering::AcqRel);
         self.changed.notify_waiters();
     }
@@ -304,9 +307,10 @@ impl Busy {
         self.changed.notify_waiters();
     }
 
-    /// Whether what comes is not the head of a request; to be asked of HTTP/1.
-    fn past_the_head(&self) -> bool {
-        self.requests.load(Ordering::Acquire) > 0 || self.upgraded.load(Ordering::Acquire)
+    /// How many requests there were, where what comes is the head of the next; to be asked of HTTP/1.
+    fn between(&self) -> Option<usize> {
+        let past_the_head = self.requests.load(Ordering::Acquire) > 0 || self.upgraded.load(Ordering::Acquire);
+        (!past_the_head).then(|| self.begun.load(Ordering::Acquire))
     }
 
     /// Completes while there are any, or while there are none.

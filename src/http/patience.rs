@@ -27,11 +27,12 @@ pub async fn begins(stream: &TcpStream, leave: &CancellationToken) -> bool {
     }
 }
 
-/// An HTTP/1 connection, watched between requests; `busy` says whether one is being served. It is not for HTTP/2, where
-/// bytes come between requests that belong to none.
+/// An HTTP/1 connection, watched between requests; `between` says how many there were so far, and nothing while one is
+/// being served. It is not for HTTP/2, where bytes come between requests that belong to none.
 pub struct Patient<T, B> {
     stream: T,
-    busy: B,
+    between: B,
+    requests: usize,
     head: Head,
 }
 
@@ -45,20 +46,24 @@ enum Head {
 }
 
 impl<T, B> Patient<T, B> {
-    pub fn new(stream: T, busy: B) -> Self {
-        Patient { stream, busy, head: Head::Nothing }
+    pub fn new(stream: T, between: B) -> Self {
+        Patient { stream, between, requests: 0, head: Head::Nothing }
     }
 }
 
-impl<T: AsyncRead + Unpin, B: Fn() -> bool + Unpin> AsyncRead for Patient<T, B> {
+impl<T: AsyncRead + Unpin, B: Fn() -> Option<usize> + Unpin> AsyncRead for Patient<T, B> {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<Result<(), Error>> {
         let patient = self.get_mut();
         let before = buffer.filled().len();
         let read = Pin::new(&mut patient.stream).poll_read(context, buffer);
-        if (patient.busy)() {
+        let Some(requests) = (patient.between)() else {
             // A body may take longer.
             patient.head = Head::Nothing;
             return read;
+        };
+        // One may begin and end between two looks: its head came.
+        if std::mem::replace(&mut patient.requests, requests) != requests {
+            patient.head = Head::Nothing;
         }
         match (&read, &mut patient.head) {
             (Poll::Ready(Ok(())), head @ Head::Nothing) if buffer.filled().len() > before => *head = Head::Something,
