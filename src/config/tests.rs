@@ -183,7 +183,7 @@ first = "1s"
     line 9, chat.temperature: is out of range; it goes from 0 to 2
     line 10, chat.max_tokens: is out of range; it goes from 1 to 1000000
     line 11, chat.history: must be a whole number, not a float
-    line 12, chat.stream: is an unknown key; known here: api_key, backend, base_url, history, max_tokens, model, system, temperature, timeout
+    line 12, chat.stream: is an unknown key; known here: api_key, attachments, backend, base_url, history, max_tokens, model, system, temperature, timeout
     line 14, chat.timeout.connect: `1ms` is out of range; it goes from 100ms to 1m
     line 15, chat.timeout.first: is an unknown key; known here: between_tokens, connect, first_token
     "#);
@@ -197,6 +197,22 @@ first = "1s"
     line 6, chat.history: is out of range; it goes from 0 to 200
     line 7, chat.max_tokens: is out of range; it goes from 1 to 1000000
     ");
+}
+
+#[test]
+fn what_a_model_reads_is_said_or_known_of_openai_alone() {
+    let reads = |lines: &str| {
+        let text =
+            format!("[http]\n[chat]\nbackend = \"openai\"\nmodel = \"m\"\napi_key = {{ env = \"KEY\" }}\n{lines}\n");
+        load(&text).chat.attachments().to_string()
+    };
+    assert_eq!(reads(""), "images, pdf");
+    assert_eq!(reads("attachments = []"), "none");
+    assert_eq!(reads("attachments = \"pdf\""), "pdf");
+    assert_eq!(reads("base_url = \"http://127.0.0.1:9/v1\""), "none");
+    assert_eq!(reads("base_url = \"http://127.0.0.1:9/v1\"\nattachments = [\"images\"]"), "images");
+    let mistake = mistakes("[http]\n[chat]\nattachments = [\"images\", \"sound\"]\n");
+    assert_eq!(mistake, "line 3, chat.attachments[1]: `sound` is neither \"images\" nor \"pdf\"\n");
 }
 
 #[test]

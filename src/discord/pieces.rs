@@ -104,8 +104,7 @@ impl Pieces {
     pub fn end(mut self, note: Option<&str>) -> Vec<String> {
         if let Some(note) = note {
             let open = open_fence(&self.prefix, &self.text).is_some();
-            let text = std::mem::take(&mut self.text);
-            self.text = text.trim_end().to_owned();
+            self.text.truncate(self.text.trim_end().len());
             if open {
                 self.text.push('\n');
                 self.text.push_str(FENCE);
@@ -131,15 +130,14 @@ fn open_fence(prefix: &str, text: &str) -> Option<String> {
     let mut rest = text;
     while let Some(at) = rest.find(FENCE) {
         rest = &rest[at + FENCE.len()..];
-        open = match open {
-            Some(_) => None,
-            None => {
-                let line = rest.split('\n').next().unwrap_or_default();
-                let word = line.len() < rest.len()
-                    && line.len() <= LONGEST_LANGUAGE
-                    && line.chars().all(|c| c.is_ascii_alphanumeric() || "+-_.#".contains(c));
-                Some(if word { line.to_owned() } else { String::new() })
-            }
+        open = if open.is_some() {
+            None
+        } else {
+            let line = rest.split('\n').next().unwrap_or_default();
+            let word = line.len() < rest.len()
+                && line.len() <= LONGEST_LANGUAGE
+                && line.chars().all(|c| c.is_ascii_alphanumeric() || "+-_.#".contains(c));
+            Some(if word { line.to_owned() } else { String::new() })
         };
     }
     open

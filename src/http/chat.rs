@@ -124,7 +124,7 @@ pub async fn chat(State(app): State<App>, request: Request) -> Result<Response, 
     };
     let (head, body) = request.into_parts();
     let question = if upload::is_form(&head.headers) {
-        upload::read(&app, &head.headers, body, limit, live.config.chat.attachments()).await?
+        upload::read(&app, &head, body, limit, &live.config).await?
     } else {
         require_json(&head.headers)?;
         read(&app, &head.headers, body, limit).await?

@@ -446,19 +446,20 @@ fn a_slow_upload_is_given_up_while_others_are_served() {
     let (_perch, port) = echo();
     let body = Form::saying("slow").file("cat.png", "image/png", &png(100, 100, 20 * 1_024)).body();
     let begun = Instant::now();
-    let mut slow: Vec<Upload> = (0..100).map(|_| Upload::of(port, 20 * MIB)).collect();
+    // Two of them take nearly all the room that there is; a third waits for it, and whoever comes behind it.
+    let mut slow: Vec<Upload> = (0..3).map(|_| Upload::of(port, 20 * MIB)).collect();
     slow.iter_mut().for_each(|upload| upload.send(&body[..1_000]));
-    // Two of them have all the room that there is; a third waits for it, and so does this one.
     let quick = std::thread::spawn({
         let body = body.clone();
         move || post(port, &body)
     });
     assert_eq!(chat::ask(port, "hello"), "hello");
-    let (status, problem) = slow.remove(0).answer();
-    assert!(status == 408 && problem.contains("the upload came too slowly"), "{status} {problem}");
-    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
-    drop(slow);
+    for upload in slow {
+        let (status, problem) = upload.answer();
+        assert!(status == 408 && problem.contains("the upload came too slowly"), "{status} {problem}");
+    }
     assert_eq!(told(&quick.join().unwrap()), "200: slow\n[cat.png (image/png, 20 KiB)]");
+    assert!(begun.elapsed() < PATIENCE, "{:?}", begun.elapsed());
 }
 
 #[test]

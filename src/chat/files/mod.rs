@@ -102,7 +102,7 @@ impl Announced {
         match declared {
             Some(declared) if declared.eq_ignore_ascii_case(kind.media_type()) => Ok(Announced { name, kind }),
             Some(declared) => {
-                let declared: String = declared.chars().filter(|c| c.is_ascii_graphic()).take(80).collect();
+                let declared: String = declared.chars().filter(char::is_ascii_graphic).take(80).collect();
                 let what = format!("`{name}` is {kind} by its name, and declared as `{declared}`");
                 Err(Unfit::new(Reason::Type, what))
             }
@@ -230,7 +230,7 @@ impl fmt::Display for Size {
         match self.0 {
             bytes @ 0..1024 => write!(f, "{bytes} B"),
             bytes @ 1024..1_048_576 => write!(f, "{} KiB", bytes.div_ceil(1024)),
-            bytes => write!(f, "{}.{} MiB", bytes >> 20, (bytes % (1 << 20)) * 10 >> 20),
+            bytes => write!(f, "{}.{} MiB", bytes >> 20, ((bytes % (1 << 20)) * 10) >> 20),
         }
     }
 }

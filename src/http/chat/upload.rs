@@ -1,6 +1,7 @@
 //! A message with files, as `multipart/form-data`: read as it comes, within the room that all uploads share, and kept
 //! nowhere but in memory.
 
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
@@ -9,6 +10,7 @@ use std::time::Duration;
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::multipart::{Field, MultipartError};
 use axum::extract::{DefaultBodyLimit, FromRequest, Multipart, Request};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use futures_util::Stream;
 use thiserror::Error;
@@ -16,7 +18,9 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::{DISCARDED, LAST_BODY, Question};
 use crate::chat::files::{Announced, File, LARGEST, MOST, Reason, Share, Unfit};
+use crate::config::Config;
 use crate::config::chat::Attachments;
+use crate::http::client::ClientAddress;
 use crate::http::problem::Problem;
 use crate::http::router::App;
 
@@ -46,16 +50,14 @@ pub fn is_form(headers: &HeaderMap) -> bool {
     kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("multipart/form-data")
 }
 
-/// Reads a form whose text may be `limit` bytes long, with files of the kinds that are `readable`.
-pub async fn read(
-    app: &App,
-    headers: &HeaderMap,
-    body: Body,
-    limit: u64,
-    readable: Attachments,
-) -> Result<Question, Problem> {
+/// Reads a form whose text may be `limit` bytes long, with files of the kinds that are read by whoever answers under this
+/// configuration.
+pub async fn read(app: &App, head: &Parts, body: Body, limit: u64, config: &Config) -> Result<Question, Problem> {
+    let headers = &head.headers;
+    let client = head.extensions.get().and_then(|ClientAddress(address)| config.limits.client(*address));
+    let readable = config.chat.attachments();
     let incoming = Incoming::new(body, limit + FORM + (MOST * LARGEST) as u64);
-    let read = Form { app, limit, readable }.read(headers, &incoming).await;
+    let read = Form { app, client, limit, readable }.read(headers, &incoming).await;
     if let Err(refusal) = &read {
         app.requests.uploads.count(refusal.reason);
         if refusal.reason != Reason::Slow {
@@ -100,6 +102,8 @@ impl From<Unfit> for Refusal {
 
 struct Form<'a> {
     app: &'a App,
+    /// Whoever is limited as one.
+    client: Option<IpAddr>,
     limit: u64,
     readable: Attachments,
 }
@@ -112,7 +116,7 @@ impl Form<'_> {
             return Err(incoming.too_large());
         }
         let length = announced.unwrap_or(most);
-        let room = self.app.room.take(usize::try_from(length).unwrap_or(usize::MAX));
+        let room = self.app.room.take_for(self.client, usize::try_from(length).unwrap_or(usize::MAX));
         let mut share = timeout(ROOM_TIMEOUT, room).await.ok().flatten().ok_or_else(|| {
             let detail = "too many files are coming in at the moment; try again in a while";
             Refusal::new(StatusCode::SERVICE_UNAVAILABLE, Reason::Room, detail)
