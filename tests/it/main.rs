@@ -13,6 +13,7 @@ mod clock;
 mod crash_loop;
 mod daemon;
 mod departure;
+mod discord_chat;
 mod doors;
 mod endurance;
 mod history;
