@@ -237,7 +237,7 @@ await tell('markdown', stage, {
         prose.set(text, false)
         container.getBoundingClientRect()
         const took = performance.now() - begun
-        if (took > 3_000) found.push(`${name}: ${Math.round(took)} ms`)
+        if (took > 10_000) found.push(`${name}: ${Math.round(took)} ms`)
         container.remove()
       }
       return found
