@@ -9,7 +9,8 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement
 use utoipa::openapi::{Content, PathItem, Ref, RefOr};
 use utoipa::{Modify, OpenApi};
 
-use super::{chat, conversations, health, page, problem};
+use super::acme::challenge;
+use super::{chat, conversations, health, page, problem, ws};
 
 /// Under this name the document speaks of the key or the token.
 const SCHEME: &str = "sign-in";
@@ -22,6 +23,7 @@ const SCHEME: &str = "sign-in";
                        key or a token; without one, a cookie tells people apart."
     ),
     paths(
+        challenge::show,
         page::index,
         page::asset,
         health::health,
@@ -32,6 +34,7 @@ const SCHEME: &str = "sign-in";
         conversations::delete,
         conversations::delete_all,
         conversations::export,
+        ws::open,
         openapi,
     ),
     components(schemas(problem::Document)),

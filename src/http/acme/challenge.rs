@@ -64,6 +64,12 @@ impl Challenges {
 }
 
 /// `GET /.well-known/acme-challenge/{token}`.
+#[utoipa::path(
+    get,
+    path = "/.well-known/acme-challenge/{token}",
+    params(("token" = String, Path)),
+    responses((status = 200, description = "The key authorization (RFC 8555)", content_type = "application/octet-stream", body = String))
+)]
 pub async fn show(State(app): State<App>, Path(token): Path<String>) -> Response {
     match app.certificates.challenges.text(&token) {
         Some(text) => ([(header::CONTENT_TYPE, "application/octet-stream")], text).into_response(),

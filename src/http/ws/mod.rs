@@ -40,7 +40,16 @@ pub struct Visitor {
     address: Option<IpAddr>,
 }
 
+/// What is spoken over it, for clients that ask.
+const PROTOCOL: &str = "perch";
+
 /// Opens a WebSocket. Pages of other sites were turned away before ([`super::origins`]).
+#[utoipa::path(
+    get,
+    path = "/api/ws",
+    params(("Sec-WebSocket-Protocol" = Option<String>, Header, description = "`perch`, and for a browser that signs in `bearer.KEY`")),
+    responses((status = 101, description = "A WebSocket, whose frames are JSON objects with a `type`"))
+)]
 pub async fn open(State(app): State<App>, mut request: Request) -> Result<Response<Body>, Problem> {
     if app.stop.is_cancelled() {
         let detail = "perch is about to restart; connect again shortly";
@@ -54,6 +63,8 @@ pub async fn open(State(app): State<App>, mut request: Request) -> Result<Respon
     let (Some(&id), Some(afterwards)) = (known.get::<RequestId>(), known.get::<Afterwards>().cloned()) else {
         return Err(Problem::internal(&anyhow::anyhow!("a request without an id, or without a connection")));
     };
+    // A browser that offers protocols closes a WebSocket that takes none of them (RFC 6455, section 4.1).
+    let offered = lists(request.headers(), &header::SEC_WEBSOCKET_PROTOCOL, PROTOCOL);
     let address = known.get().map(|ClientAddress(address)| *address);
     // What begins while it is open is theirs as well.
     let asker = Asker { newcomer: false, ..person::asker(known)? };
@@ -71,6 +82,9 @@ pub async fn open(State(app): State<App>, mut request: Request) -> Result<Respon
     headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+    if offered {
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(PROTOCOL));
+    }
     Ok(answer)
 }
 
