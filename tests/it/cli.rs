@@ -131,7 +131,7 @@ fn status_tells_people_what_runs_what_changed_and_what_was_refused() {
       version   LIVE, baking, applied N s ago
       refused   REFUSED, N s ago:
         line 7, log.level: `loud` is not one of "error", "warn", "info", "debug", "trace"
-        line 9, chat.frontend: is an unknown key; known here: api_key, backend, base_url, history, max_tokens, model, system, temperature, timeout
+        line 9, chat.frontend: is an unknown key; known here: api_key, attachments, backend, base_url, history, max_tokens, model, system, temperature, timeout
 
     services
       discord   running for N s
@@ -145,7 +145,7 @@ fn status_tells_people_what_runs_what_changed_and_what_was_refused() {
     last changes
       MOMENT   refused  REFUSED  (change 3: new version, N ms)
         line 7, log.level: `loud` is not one of "error", "warn", "info", "debug", "trace"
-        line 9, chat.frontend: is an unknown key; known here: api_key, backend, base_url, history, max_tokens, model, system, temperature, timeout
+        line 9, chat.frontend: is an unknown key; known here: api_key, attachments, backend, base_url, history, max_tokens, model, system, temperature, timeout
       MOMENT   applied  LIVE  (change 2: new version, N ms)
         log.level: info → debug
       MOMENT   applied  EARLIER  (change 1: start, N ms)
@@ -156,7 +156,7 @@ fn status_tells_people_what_runs_what_changed_and_what_was_refused() {
     insta::assert_snapshot!(running.redacted(&session(&refused)), @r##"
     ✗ refused: version REFUSED; version LIVE stays in use
       line 7, log.level: `loud` is not one of "error", "warn", "info", "debug", "trace"
-      line 9, chat.frontend: is an unknown key; known here: api_key, backend, base_url, history, max_tokens, model, system, temperature, timeout
+      line 9, chat.frontend: is an unknown key; known here: api_key, attachments, backend, base_url, history, max_tokens, model, system, temperature, timeout
     exit 1
     "##);
     running.edit(|text| text.replace("\"loud\"", "\"info\"").replace("frontend", "backend"));
