@@ -137,13 +137,13 @@ pub async fn chat(State(app): State<App>, request: Request) -> Result<Response, 
     let Question { message, files, .. } = question;
     let text: Arc<str> = message.into();
     let attachments = files.iter().map(Attachment::from).collect();
-    let asked = history::Question { text: Arc::clone(&text), attachments, key: key(&head.headers)? };
-    let asked = app.history.ask(&asker, which, asked, live.config.chat.history()).await;
-    let asked = asked.map_err(|NoSuchConversation| no_such_conversation())?;
+    let question = history::Question { text: Arc::clone(&text), attachments, key: key(&head.headers)? };
+    let found = app.history.ask(&asker, which, question, live.config.chat.history()).await;
+    let found = found.map_err(|NoSuchConversation| no_such_conversation())?;
     let id = head.extensions.get::<RequestId>().copied().context("a request without an id");
     let id = id.map_err(|error| Problem::internal(&error))?;
     let stream = wants_stream(&head.headers);
-    match asked {
+    match found {
         Asked::Before { conversation, answer, .. } if !stream => {
             Ok(Json(Reply { reply: answer, conversation }).into_response())
         }

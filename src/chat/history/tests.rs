@@ -320,8 +320,8 @@ async fn strangers_are_written_down_as_fast_as_people_come_and_no_faster() {
     assert!((200..=200 * seconds).contains(&taken), "{taken} in {seconds} s");
     // The last of them is known all the same, and written down once they come back with their cookie.
     let (Asker { person, .. }, id) = last;
-    let (list, _) = history.list(&person, None, 9).await.unwrap();
-    assert_eq!(list.iter().map(|summary| summary.id).collect::<Vec<_>>(), [id]);
+    let (summaries, _) = history.list(&person, None, 9).await.unwrap();
+    assert_eq!(summaries.iter().map(|summary| summary.id).collect::<Vec<_>>(), [id]);
     archive.written.lock().unwrap().clear();
     let back = Asker { person, newcomer: false };
     let asking = begin(&history, &back, Which::Existing(id), "again", None).await;

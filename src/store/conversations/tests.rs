@@ -100,8 +100,8 @@ async fn what_was_said_is_known_to_the_next_process_and_to_nobody_else() {
     assert_eq!(conversations.asked(&ann, id, "key-200").await.unwrap(), Some(exchange(200, "two", "done")));
     assert_eq!(conversations.asked(&ann, id, "key-300").await.unwrap(), None);
     assert_eq!(conversations.begun(&ann, "key-100").await.unwrap(), Some(id));
-    let list = conversations.list(&ann, None, 50).await.unwrap();
-    assert_eq!((list.len(), list[0].updated, list[0].messages), (1, 200, 4));
+    let summaries = conversations.list(&ann, None, 50).await.unwrap();
+    assert_eq!((summaries.len(), summaries[0].updated, summaries[0].messages), (1, 200, 4));
     // Nothing of it for anybody else.
     assert_eq!(conversations.last(&bob, id, 1).await, Ok(None));
     assert_eq!(conversations.next(&bob, id, 0, 1).await, Ok(Vec::new()));
