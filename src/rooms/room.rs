@@ -14,7 +14,7 @@ use crate::chat::PersonId;
 
 /// What a room keeps: so many messages, and no more than so many bytes of them.
 const KEPT: usize = 1_024;
-const KEPT_BYTES: usize = 256 << 10;
+const KEPT_BYTES: usize = 1 << 20;
 /// What a message takes beside its text, in bytes, about.
 const OVERHEAD: usize = 128;
 /// How much of what was said is told to who joins: so many messages at most, and no more than so many bytes of them.

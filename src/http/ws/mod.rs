@@ -33,6 +33,9 @@ pub use counts::Sockets;
 /// The version of the protocol that there is (RFC 6455, section 4.1).
 const VERSION: HeaderValue = HeaderValue::from_static("13");
 
+/// What a client may offer to speak, so that it can offer its key beside it ([`super::sign_in`]); it is spoken anyway.
+const PROTOCOL: &str = "perch";
+
 /// Who is at the other side.
 #[derive(Clone)]
 pub struct Visitor {
@@ -69,6 +72,7 @@ pub async fn open(State(app): State<App>, mut request: Request) -> Result<Respon
     // What begins while it is open is theirs as well.
     let asker = Asker { newcomer: false, ..person::asker(known)? };
     let visitor = Visitor { asker, address };
+    let offered = lists(request.headers(), &header::SEC_WEBSOCKET_PROTOCOL, PROTOCOL);
     let upgrade = hyper::upgrade::on(&mut request);
     afterwards.then(move |leave| async move {
         // Otherwise the client went away before it had its answer.
