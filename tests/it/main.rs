@@ -41,3 +41,4 @@ mod terraform;
 mod tls;
 mod trial;
 mod uploads;
+mod websocket;

@@ -16,5 +16,6 @@ pub mod perch;
 pub mod python;
 pub mod raw;
 pub mod site;
+pub mod socket;
 pub mod upload;
 pub mod upstream;
