@@ -20,6 +20,7 @@ import tempfile
 import time
 
 import stand_ins
+import websocket
 from stand_ins import Failed, until
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -285,7 +286,39 @@ def reloads(settings):
     return rows
 
 
-SECTIONS = {"chat": chat, "ready": ready, "idle": idle, "upload": upload, "reloads": reloads}
+def sockets(settings):
+    websocket.prepare()
+    servers = (settings.server_core, settings.load_core, pss, cpu_seconds)
+    with settings.home() as home:
+        port = stand_ins.free_port()
+        file = write(home / "perch.toml", config(port))
+        with stand_ins.perch(settings.perch, home, file, port, core=servers[0]) as perch:
+            ours = websocket.measure(perch.child.pid, port, *servers[1:])
+    with settings.home() as home, websocket.node(home, servers[0]) as (node, port):
+        theirs = websocket.measure(node.pid, port, *servers[1:])
+
+    def row(what, key, show):
+        one, other = ours[key], theirs[key]
+        return Row(f"WebSocket: {what}", show(one), f"{show(other)} (Node `ws`)", f"{one / other:.2f}")
+
+    def kib(value):
+        return f"{value:.1f} KiB"
+
+    def milli(value):
+        return f"{value / 1000:.2f} ms"
+
+    return [
+        row("memory (PSS) a connection, 1,000 connected", "few", kib),
+        row("memory (PSS) a connection, 10,000 connected", "many", kib),
+        row("memory (PSS) of the process, 1,000 connected", "pss", mib),
+        row("round trip p50, 1,000 of 10,000 talk, in rooms of ten", "p50", milli),
+        row("the same, p99", "p99", milli),
+        row("until the last of 1,000 in a room has a message", "broadcast", milli),
+        row("CPU time of the server for each message to each reader", "cpu", lambda value: f"{value:.1f} µs"),
+    ]
+
+
+SECTIONS = {"websocket": sockets, "chat": chat, "ready": ready, "idle": idle, "upload": upload, "reloads": reloads}
 
 
 # The report --------------------------------------------------------------------------------------------------------
