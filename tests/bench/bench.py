@@ -26,7 +26,7 @@ from stand_ins import Failed, until
 HERE = pathlib.Path(__file__).resolve().parent
 TOP = HERE.parent.parent
 
-TIME_LIMIT = 230  # seconds for everything
+TIME_LIMIT = 600  # seconds for everything
 CONNECTIONS = 64
 ROUNDS = 5
 ROUND = 3  # seconds of load
@@ -34,6 +34,10 @@ STARTS = 10
 UPLOADS = 8
 IDLE = 5  # seconds until a process that does nothing is taken for idle
 FEW, MANY = 10, 1000  # reloads
+STREAM_ROUNDS = 3
+PEOPLE = 200  # who read a streamed answer at once
+FILE = 1 << 20  # bytes of an uploaded picture
+UPLOADING = 16  # connections that upload at once
 REMEMBERED = 50  # changes that `status` surely still tells of
 
 CONFIG = """\
@@ -44,7 +48,7 @@ environment = "production"
 listen = "127.0.0.1:{port}"
 
 [chat]
-backend = "echo"
+{chat}
 
 [reload]
 poll = "1s"
@@ -64,9 +68,10 @@ api_url = "{url}"
 class Settings:
     """Which programs, which cores."""
 
-    def __init__(self, perch, moto):
+    def __init__(self, perch, moto, python):
         self.perch = perch
         self.moto = moto
+        self.python = python
         cores = sorted(os.sched_getaffinity(0))
         self.server_core, self.load_core = cores[0], cores[min(1, len(cores) - 1)]
 
@@ -85,8 +90,8 @@ class Row:
         return f"| {' | '.join(self.cells)} |"
 
 
-def config(port, version=0, level="info", discord_url=None, token=None):
-    text = CONFIG.format(port=port, version=version, level=level)
+def config(port, version=0, level="info", discord_url=None, token=None, chat='backend = "echo"', more=""):
+    text = CONFIG.format(port=port, version=version, level=level, chat=chat) + more
     return text + (DISCORD.format(token=token, url=discord_url) if discord_url else "")
 
 
@@ -135,17 +140,17 @@ def cpu_seconds(pid):
 # The sections ------------------------------------------------------------------------------------------------------
 
 
-def load(settings, port, pid, seconds):
+def load(settings, url, pid, seconds, connections=CONNECTIONS, upload=None):
     """One round of wrk; its figures, with the share of its core that the server used."""
-    command = ["taskset", "-c", settings.load_core, "wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s"]
-    command += ["-s", HERE / "chat.lua", f"http://127.0.0.1:{port}"]
+    command = ["taskset", "-c", settings.load_core, "wrk", "-t1", f"-c{connections}", f"-d{seconds}s"]
+    command += ["-s", HERE / "chat.lua", url] + (["--", upload] if upload else [])
     before = cpu_seconds(pid)
     output = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
     if output.returncode:
         raise Failed(f"wrk: {output.stderr.strip()}")
     figures = json.loads(output.stdout.strip().splitlines()[-1])
     if figures["failed"]:
-        raise Failed(f"{figures['failed']} of {figures['requests']} requests failed on port {port}")
+        raise Failed(f"{figures['failed']} of {figures['requests']} requests failed at {url}")
     figures["rate"] = figures["requests"] / figures["microseconds"] * 1e6
     used = cpu_seconds(pid) - before
     figures["busy"] = used / figures["microseconds"] * 1e6
@@ -154,6 +159,7 @@ def load(settings, port, pid, seconds):
 
 
 def chat(settings):
+    """JSON in, JSON out, beside nginx's answer that is always the same, and beside Flask's."""
     with settings.home() as home, contextlib.ExitStack() as stack:
         port = stand_ins.free_port()
         file = write(home / "perch.toml", config(port))
@@ -161,23 +167,103 @@ def chat(settings):
         perch = stack.enter_context(stand_ins.perch(settings.perch, home, file, port, core=core))
         body = perch.ask()
         nginx, nginx_port = stack.enter_context(stand_ins.nginx(home, body, core))
-        servers = [(port, perch.child.pid), (nginx_port, nginx.pid)]
-        rounds = [[load(settings, *server, seconds) for server in servers] for seconds in [1] + ROUNDS * [ROUND]]
-    ours, theirs = zip(*rounds[1:])  # the first was to warm up
-
-    def row(what, key, show):
-        one, other = ([figures[key] for figures in side] for side in (ours, theirs))
-        middle, yardstick = statistics.median(one), statistics.median(other)
-        spread = f"{show(min(one))} to {show(max(one))}; nginx {show(min(other))} to {show(max(other))}"
-        return Row(what, show(middle), f"{show(yardstick)} (nginx)", f"{middle / yardstick:.2f}", spread)
-
+        gunicorn, gunicorn_port = stack.enter_context(stand_ins.gunicorn(settings.python, home, core))
+        servers = {"perch": (port, perch.child), "nginx": (nginx_port, nginx), "gunicorn": (gunicorn_port, gunicorn)}
+        rounds = in_turn(settings, servers)
     what = f"`POST /api/chat`, {len(body)} bytes back, {CONNECTIONS} connections"
     return [
-        row(f"{what}: requests/s", "rate", lambda value: f"{value:,.0f}"),
-        row(f"{what}: p99", "p99", lambda value: f"{value / 1000:.2f} ms"),
-        row(f"{what}: requests per second of the server's CPU time", "per_cpu", lambda value: f"{value:,.0f}"),
-        row(f"{what}: share of the server's core in use", "busy", lambda value: f"{value:.0%}"),
+        row(f"{what}: requests/s", rounds, "nginx", "rate", count),
+        row(f"{what}: p99", rounds, "nginx", "p99", lambda value: f"{value / 1000:.2f} ms"),
+        row(f"{what}: requests per second of the server's CPU time", rounds, "nginx", "per_cpu", count),
+        row("the same", rounds, "gunicorn", "per_cpu", count),
+        row(f"{what}: share of the server's core in use", rounds, "nginx", "busy", lambda value: f"{value:.0%}"),
     ]
+
+
+def tls(settings):
+    """The same with TLS 1.3 on kept connections, beside nginx."""
+    with settings.home() as home, contextlib.ExitStack() as stack:
+        port, secure = stand_ins.free_port(), stand_ins.free_port()
+        certificate, key = stand_ins.certificate(home)
+        more = f'[http.tls]\nlisten = "127.0.0.1:{secure}"\ncert = "{certificate}"\nkey = "{key}"\n'
+        file = write(home / "perch.toml", config(port, more=more))
+        core = settings.server_core
+        perch = stack.enter_context(stand_ins.perch(settings.perch, home, file, port, core=core))
+        body = '{"reply":"hello","conversation":"00000000000000000000000000000000"}'
+        nginx, nginx_port = stack.enter_context(stand_ins.nginx(home, body, core, (certificate, key)))
+        servers = {"perch": (secure, perch.child), "nginx": (nginx_port, nginx)}
+        rounds = in_turn(settings, servers, "https")
+    what = f"`POST /api/chat` over TLS, {CONNECTIONS} connections"
+    return [
+        row(f"{what}: requests/s", rounds, "nginx", "rate", count),
+        row(f"{what}: requests per second of the server's CPU time", rounds, "nginx", "per_cpu", count),
+    ]
+
+
+def stream(settings):
+    """Answers that a model writes slowly, for many at once, beside Flask."""
+    figures = {"perch": [], "gunicorn": []}
+    with settings.home() as home, contextlib.ExitStack() as stack:
+        core = settings.server_core
+        model = stack.enter_context(stand_ins.model(home, settings.load_core))
+        port = stand_ins.free_port()
+        openai = f'backend = "openai"\nbase_url = "{model}"\nmodel = "m"'
+        file = write(home / "perch.toml", config(port, chat=openai))
+        perch = stack.enter_context(stand_ins.perch(settings.perch, home, file, port, core=core))
+        flask, flask_port = stack.enter_context(stand_ins.gunicorn(settings.python, home, core, model, PEOPLE))
+        for number in range(1 + STREAM_ROUNDS):
+            for name, (served, child) in {"perch": (port, perch.child), "gunicorn": (flask_port, flask)}.items():
+                before = cpu_seconds(child.pid)
+                heard = stand_ins.people(PEOPLE, served, settings.load_core)
+                heard["per_cpu"] = heard["pieces"] / (cpu_seconds(child.pid) - before)
+                if number:  # the first was to warm up
+                    figures[name].append(heard)
+    what = f"answers streamed from a model, {PEOPLE} at once"
+    return [
+        row(f"{what}: how late a piece comes, p99", figures, "gunicorn", "p99", lambda value: f"{value:.1f} ms"),
+        row(f"{what}: pieces per second of the server's CPU time", figures, "gunicorn", "per_cpu", count),
+    ]
+
+
+def uploads(settings):
+    """A picture of a mebibyte, over and over, beside Flask."""
+    with settings.home() as home, contextlib.ExitStack() as stack:
+        picture = stand_ins.picture(home, FILE)
+        port = stand_ins.free_port()
+        core = settings.server_core
+        file = write(home / "perch.toml", config(port))
+        perch = stack.enter_context(stand_ins.perch(settings.perch, home, file, port, core=core))
+        flask, flask_port = stack.enter_context(stand_ins.gunicorn(settings.python, home, core))
+        servers = {"perch": (port, perch.child), "gunicorn": (flask_port, flask)}
+        rounds = in_turn(settings, servers, connections=UPLOADING, upload=picture)
+        most = pss(perch.child.pid)
+    what = f"uploads of {FILE >> 20} MiB, {UPLOADING} at once"
+    return [
+        row(f"{what}: files/s", rounds, "gunicorn", "rate", count),
+        row(f"{what}: files per second of the server's CPU time", rounds, "gunicorn", "per_cpu", count),
+        Row(f"PSS after {what}", mib(most)),
+    ]
+
+
+def in_turn(settings, servers, scheme="http", **how):
+    """Rounds of load on each of the servers, one after the other, so that the machine's moods meet them alike."""
+    rounds = {name: [] for name in servers}
+    for seconds in [1] + ROUNDS * [ROUND]:
+        for name, (port, child) in servers.items():
+            figures = load(settings, f"{scheme}://127.0.0.1:{port}", child.pid, seconds, **how)
+            rounds[name].append(figures)
+    return {name: figures[1:] for name, figures in rounds.items()}  # the first was to warm up
+
+
+def row(what, rounds, beside, key, show):
+    one, other = ([figures[key] for figures in rounds[name]] for name in ("perch", beside))
+    middle, yardstick = statistics.median(one), statistics.median(other)
+    spread = f"{show(min(one))} to {show(max(one))}; {beside} {show(min(other))} to {show(max(other))}"
+    return Row(what, show(middle), f"{show(yardstick)} ({beside})", f"{middle / yardstick:.2f}", spread)
+
+
+def count(value):
+    return f"{value:,.0f}"
 
 
 def ready(settings):
@@ -297,7 +383,7 @@ def sockets(settings):
     with settings.home() as home, websocket.node(home, servers[0]) as (node, port):
         theirs = websocket.measure(node.pid, port, *servers[1:])
 
-    def row(what, key, show):
+    def beside(what, key, show):
         one, other = ours[key], theirs[key]
         return Row(f"WebSocket: {what}", show(one), f"{show(other)} (Node `ws`)", f"{one / other:.2f}")
 
@@ -308,17 +394,27 @@ def sockets(settings):
         return f"{value / 1000:.2f} ms"
 
     return [
-        row("memory (PSS) a connection, 1,000 connected", "few", kib),
-        row("memory (PSS) a connection, 10,000 connected", "many", kib),
-        row("memory (PSS) of the process, 1,000 connected", "pss", mib),
-        row("round trip p50, 1,000 of 10,000 talk, in rooms of ten", "p50", milli),
-        row("the same, p99", "p99", milli),
-        row("until the last of 1,000 in a room has a message", "broadcast", milli),
-        row("CPU time of the server for each message to each reader", "cpu", lambda value: f"{value:.1f} µs"),
+        beside("memory (PSS) a connection, 1,000 connected", "few", kib),
+        beside("memory (PSS) a connection, 10,000 connected", "many", kib),
+        beside("memory (PSS) of the process, 1,000 connected", "pss", mib),
+        beside("round trip p50, 1,000 of 10,000 talk, in rooms of ten", "p50", milli),
+        beside("the same, p99", "p99", milli),
+        beside("until the last of 1,000 in a room has a message", "broadcast", milli),
+        beside("CPU time of the server for each message to each reader", "cpu", lambda value: f"{value:.1f} µs"),
     ]
 
 
-SECTIONS = {"websocket": sockets, "chat": chat, "ready": ready, "idle": idle, "upload": upload, "reloads": reloads}
+SECTIONS = {
+    "chat": chat,
+    "tls": tls,
+    "stream": stream,
+    "uploads": uploads,
+    "websocket": sockets,
+    "ready": ready,
+    "idle": idle,
+    "upload": upload,
+    "reloads": reloads,
+}
 
 
 # The report --------------------------------------------------------------------------------------------------------
@@ -357,13 +453,14 @@ def give_up(*_):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--moto", required=True)
+    parser.add_argument("--python", required=True, help="the python3 that has flask and gunicorn")
     parser.add_argument("--only", default=",".join(SECTIONS), metavar="SECTION,…")
     parser.add_argument("perch", nargs="?", type=pathlib.Path)
     arguments = parser.parse_args()
     perch = (arguments.perch or newest_release()).resolve()
     if not os.access(perch, os.X_OK):
         sys.exit(f"bench: {perch} can't be executed")
-    settings = Settings(perch, arguments.moto)
+    settings = Settings(perch, arguments.moto, arguments.python)
     wanted = arguments.only.split(",")
     if unknown := set(wanted) - set(SECTIONS):
         sys.exit(f"bench: no section {', '.join(unknown)}; there are {', '.join(SECTIONS)}")

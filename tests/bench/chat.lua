@@ -1,8 +1,22 @@
--- wrk's script for both servers: the same POST over and over, and the figures as one line of JSON.
+-- wrk's script for all servers: the same POST over and over, and the figures as one line of JSON. With a file's path as
+-- its argument it uploads that file.
 wrk.method = "POST"
 wrk.path = "/api/chat"
-wrk.body = '{"message":"hello"}'
-wrk.headers["Content-Type"] = "application/json"
+
+function init(arguments)
+    if arguments[1] then
+        local file = assert(io.open(arguments[1], "rb"))
+        local content = file:read("*a")
+        file:close()
+        wrk.headers["Content-Type"] = "multipart/form-data; boundary=between-the-parts"
+        wrk.body = '--between-the-parts\r\nContent-Disposition: form-data; name="message"\r\n\r\nlook'
+            .. '\r\n--between-the-parts\r\nContent-Disposition: form-data; name="file"; filename="picture.png"\r\n'
+            .. "Content-Type: image/png\r\n\r\n" .. content .. "\r\n--between-the-parts--\r\n"
+    else
+        wrk.headers["Content-Type"] = "application/json"
+        wrk.body = '{"message":"hello"}'
+    end
+end
 
 function done(summary, latency)
     local errors = summary.errors

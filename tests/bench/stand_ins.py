@@ -7,16 +7,19 @@ import os
 import pathlib
 import select
 import socket
+import struct
 import subprocess
 import sys
 import threading
 import time
 import urllib.request
+import zlib
 
 REGION = "eu-central-1"
 TOKEN = "bench.token-that-opens.nothing"
 SECRET = "discord-bot-dev-token"
 BUCKET = "perch-bench"
+CHAT_THREADS = 64  # as many as there are connections: one waits for none
 PATIENCE = 20  # seconds for anything to start, or to end after SIGTERM
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -107,19 +110,21 @@ def discord(perch, home):
 
 
 @contextlib.contextmanager
-def nginx(home, body, core):
-    """nginx answering `/api/chat` with a fixed body; yields its process and port."""
+def nginx(home, body, core, tls=None):
+    """nginx answering `/api/chat` with a fixed body, over TLS with `tls`, a certificate and its key; yields its process
+    and port."""
     port = free_port()
     root = home / "nginx"
     root.mkdir()
     paths = "".join(f"{kind}_temp_path {root}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
+    secure = "ssl_certificate {}; ssl_certificate_key {};".format(*tls) if tls else ""
     (root / "nginx.conf").write_text(f"""
         daemon off; worker_processes 1; pid {root}/pid; error_log {root}/error.log;
         events {{ worker_connections 1024; }}
         http {{
             access_log off; keepalive_requests 1000000000; {paths}
             server {{
-                listen 127.0.0.1:{port};
+                listen 127.0.0.1:{port} {"ssl" if tls else ""}; {secure}
                 location = /api/chat {{ default_type application/json; return 200 '{body}'; }}
             }}
         }}
@@ -129,6 +134,60 @@ def nginx(home, body, core):
     with process(command, log, core=core) as child:
         until(lambda: accepts(port), "nginx", child, log)
         yield child, port
+
+
+@contextlib.contextmanager
+def gunicorn(python, home, core, model=None, threads=CHAT_THREADS):
+    """Flask's chat endpoint in gunicorn, one worker with `threads`, which keeps connections; yields its process and port."""
+    port = free_port()
+    log = home / "gunicorn.log"
+    command = [python, "-m", "gunicorn", "--chdir", HERE, "--bind", f"127.0.0.1:{port}", "--worker-class", "gthread"]
+    command += ["--threads", threads, "--worker-connections", 1024, "--keep-alive", 60, "--no-control-socket", "flask_chat:app"]
+    environment = bare_environment(home) | {"PYTHONDONTWRITEBYTECODE": "1"} | ({"MODEL": model} if model else {})
+    with process(command, log, environment, core) as child:
+        until(lambda: accepts(port), "gunicorn", child, log)
+        yield child, port
+
+
+@contextlib.contextmanager
+def model(home, core):
+    """A model that streams its answers slowly; yields its base URL."""
+    log = home / "model.log"
+    command = [sys.executable, HERE / "streams.py", "model"]
+    with process(command, log, core=core, stdout=subprocess.PIPE) as child:
+        yield first_line(child, "the model", log)
+
+
+def people(count, port, core):
+    """As many people ask a server at once, and read what the model says; how late the pieces came, in milliseconds."""
+    command = ["taskset", "-c", str(core), sys.executable, str(HERE / "streams.py"), "people", str(count), str(port)]
+    output = subprocess.run(command, capture_output=True, text=True, check=False)
+    if output.returncode:
+        raise Failed(f"people: {output.stderr.strip()[-300:]}")
+    return json.loads(output.stdout)
+
+
+def certificate(home):
+    """A self-signed certificate for this machine alone, and its key."""
+    certificate, key = home / "tls.crt", home / "tls.key"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+    command += ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+    subprocess.run([*command, "-out", certificate, "-keyout", key], check=True, capture_output=True)
+    return certificate, key
+
+
+def picture(home, size):
+    """A PNG of noise, about `size` bytes long."""
+    side = int((size / 3) ** 0.5)
+    rows = b"".join(b"\0" + os.urandom(3 * side) for _ in range(side))
+
+    def part(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = part(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
+    path = home / "picture.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + head + part(b"IDAT", zlib.compress(rows, 0)) + part(b"IEND", b""))
+    return path
 
 
 class Aws:
