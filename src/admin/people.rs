@@ -47,9 +47,10 @@ pub async fn delete(State(admin): State<Admin>, Query(whom): Query<Whom>) -> Res
     let (history, person) = (Arc::clone(&admin.history), PersonId::written(&whom.person));
     // It goes on to its end, whether or not somebody waits for it.
     let erased = tokio::spawn(async move { history.erase(&person, None).await });
-    match erased.await.unwrap_or(Err(Unavailable))? {
-        true => Ok(Json(json!({ "deleted": true }))),
-        false => Err(Refusal::NobodyThere),
+    if erased.await.unwrap_or(Err(Unavailable))? {
+        Ok(Json(json!({ "deleted": true })))
+    } else {
+        Err(Refusal::NobodyThere)
     }
 }
 

@@ -133,14 +133,12 @@ impl Verifier {
 
     fn key(&self, hash: &Hash, address: IpAddr) -> Result<Signed, Refusal> {
         let holder = self.keys.as_ref().and_then(|keys| keys.holder(hash));
-        match holder {
-            Some(person) => Ok(Signed { person: person.clone(), until: None }),
-            None => {
-                self.memory.counts.unknown_key.add();
-                self.failed(address);
-                Err(Refusal::Invalid("the key is not known"))
-            }
-        }
+        let Some(person) = holder else {
+            self.memory.counts.unknown_key.add();
+            self.failed(address);
+            return Err(Refusal::Invalid("the key is not known"));
+        };
+        Ok(Signed { person: person.clone(), until: None })
     }
 
     async fn token(&self, text: &str, address: IpAddr) -> Result<Signed, Refusal> {

@@ -114,6 +114,7 @@ pub struct Token<'a> {
 
 /// Names that are known and mean nothing here (`x5t`, `cty`) are passed over; one that is repeated is a mistake.
 #[derive(Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "each says whether a name is there")]
 struct Header {
     alg: String,
     kid: Option<String>,

@@ -178,13 +178,11 @@ fn key(headers: &HeaderMap) -> Result<Option<Arc<str>>, Problem> {
         (1..=LONGEST_KEY).contains(&key.len())
             && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
     };
-    match value.to_str().ok().filter(plain) {
-        Some(key) => Ok(Some(key.into())),
-        None => {
-            let detail = format!("`Idempotency-Key` is not 1 to {LONGEST_KEY} of A-Z a-z 0-9 - _");
-            Err(Problem::new(StatusCode::BAD_REQUEST, detail))
-        }
-    }
+    let Some(key) = value.to_str().ok().filter(plain) else {
+        let detail = format!("`Idempotency-Key` is not 1 to {LONGEST_KEY} of A-Z a-z 0-9 - _");
+        return Err(Problem::new(StatusCode::BAD_REQUEST, detail));
+    };
+    Ok(Some(key.into()))
 }
 
 /// One message and all that it takes to answer it.

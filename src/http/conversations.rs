@@ -123,9 +123,10 @@ pub async fn delete(
 ) -> Result<StatusCode, Problem> {
     let asker = person::asker(&extensions)?;
     let id: ConversationId = id.parse().map_err(|_| no_such_conversation())?;
-    match !asker.newcomer && app.history.erase(&asker.person, Some(id)).await.map_err(unavailable)? {
-        true => Ok(StatusCode::NO_CONTENT),
-        false => Err(no_such_conversation()),
+    if !asker.newcomer && app.history.erase(&asker.person, Some(id)).await.map_err(unavailable)? {
+        Ok(StatusCode::NO_CONTENT)
+    } else {
+        Err(no_such_conversation())
     }
 }
 

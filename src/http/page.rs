@@ -22,8 +22,8 @@ const HEADERS: [(HeaderName, &str); 2] = [(header::CONTENT_SECURITY_POLICY, POLI
 
 /// The document names its parts by the version of them all, so that a browser never mixes two versions, and has to
 /// ask for nothing else as long as they are the same.
-const ASK_AGAIN: HeaderValue = HeaderValue::from_static("no-cache");
-const FOR_EVER: HeaderValue = HeaderValue::from_static("public, max-age=31536000, immutable");
+static ASK_AGAIN: HeaderValue = HeaderValue::from_static("no-cache");
+static FOR_EVER: HeaderValue = HeaderValue::from_static("public, max-age=31536000, immutable");
 /// Stands for the version in the document.
 const VERSION: &str = "{version}";
 
@@ -82,10 +82,10 @@ impl File {
     }
 
     /// The answer to a request with these `headers`.
-    fn answer(&self, headers: &HeaderMap, caching: HeaderValue) -> Response<Body> {
+    fn answer(&self, headers: &HeaderMap, caching: &HeaderValue) -> Response<Body> {
         let compressed = takes_gzip(headers);
         let form = if compressed { &self.gzip } else { &self.plain };
-        let mut answer = (HEADERS, [(header::ETAG, &form.etag), (header::CACHE_CONTROL, &caching)]).into_response();
+        let mut answer = (HEADERS, [(header::ETAG, &form.etag), (header::CACHE_CONTROL, caching)]).into_response();
         if has(headers, &form.etag) {
             *answer.status_mut() = StatusCode::NOT_MODIFIED;
             return answer;
@@ -135,7 +135,7 @@ fn has(headers: &HeaderMap, etag: &HeaderValue) -> bool {
 /// The chat page.
 #[utoipa::path(get, path = "/", responses((status = 200, description = "The page", content_type = "text/html", body = String)))]
 pub async fn index(headers: HeaderMap) -> Response<Body> {
-    PAGE.index.answer(&headers, ASK_AGAIN)
+    PAGE.index.answer(&headers, &ASK_AGAIN)
 }
 
 /// A part of the page. Of another version there is only this one: whoever has an older document gets what there is,
@@ -152,7 +152,7 @@ pub async fn asset(
 ) -> Result<Response<Body>, Problem> {
     let asset = PAGE.assets.iter().find(|(known, _)| *known == name);
     let (_, file) = asset.ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, "there is no such file"))?;
-    Ok(file.answer(&headers, if version == PAGE.version { FOR_EVER } else { ASK_AGAIN }))
+    Ok(file.answer(&headers, if version == PAGE.version { &FOR_EVER } else { &ASK_AGAIN }))
 }
 
 #[cfg(test)]

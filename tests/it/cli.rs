@@ -438,6 +438,7 @@ fn help_of_the_daemons_verbs_is_worth_reading() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "the texts are long")]
 fn help_of_the_other_verbs_is_worth_reading() {
     insta::assert_snapshot!(help(&["check", "--help"]), @r##"
     Check a configuration without running it

@@ -37,6 +37,7 @@ fn number(families: &Value, family: &str, name: &str, labels: &Value) -> f64 {
 }
 
 #[test]
+#[expect(clippy::float_cmp, reason = "what is counted is whole")]
 fn prometheus_reads_what_happened() {
     let port = free_port();
     let mut perch = Start::with_text(&format!("[http]\nlisten = \"127.0.0.1:{port}\"\n")).ready();

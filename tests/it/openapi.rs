@@ -20,7 +20,7 @@ impl Answers {
         let headers: Vec<_> = headers.iter().copied().chain([("Cookie", cookie.as_str())]).collect();
         let answer = exchange(&method.to_uppercase(), &format!("http://127.0.0.1:{}{path}", self.port), &headers, body);
         if let Some(given) = answer.header("Set-Cookie") {
-            self.cookie = given.split(';').next().unwrap().to_owned();
+            given.split(';').next().unwrap().clone_into(&mut self.cookie);
         }
         let kind = answer.header("Content-Type").map(|kind| kind.split(';').next().unwrap().to_owned());
         let text: Option<Value> = serde_json::from_slice(&answer.body).ok();

@@ -429,7 +429,9 @@ fn two_hundred_uploads_at_once_stay_within_their_room_and_leave_nothing() {
         peak.fetch_max(anonymous_kib(&perch), Ordering::Relaxed);
         (answered.load(Ordering::Relaxed) == 200).then_some(())
     });
-    senders.into_iter().for_each(|sender| sender.join().unwrap());
+    for sender in senders {
+        sender.join().unwrap();
+    }
     let peak = peak.into_inner();
     // All of them would be 200 MiB. Beside the room there is what 200 connections read at a time.
     assert!(peak < before + (100 << 10), "{peak} KiB at most, {before} KiB before");
@@ -448,7 +450,9 @@ fn a_slow_upload_is_given_up_while_others_are_served() {
     let begun = Instant::now();
     // Two of them take nearly all the room that there is; a third waits for it, and whoever comes behind it.
     let mut slow: Vec<Upload> = (0..3).map(|_| Upload::of(port, 20 * MIB)).collect();
-    slow.iter_mut().for_each(|upload| upload.send(&body[..1_000]));
+    for upload in &mut slow {
+        upload.send(&body[..1_000]);
+    }
     let quick = std::thread::spawn({
         let body = body.clone();
         move || post(port, &body)

@@ -202,15 +202,16 @@ pub mod tests {
 
     use super::*;
 
-    fn chunk(kind: &[u8; 4], data: &[u8]) -> Vec<u8> {
+    fn chunk(kind: [u8; 4], data: &[u8]) -> Vec<u8> {
         let length = u32::try_from(data.len()).unwrap().to_be_bytes();
         [&length, &kind[..], data, &[0; 4]].concat()
     }
 
     /// A picture as far as anybody looks who does not decode it.
+    #[must_use]
     pub fn a_png(width: u32, height: u32) -> Vec<u8> {
         let header = [&width.to_be_bytes()[..], &height.to_be_bytes(), &[8, 2, 0, 0, 0]].concat();
-        [PNG, &chunk(b"IHDR", &header), &chunk(b"IDAT", b"pixels"), &chunk(b"IEND", b"")].concat()
+        [PNG, &chunk(*b"IHDR", &header), &chunk(*b"IDAT", b"pixels"), &chunk(*b"IEND", b"")].concat()
     }
 
     fn a_jpeg(width: u16, height: u16) -> Vec<u8> {
@@ -266,7 +267,7 @@ pub mod tests {
             "there is something in it that belongs to none"
         );
         assert_eq!(what(gif(b"GIF89a\x01\0\x01\0\0\0\0\x3b")), "there is no picture in it");
-        assert_eq!(what(png(&[PNG, &chunk(b"IDAT", b"x")].concat())), "its header is not where it belongs");
+        assert_eq!(what(png(&[PNG, &chunk(*b"IDAT", b"x")].concat())), "its header is not where it belongs");
         let mut odd = a_png(2, 2);
         odd[24] = 7;
         assert_eq!(what(png(&odd)), "its header has values that none has");

@@ -220,15 +220,14 @@ impl History {
         after: u64,
     ) -> Result<Vec<Exchange>, Unavailable> {
         let whole = self.room().whole(person, id, self.archive.horizon());
-        let mut exchanges = match whole {
-            Some(whole) => whole.exchanges,
-            None => {
-                let mut kept = self.archive.next(person, id, after, READ).await?;
-                if kept.is_empty() {
-                    self.room().lay_over(person, id, &mut kept);
-                }
-                kept
+        let mut exchanges = if let Some(whole) = whole {
+            whole.exchanges
+        } else {
+            let mut kept = self.archive.next(person, id, after, READ).await?;
+            if kept.is_empty() {
+                self.room().lay_over(person, id, &mut kept);
             }
+            kept
         };
         exchanges.retain(|exchange| exchange.number > after);
         Ok(exchanges)

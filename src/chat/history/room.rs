@@ -170,16 +170,13 @@ impl Room {
         };
         let at = now();
         let there = self.standing(person, id, archive.horizon()) == Standing::Theirs;
-        let mut held = match self.remove(id).filter(|_| there) {
-            Some(held) => held,
-            None => {
-                let mut held = Held::new(person.clone(), if asker.newcomer { Class::Passing } else { Class::Staying });
-                (held.whole, held.doubtful) = (new, doubtful);
-                held.key = question.key.clone().filter(|_| new);
-                held.unwritten = asker.newcomer && !self.strangers.take(at);
-                held
-            }
-        };
+        let mut held = self.remove(id).filter(|_| there).unwrap_or_else(|| {
+            let mut held = Held::new(person.clone(), if asker.newcomer { Class::Passing } else { Class::Staying });
+            (held.whole, held.doubtful) = (new, doubtful);
+            held.key = question.key.clone().filter(|_| new);
+            held.unwritten = asker.newcomer && !self.strangers.take(at);
+            held
+        });
         if there {
             held.class = Class::Staying;
         }

@@ -197,7 +197,9 @@ async fn what_is_attached_and_not_taken_is_told_and_the_model_not_asked() {
         Say { attachments: vec![gone; 5], ..mention("look") },
     ];
     let count = says.len();
-    says.into_iter().for_each(|say| drop(stage.say(say)));
+    for say in says {
+        drop(stage.say(say));
+    }
     stage.shows("replies", count).await;
     insta::assert_snapshot!(stage.said("general").join("\n"), @"
     `cat.exe` is none of pdf, png, jpg, jpeg and gif by its name.

@@ -43,9 +43,6 @@ pub struct Visitor {
     address: Option<IpAddr>,
 }
 
-/// What is spoken over it, for clients that ask.
-const PROTOCOL: &str = "perch";
-
 /// Opens a WebSocket. Pages of other sites were turned away before ([`super::origins`]).
 #[utoipa::path(
     get,
@@ -72,7 +69,6 @@ pub async fn open(State(app): State<App>, mut request: Request) -> Result<Respon
     // What begins while it is open is theirs as well.
     let asker = Asker { newcomer: false, ..person::asker(known)? };
     let visitor = Visitor { asker, address };
-    let offered = lists(request.headers(), &header::SEC_WEBSOCKET_PROTOCOL, PROTOCOL);
     let upgrade = hyper::upgrade::on(&mut request);
     afterwards.then(move |leave| async move {
         // Otherwise the client went away before it had its answer.
@@ -94,6 +90,7 @@ pub async fn open(State(app): State<App>, mut request: Request) -> Result<Respon
 
 /// What proves to the client that its handshake was understood (RFC 6455, section 4.2), or the answer to a request that
 /// is none.
+#[expect(clippy::result_large_err, reason = "once a connection")]
 fn accept(request: &Request) -> Result<HeaderValue, Result<Response<Body>, Problem>> {
     let headers = request.headers();
     let named = |name, word| lists(headers, &name, word);

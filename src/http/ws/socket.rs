@@ -122,6 +122,8 @@ enum Event {
 /// Why perch ends a connection; nothing where the other side did.
 type Farewell = Option<(CloseCode, &'static str)>;
 
+const FLOODED: Farewell = Some((CloseCode::Policy, "too many messages"));
+
 struct Socket {
     stream: WebSocketStream<Wire<TokioIo<Upgraded>>>,
     app: App,
@@ -355,7 +357,7 @@ impl Socket {
             Message::Text(text) => text,
             Message::Binary(_) => return Some((CloseCode::Unsupported, "frames are text here")),
             // Answered by the library; who sends too many is sent away all the same.
-            Message::Ping(_) | Message::Pong(_) if self.rate.check().is_err() => return self.flooded(),
+            Message::Ping(_) | Message::Pong(_) if self.rate.check().is_err() => return FLOODED,
             Message::Ping(_) | Message::Pong(_) | Message::Close(_) | Message::Frame(_) => return None,
         };
         count(&self.app.requests.sockets.received);
@@ -383,15 +385,10 @@ impl Socket {
     fn refuse(&mut self, problem: &Problem, reference: Option<&Reference>) -> Farewell {
         count(&self.app.requests.sockets.refused);
         if self.patience.check().is_err() {
-            return self.flooded();
+            return FLOODED;
         }
         self.tell_problem(problem, reference);
         None
-    }
-
-    #[expect(clippy::unused_self, reason = "it is said of this socket, whatever it was flooded with")]
-    fn flooded(&self) -> Farewell {
-        Some((CloseCode::Policy, "too many messages"))
     }
 
     fn tell_problem(&mut self, problem: &Problem, reference: Option<&Reference>) {

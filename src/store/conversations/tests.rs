@@ -121,7 +121,7 @@ async fn a_long_list_is_read_page_by_page() {
     let (_store, conversations) = open(directory.path());
     for number in 0..1_000 {
         // Ten of them at the same moment.
-        put(&conversations, record("ann", number, 1 + number as u64 / 10, &number.to_string())).await;
+        put(&conversations, record("ann", number, 1 + u64::try_from(number).unwrap() / 10, &number.to_string())).await;
     }
     let (mut after, mut seen): (Option<Cursor>, Vec<u128>) = (None, Vec::new());
     loop {
@@ -139,10 +139,10 @@ async fn what_is_erased_is_nowhere_in_the_files() {
     let (_store, conversations) = open(directory.path());
     for number in 0..300 {
         let (own, other) = (format!("fingerprint {number} "), format!("landmark {number} "));
-        let longest = 137 * number as usize % 9_000;
+        let longest = 137 * usize::try_from(number).unwrap() % 9_000;
         let own = own.repeat(1 + longest / own.len());
-        put(&conversations, record("ann", number, 1 + number as u64, &own)).await;
-        put(&conversations, record("bob", 1_000 + number, 1 + number as u64, &other)).await;
+        put(&conversations, record("ann", number, 1 + u64::try_from(number).unwrap(), &own)).await;
+        put(&conversations, record("bob", 1_000 + number, 1 + u64::try_from(number).unwrap(), &other)).await;
     }
     assert_eq!(titles(&conversations, "ann").await.len(), 300);
     let found = |text: &str| {

@@ -133,7 +133,7 @@ impl Upload {
     }
 }
 
-fn chunk(kind: &[u8; 4], data: &[u8]) -> Vec<u8> {
+fn chunk(kind: [u8; 4], data: &[u8]) -> Vec<u8> {
     [&u32::try_from(data.len()).unwrap().to_be_bytes(), &kind[..], data, &[0; 4]].concat()
 }
 
@@ -142,8 +142,8 @@ pub fn png(width: u32, height: u32, length: usize) -> Vec<u8> {
     let header = [&width.to_be_bytes()[..], &height.to_be_bytes(), &[8, 6, 0, 0, 0]].concat();
     let frame = 8 + 25 + 12 + 12;
     // Bytes that no run of zeros stands for, wherever they are kept.
-    let pixels: Vec<u8> = (0..length.saturating_sub(frame)).map(|at| (at % 251) as u8).collect();
-    [b"\x89PNG\r\n\x1a\n", &chunk(b"IHDR", &header)[..], &chunk(b"IDAT", &pixels), &chunk(b"IEND", b"")].concat()
+    let pixels: Vec<u8> = (0..length.saturating_sub(frame)).map(|at| at.to_le_bytes()[0] % 251).collect();
+    [b"\x89PNG\r\n\x1a\n", &chunk(*b"IHDR", &header)[..], &chunk(*b"IDAT", &pixels), &chunk(*b"IEND", b"")].concat()
 }
 
 pub fn jpeg() -> Vec<u8> {
