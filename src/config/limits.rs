@@ -34,6 +34,8 @@ pub struct Limits {
     pub ipv6_prefix: u8,
     /// Addresses that are not limited as such; people who come from there are.
     pub exempt: Vec<Network>,
+    /// Nobody wrote how many requests people may send, so those who come from exempt addresses may send any number.
+    pub people_spared: bool,
     /// For each client address.
     pub address: Allowance,
     /// The most connections of one client address at once; `None` where they are not limited.
@@ -83,6 +85,7 @@ impl Default for Limits {
             // Nobody comes from there but the host's own programs, and proxies that nobody named: those would be
             // one client in place of all who come through them.
             exempt: ["127.0.0.0/8", "::1/128"].into_iter().filter_map(Network::parse).collect(),
+            people_spared: true,
             address: Allowance {
                 requests: NonZeroU32::new(ADDRESS_REQUESTS).map(Rate::of),
                 files: NonZeroU32::new(ADDRESS_FILES).map(Rate::of),
@@ -104,7 +107,10 @@ impl Limits {
     pub(super) fn read(mut table: Table<'_>) -> Limits {
         let default = Limits::default();
         let prefix = table.integer("ipv6_prefix", IPV6_PREFIX_BOUNDS).and_then(|prefix| u8::try_from(prefix).ok());
-        let exempt = table.networks("exempt").unwrap_or(default.exempt);
+        let exempt = table.networks("exempt");
+        // Who writes what an address may have means every address, be it the host's own.
+        let exempt = exempt.unwrap_or(if table.has("address") { Vec::new() } else { default.exempt });
+        let people_spared = !table.has("person") && !table.has("total");
         let (address, connections) = match table.table("address") {
             Some(mut table) => {
                 let connections = table.most("connections").unwrap_or(default.connections);
@@ -119,14 +125,26 @@ impl Limits {
         let person = allowance("person", default.person);
         let total = allowance("total", default.total);
         table.finish();
-        Limits { ipv6_prefix: prefix.unwrap_or(default.ipv6_prefix), exempt, address, connections, person, total }
+        let ipv6_prefix = prefix.unwrap_or(default.ipv6_prefix);
+        Limits { ipv6_prefix, exempt, people_spared, address, connections, person, total }
+    }
+
+    fn exempts(&self, address: IpAddr) -> bool {
+        self.exempt.iter().any(|network| network.contains(address))
+    }
+
+    /// What one person who comes from `address` may have.
+    #[must_use]
+    pub fn of_person(&self, address: Option<IpAddr>) -> Allowance {
+        let spared = self.people_spared && address.is_some_and(|address| self.exempts(address.to_canonical()));
+        Allowance { requests: self.person.requests.filter(|_| !spared), ..self.person }
     }
 
     /// The client that `address` belongs to, unless it is exempt: an IPv4 address is one of its own.
     #[must_use]
     pub fn client(&self, address: IpAddr) -> Option<IpAddr> {
         let address = address.to_canonical();
-        if self.exempt.iter().any(|network| network.contains(address)) {
+        if self.exempts(address) {
             return None;
         }
         Some(match address {

@@ -21,7 +21,7 @@ use super::problem::Problem;
 use super::router::App;
 use crate::chat::PersonId;
 use crate::config::limits as config;
-use crate::limits::{Errand, Refusal, Standing};
+use crate::limits::{Errand, Refusal, Standing, Who};
 
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
@@ -140,16 +140,17 @@ where
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let person = request.extensions().get::<PersonId>();
+        let address = request.extensions().get().map(|ClientAddress(address)| *address);
         let standing = match (errand(request.uri().path()), person) {
             (None | Some(Errand::File), _) | (_, None) => Standing::default(),
             (Some(errand), Some(person)) => {
                 let live = self.app.live.borrow();
                 let config = &live.config.limits;
-                match self.app.limits.admit_person(config, person, errand) {
+                match self.app.limits.admit_person(config, Who { address, person }, errand) {
                     Ok(standing) => standing,
                     Err(refusal) => {
-                        if let Some(ClientAddress(address)) = request.extensions().get() {
-                            self.app.limits.take_back(config, *address);
+                        if let Some(address) = address {
+                            self.app.limits.take_back(config, address);
                         }
                         return Answering::here(refused(refusal, None));
                     }

@@ -202,9 +202,9 @@ impl Limits {
     /// # Errors
     /// The limit that is reached: of requests, or of tokens, where answers have cost more than there was left.
     pub fn admit(&self, config: &config::Limits, who: Who<'_>) -> Result<Standing, Refusal> {
-        let Some(address) = who.address else { return self.admit_person(config, who.person, Errand::Answer) };
+        let Some(address) = who.address else { return self.admit_person(config, who, Errand::Answer) };
         let standing = self.admit_address(config, address, Errand::Answer)?;
-        match self.admit_person(config, who.person, Errand::Answer) {
+        match self.admit_person(config, who, Errand::Answer) {
             Ok(person) => Ok(standing.and(person)),
             Err(refusal) => {
                 self.take_back(config, address);
@@ -231,11 +231,11 @@ impl Limits {
     pub fn admit_person(
         &self,
         config: &config::Limits,
-        person: &PersonId,
+        Who { address, person }: Who<'_>,
         errand: Errand,
     ) -> Result<Standing, Refusal> {
         let now = self.now();
-        let allowance = &config.person;
+        let allowance = &config.of_person(address);
         let taken = self.people.with(person.as_str(), now, allowance, |used| used.take(allowance, errand));
         let standing = told(Scope::Person, taken)?;
         match told(Scope::Total, self.in_all(now, config, |used| used.take(&config.total, errand))) {

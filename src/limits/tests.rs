@@ -63,14 +63,29 @@ fn ipv6_addresses_of_one_network_are_one_client() {
 }
 
 #[test]
-fn exempt_addresses_are_not_limited_and_the_host_itself_is_exempt() {
-    let config = limits("[limits.address]\nrequests_per_minute = 1");
+fn exempt_addresses_are_not_limited_and_the_host_itself_is_exempt_unless_somebody_says_what_an_address_may_have() {
+    let config = limits("[limits]\nipv6_prefix = 56");
     let limits_now = Limits::standing_still();
     assert_eq!(drain(&limits_now, &config, "127.0.0.1"), 10_000);
     assert_eq!(drain(&limits_now, &config, "::1"), 10_000);
+    let config = limits("[limits.address]\nrequests_per_minute = 1");
+    assert_eq!(drain(&limits_now, &config, "127.0.0.2"), 1);
     let config = limits("[limits]\nexempt = [\"198.51.100.0/24\"]\n[limits.address]\nrequests_per_minute = 1");
     assert_eq!(drain(&limits_now, &config, "198.51.100.7"), 10_000);
     assert_eq!(drain(&limits_now, &config, "127.0.0.1"), 1);
+}
+
+#[test]
+fn people_on_the_host_itself_are_limited_where_somebody_says_so() {
+    let person = PersonId::visitor("ada");
+    let asks = |config: &config::Limits, from: &str| {
+        let limits = Limits::standing_still();
+        let who = Who { address: Some(address(from)), person: &person };
+        (0..10_000).take_while(|_| limits.admit_person(config, who, Errand::Request).is_ok()).count()
+    };
+    assert_eq!(asks(&limits(""), "127.0.0.1"), 10_000);
+    assert_eq!(asks(&limits(""), "203.0.113.1"), 60);
+    assert_eq!(asks(&limits("[limits.person]\nrequests_per_minute = 10"), "127.0.0.1"), 5);
 }
 
 #[test]
@@ -121,7 +136,10 @@ fn an_answer_beyond_the_limit_is_owed_until_time_has_paid_it() {
     // Until the first token is there again.
     assert_eq!(refusal.retry_after_seconds(), 3_601);
     assert_eq!(refusal.to_string(), "you have had as many answers as you may have for now; try again in 61 minutes");
-    assert!(limits.admit_person(&config, &person, Errand::Request).is_ok(), "what costs no tokens is open");
+    assert!(
+        limits.admit_person(&config, Who { address: None, person: &person }, Errand::Request).is_ok(),
+        "what costs no tokens is open"
+    );
     limits.pass(3_600 * SECOND);
     assert!(limits.admit(&config, who).is_err());
     limits.pass(SECOND);
