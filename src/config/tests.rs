@@ -212,7 +212,7 @@ fn what_a_model_reads_is_said_or_known_of_openai_alone() {
     assert_eq!(reads("base_url = \"http://127.0.0.1:9/v1\""), "none");
     assert_eq!(reads("base_url = \"http://127.0.0.1:9/v1\"\nattachments = [\"images\"]"), "images");
     let mistake = mistakes("[http]\n[chat]\nattachments = [\"images\", \"sound\"]\n");
-    assert_eq!(mistake, "line 3, chat.attachments[1]: `sound` is neither \"images\" nor \"pdf\"\n");
+    assert_eq!(mistake, "line 3, chat.attachments[1]: `sound` is neither \"images\" nor \"pdf\"");
 }
 
 #[test]

@@ -241,12 +241,12 @@ fn check_finds_every_mistake_in_a_file_as_the_daemon_would() {
     insta::assert_snapshot!(check(three, &[]), @r##"
     ✗ DIRECTORY/perch.toml (version VERSION) has 3 mistakes:
       line 2, http.listen: `localhost:8080` is not an address; write "0.0.0.0:8080" or "[::]:8080"
-      line 3, http.port: is an unknown key; known here: listen, max_body, tls
+      line 3, http.port: is an unknown key; known here: listen, max_body, origins, tls, trusted_proxies
       line 6, reload.poll: `1ms` is out of range; it goes from 1s to 1h
     exit 78
     "##);
     insta::assert_snapshot!(check(three, &["--json"]), @r##"
-    {"mistakes":[{"key":"http.listen","line":2,"text":"`localhost:8080` is not an address; write \"0.0.0.0:8080\" or \"[::]:8080\""},{"key":"http.port","line":3,"text":"is an unknown key; known here: listen, max_body, tls"},{"key":"reload.poll","line":6,"text":"`1ms` is out of range; it goes from 1s to 1h"}],"valid":false,"version":"VERSION"}
+    {"mistakes":[{"key":"http.listen","line":2,"text":"`localhost:8080` is not an address; write \"0.0.0.0:8080\" or \"[::]:8080\""},{"key":"http.port","line":3,"text":"is an unknown key; known here: listen, max_body, origins, tls, trusted_proxies"},{"key":"reload.poll","line":6,"text":"`1ms` is out of range; it goes from 1s to 1h"}],"valid":false,"version":"VERSION"}
     exit 78
     "##);
     insta::assert_snapshot!(check("[http\n", &[]), @r##"

@@ -177,7 +177,7 @@ fn the_journal_gets_every_entry_with_its_fields() {
     insta::assert_snapshot!(shown(refused, &perch).replace(&version, "REFUSED"), @r##"
     MESSAGE=version REFUSED refused, version VERSION stays in use:
       line 2, http.listen: `no` is not an address; write "0.0.0.0:8080" or "[::]:8080"
-      line 3, http.port: is an unknown key; known here: listen, max_body, tls
+      line 3, http.port: is an unknown key; known here: listen, max_body, origins, tls, trusted_proxies
     PERCH_CHANGE=2
     PERCH_CONFIG_VERSION=REFUSED
     PERCH_SERVICE=supervisor
