@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::service::Blame;
+use crate::telemetry::metrics::{Counter, Kind, Page, Source};
 
 /// What kept a responder from answering. It shows as its cause, which is for the journal alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +48,42 @@ impl Failure {
     }
 }
 
+/// How often the model gave no answer, by the kind of failure.
+#[derive(Default)]
+pub struct Failures([Counter; KINDS.len()]);
+
+/// Each kind as Prometheus shows it.
+const KINDS: [&str; 11] = [
+    "not_ready",
+    "busy",
+    "refused",
+    "declined",
+    "too_long",
+    "unreadable",
+    "unavailable",
+    "timed_out",
+    "cut_short",
+    "nonsense",
+    "broken",
+];
+
+impl Failures {
+    /// Counts a failure of this kind.
+    pub fn count(&self, why: Why) {
+        self.0[why.kind()].add();
+    }
+}
+
+impl Source for Failures {
+    fn write(&self, page: &mut Page) {
+        let help = "Questions that the model did not answer, by the kind of failure.";
+        let mut family = page.family("perch_chat_failures_total", Kind::Counter, help);
+        for (kind, counter) in KINDS.iter().zip(&self.0) {
+            family.value(&[("cause", kind)], counter.get());
+        }
+    }
+}
+
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.cause)
@@ -56,6 +93,23 @@ impl fmt::Display for Failure {
 impl std::error::Error for Failure {}
 
 impl Why {
+    /// Its place among the [`KINDS`].
+    fn kind(self) -> usize {
+        match self {
+            Why::NotReady => 0,
+            Why::Busy { .. } => 1,
+            Why::Refused(_) => 2,
+            Why::Declined => 3,
+            Why::TooLong => 4,
+            Why::Unreadable => 5,
+            Why::Unavailable => 6,
+            Why::TimedOut => 7,
+            Why::CutShort => 8,
+            Why::Nonsense => 9,
+            Why::Broken => 10,
+        }
+    }
+
     /// What the person is told.
     #[must_use]
     pub fn sentence(self) -> String {

@@ -22,7 +22,7 @@ mod person;
 mod service;
 mod standing;
 
-pub use failure::{Failure, Why};
+pub use failure::{Failure, Failures, Why};
 pub use person::PersonId;
 pub use service::Responding;
 

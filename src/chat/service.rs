@@ -6,15 +6,19 @@ use async_trait::async_trait;
 use serde_json::json;
 use tokio::sync::watch;
 
-use super::NAME;
 use super::openai::OpenAi;
 use super::standing::Standing;
+use super::{Failures, NAME};
 use crate::config::Config;
 use crate::config::chat::Backend;
 use crate::service::{Blame, Context, Live, Next, Part, Problem, Readiness, Reporter, Service, State};
 
 /// The chat service. It runs where the backend is something that can be in trouble.
-pub struct Responding;
+#[derive(Default)]
+pub struct Responding {
+    /// How often it was.
+    pub failures: Arc<Failures>,
+}
 
 #[async_trait]
 impl Service for Responding {
@@ -29,7 +33,7 @@ impl Service for Responding {
     async fn prepare(&self, next: &Next<'_>, running: Option<&Live>) -> Result<Part, Vec<Problem>> {
         let Backend::OpenAi(config) = &next.config.chat.backend else { return Ok(Arc::new(())) };
         let running = running.and_then(|live| live.part::<OpenAi>(NAME));
-        match OpenAi::prepare(config, next.secrets.get("chat.api_key"), running, next.asked).await {
+        match OpenAi::prepare(config, next.secrets.get("chat.api_key"), running, next.asked, &self.failures).await {
             Ok(openai) => Ok(openai),
             Err(problem) => Err(vec![problem]),
         }

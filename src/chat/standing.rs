@@ -1,10 +1,11 @@
 //! How a backend fares, judged by the answers it gave.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use tokio::sync::watch;
 
-use super::{Failure, Why};
+use super::{Failure, Failures, Why};
 use crate::service::Blame;
 
 /// So many answers in a row have to fail before the backend counts as in trouble: one may be chance.
@@ -26,11 +27,13 @@ pub struct Tally {
     standing: watch::Sender<Standing>,
     /// How many answers failed in a row.
     failures: AtomicU32,
+    counts: Arc<Failures>,
 }
 
 impl Tally {
-    pub fn new() -> Self {
-        Tally { standing: watch::Sender::default(), failures: AtomicU32::new(0) }
+    /// One that counts failures in `counts` as well, which outlive it.
+    pub fn new(counts: Arc<Failures>) -> Self {
+        Tally { standing: watch::Sender::default(), failures: AtomicU32::new(0), counts }
     }
 
     pub fn watch(&self) -> watch::Receiver<Standing> {
@@ -49,6 +52,7 @@ impl Tally {
 
     /// An answer was not given.
     pub fn failed(&self, failure: &Failure) {
+        self.counts.count(failure.why);
         match failure.why {
             Why::Refused(blame) => {
                 let refused = Standing::Refused { blame, reason: failure.to_string() };
@@ -81,7 +85,7 @@ mod tests {
 
     #[test]
     fn a_refusal_counts_at_once_an_outage_after_a_few_in_a_row() {
-        let tally = Tally::new();
+        let tally = Tally::new(Arc::default());
         let standing = tally.watch();
         let down = Failure::new(Why::Unavailable, "down");
         tally.failed(&down);

@@ -56,9 +56,15 @@ impl Daemon {
         let history = History::new(Arc::new(store.conversations()));
         let requests = Arc::new(Requests::default());
         let sign_ins = Arc::new(Counts::default());
-        let metrics: Vec<Arc<dyn Source>> = vec![Arc::clone(&requests) as _, Arc::clone(&sign_ins) as _];
-        let uploads = Arc::clone(&requests.uploads);
         let limits = Arc::new(Limits::default());
+        let responding = Responding::default();
+        let metrics: Vec<Arc<dyn Source>> = vec![
+            Arc::clone(&requests) as _,
+            Arc::clone(&sign_ins) as _,
+            Arc::clone(&limits) as _,
+            Arc::clone(&responding.failures) as _,
+        ];
+        let uploads = Arc::clone(&requests.uploads);
         let discord = Discord::new(discord::Options { resolve: self.discord_address }, store.clone());
         let discord = discord.sharing(Arc::clone(&history), Arc::clone(&limits), uploads);
         let resources = Resources { requests, history: Arc::clone(&history), limits, rooms: Arc::default() };
@@ -68,7 +74,7 @@ impl Daemon {
             aws: Aws::default(),
             state_dir: self.state_dir,
             runtime_dir: self.runtime_dir,
-            services: vec![Arc::new(http), Arc::new(Responding), Arc::new(SignIn::new(sign_ins)), Arc::new(discord)],
+            services: vec![Arc::new(http), Arc::new(responding), Arc::new(SignIn::new(sign_ins)), Arc::new(discord)],
             store,
             history,
             kept,

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::chat::PersonId;
 use crate::config::limits as config;
+use crate::telemetry::metrics::{self, Counter, Source};
 
 mod bill;
 mod open;
@@ -172,6 +173,8 @@ pub struct Limits {
     people: Table,
     total: Mutex<Used>,
     open: Arc<Open>,
+    /// Tokens of all answers since perch started.
+    tokens: Counter,
     clock: Clock,
 }
 
@@ -183,6 +186,13 @@ enum Clock {
     Set(std::sync::atomic::AtomicU64),
 }
 
+impl Source for Limits {
+    fn write(&self, page: &mut metrics::Page) {
+        let help = "Tokens that answers took, questions included: as the model's API says, or estimated.";
+        page.family("perch_chat_tokens_total", metrics::Kind::Counter, help).value(&[], self.tokens.get());
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Limits {
@@ -190,6 +200,7 @@ impl Default for Limits {
             people: Table::default(),
             total: Mutex::new(Used::default()),
             open: Arc::default(),
+            tokens: Counter::default(),
             clock: Clock::Real(Instant::now()),
         }
     }
@@ -258,6 +269,7 @@ impl Limits {
     /// Counts the tokens of an answer that was given. No limit undoes it: whoever had an answer that goes beyond what
     /// was left owes the rest, and is refused until time has paid it.
     pub fn spent(&self, config: &config::Limits, who: Who<'_>, tokens: u64) {
+        self.tokens.add_many(tokens);
         let now = self.now();
         if let Some(client) = who.address.and_then(|address| config.client(address)) {
             self.addresses.with(&client, now, &config.address, |used| used.spend(&config.address, tokens));

@@ -9,6 +9,7 @@ use super::support::chat;
 use super::support::exchange::exchange;
 use super::support::perch::{Perch, Start, free_port};
 use super::support::python;
+use super::support::upstream::{Fault, MODEL, Upstream};
 
 /// The page as it comes.
 fn page(perch: &Perch) -> String {
@@ -84,4 +85,31 @@ fn prometheus_reads_what_happened() {
         assert_eq!(family["type"] == "counter", total, "{name}: {family}");
     }
     assert_eq!(perch.stop().code(), Some(0));
+}
+
+#[test]
+#[expect(clippy::float_cmp, reason = "what is counted is whole")]
+fn what_a_model_took_and_what_it_did_not_answer_is_counted() {
+    let upstream = Upstream::start();
+    let port = free_port();
+    let url = upstream.url();
+    let perch = Start::with_text(&format!(
+        "[http]\nlisten = \"127.0.0.1:{port}\"\n[chat]\nbackend = \"openai\"\nbase_url = \"{url}\"\nmodel = \"{MODEL}\"\n"
+    ))
+    .ready();
+    perch.wait_status("the chat", |status| status["services"]["chat"]["state"] == "running");
+    upstream.fault(Fault::Whole("four words of wisdom"));
+    assert_eq!(chat::post(port, "say something").status, 200);
+    upstream.fault(Fault::Refuse(400, "", json!({ "error": { "message": "not that" } })));
+    assert_ne!(chat::post(port, "say something else").status, 200);
+    let families = read(&page(&perch));
+    let tokens = number(&families, "perch_chat_tokens", "perch_chat_tokens_total", &json!({}));
+    assert!(tokens >= 1.0 && tokens < 100.0, "{tokens}");
+    let failures: f64 = families["perch_chat_failures"]["samples"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|sample| sample[2].as_f64().unwrap())
+        .sum();
+    assert_eq!(failures, 1.0);
 }

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::files::File;
 use super::standing::{Standing, Tally};
-use super::{Ask, Deltas, Failure, Responder, Why};
+use super::{Ask, Deltas, Failure, Failures, Responder, Why};
 use crate::config;
 use crate::config::secret::SecretRef;
 use crate::service::{Blame, Cause, Problem};
@@ -61,6 +61,7 @@ impl OpenAi {
         key: Option<&SecretString>,
         running: Option<Arc<OpenAi>>,
         asked: bool,
+        failures: &Arc<Failures>,
     ) -> Result<Arc<OpenAi>, Problem> {
         let place = config.api_key.as_ref().map_or(&config.place, |key| &key.place);
         let problem = |cause, text: String| Problem { place: place.clone(), text, cause };
@@ -92,7 +93,7 @@ impl OpenAi {
         }
         let tally = match proven {
             Some(proven) if proven.config.model == config.model => Arc::clone(&proven.tally),
-            _ => Arc::new(Tally::new()),
+            _ => Arc::new(Tally::new(Arc::clone(failures))),
         };
         Ok(Arc::new(OpenAi { account, config: config.clone(), tally }))
     }
