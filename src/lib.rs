@@ -7,8 +7,8 @@
 //!                     ▼         ▼
 //!  S3 object ──► source ──► supervisor ──► services: discord, http, chat, auth
 //!  secrets ────► secrets ──┘   │  ▲            └─ both answer through one chat responder
-//!                              ▼  └─ reports      │
-//!                          status board            └─ what outlives them: store
+//!                              ▼  └─ reports      │  with what everybody may have: limits
+//!                          status board            └─ what outlives them: store; while it lasts: rooms
 //! ```
 //!
 //! One change goes one way, and every step is a function to point at: `look` ([`source`]) → `Document` → `Config`
