@@ -348,6 +348,7 @@ def https_answers(world):
     expect("the answer of another process", (ask_securely(), machine.main_process() != process), (200, True))
     world.version = world.cloud.upload(config())
     settle(world)
+    machine.run("rm", "/etc/perch/cert.pem", "/etc/perch/key.pem")
 
 
 @check("another port is opened as the page says")
