@@ -73,6 +73,8 @@ pub struct Signed {
     pub person: PersonId,
     /// When what they showed ends, where it does by itself.
     pub until: Option<SystemTime>,
+    /// The key that they showed, by its hash; nothing where it was a token.
+    key: Option<Hash>,
 }
 
 /// Why somebody is not let in.
@@ -138,7 +140,7 @@ impl Verifier {
             self.failed(address);
             return Err(Refusal::Invalid("the key is not known"));
         };
-        Ok(Signed { person: person.clone(), until: None })
+        Ok(Signed { person: person.clone(), until: None, key: Some(*hash) })
     }
 
     async fn token(&self, text: &str, address: IpAddr) -> Result<Signed, Refusal> {
@@ -171,7 +173,7 @@ impl Verifier {
             proven => proven,
         };
         let subject = proven.map_err(invalid)?;
-        Ok(Signed { person: PersonId::subject(&subject.subject), until: Some(subject.until) })
+        Ok(Signed { person: PersonId::subject(&subject.subject), until: Some(subject.until), key: None })
     }
 }
 
@@ -294,6 +296,21 @@ impl Verifier {
                 "the issuer's keys can't be had: {reason}; {meanwhile}, and perch goes on asking"
             );
         }
+    }
+}
+
+/// Whether somebody who was let in as `signed`, or without signing in, would be let in now as well. While nobody can be,
+/// those who are in stay.
+#[must_use]
+pub fn stands(signed: Option<&Signed>, live: &Live) -> bool {
+    let Ok(Some(verifier)) = verifier(live) else { return true };
+    let Some(signed) = signed else { return false };
+    if signed.until.is_some_and(|until| until <= SystemTime::now()) {
+        return false;
+    }
+    match &signed.key {
+        Some(hash) => verifier.keys.as_ref().and_then(|keys| keys.holder(hash)) == Some(&signed.person),
+        None => verifier.oidc.is_some(),
     }
 }
 

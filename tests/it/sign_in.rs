@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::support::exchange::{Response, exchange};
 use super::support::issuer::{AUDIENCE, Issuer, Pool};
 use super::support::perch::{Perch, Start, free_port, keep_secret, perch, wait};
+use super::support::socket::Person;
 
 /// A new key of `name`, and the entry for the secret.
 fn key(name: &str) -> (String, Value) {
@@ -181,6 +182,24 @@ fn a_key_is_rotated_without_a_restart_and_a_broken_secret_changes_nothing() {
     let status = door.perch.status();
     assert_eq!(status["services"]["auth"]["state"], "running");
     assert!(!status.to_string().contains("hunter2"), "{status:#}");
+}
+
+#[test]
+fn a_socket_ends_with_the_key_that_opened_it() {
+    let (key_of_ada, ada) = key("ada");
+    let (key_of_bob, bob) = key("bob");
+    let both = json!({ "ada": ada["ada"], "bob": bob["bob"] });
+    let (door, file) = Door::for_keys(&both);
+    let connect = |key: &str| Person::try_connect(door.port, &[&format!("Authorization: Bearer {key}")]);
+    let (mut ada_there, mut bob_there) = (connect(&key_of_ada), connect(&key_of_bob));
+    assert_eq!((ada_there.next(), bob_there.next()), (json!(["open"]), json!(["open"])));
+    ada_there.join("lobby", None);
+    bob_there.join("lobby", None);
+    std::fs::write(&file, json!({ "bob": bob["bob"] }).to_string()).unwrap();
+    assert_eq!(door.perch.verb(&["reload"]).status.code(), Some(0));
+    ada_there.send(&json!({ "type": "ask", "text": "am I still here?" }));
+    assert_eq!(ada_there.closed(), 1008);
+    bob_there.say("lobby", "I am");
 }
 
 #[test]

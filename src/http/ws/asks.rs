@@ -74,7 +74,7 @@ async fn answer(
     conversation: Option<&str>,
     told: &mpsc::Sender<Told>,
 ) -> Result<(), Problem> {
-    let Visitor { asker, address } = visitor;
+    let Visitor { asker, address, .. } = visitor;
     let live = Arc::clone(&app.live.borrow());
     let question = Question { text: Arc::clone(&text), attachments: [].into(), key: None };
     let asked = app.history.ask(asker, which(conversation)?, question, live.config.chat.history()).await;

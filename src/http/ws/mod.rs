@@ -19,6 +19,7 @@ use super::person;
 use super::problem::Problem;
 use super::request_id::RequestId;
 use super::router::App;
+use crate::auth::Signed;
 use crate::chat::history::Asker;
 
 mod asks;
@@ -41,6 +42,8 @@ const PROTOCOL: &str = "perch";
 pub struct Visitor {
     asker: Asker,
     address: Option<IpAddr>,
+    /// As whom they were let in, where that was asked.
+    signed: Option<Signed>,
 }
 
 /// Opens a WebSocket. Pages of other sites were turned away before ([`super::origins`]).
@@ -68,7 +71,8 @@ pub async fn open(State(app): State<App>, mut request: Request) -> Result<Respon
     let address = known.get().map(|ClientAddress(address)| *address);
     // What begins while it is open is theirs as well.
     let asker = Asker { newcomer: false, ..person::asker(known)? };
-    let visitor = Visitor { asker, address };
+    let signed = known.get::<Signed>().cloned();
+    let visitor = Visitor { asker, address, signed };
     let upgrade = hyper::upgrade::on(&mut request);
     afterwards.then(move |leave| async move {
         // Otherwise the client went away before it had its answer.

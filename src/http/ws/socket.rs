@@ -27,6 +27,7 @@ use super::asks::{Ask, Told};
 use super::frame::{self, Reference, Wish};
 use super::wire::Wire;
 use super::{Visitor, name};
+use crate::auth;
 use crate::chat::PersonId;
 use crate::http::chat::BODIES;
 use crate::http::problem::Problem;
@@ -122,6 +123,7 @@ enum Event {
 /// Why perch ends a connection; nothing where the other side did.
 type Farewell = Option<(CloseCode, &'static str)>;
 
+const SIGNED_OUT: Farewell = Some((CloseCode::Policy, "sign in again"));
 const FLOODED: Farewell = Some((CloseCode::Policy, "too many messages"));
 
 struct Socket {
@@ -321,8 +323,16 @@ impl Socket {
 
     // --- what then happens ------------------------------------------------------------------------------------------
 
+    /// Whether who is at the other side would be let in now: keys are taken away, and tokens end.
+    fn stands(&self) -> bool {
+        auth::stands(self.visitor.signed.as_ref(), &self.app.live.borrow())
+    }
+
     fn due(&mut self, timer: Pin<&mut Sleep>) -> Result<(), Farewell> {
         let now = Instant::now();
+        if !self.stands() {
+            return Err(SIGNED_OUT);
+        }
         if self.app.departure.borrow().is_some() {
             // Not all of them at once: each timer has its own moment.
             self.leaving = true;
@@ -350,6 +360,9 @@ impl Socket {
     }
 
     fn take(&mut self, message: Message) -> Farewell {
+        if !self.stands() {
+            return SIGNED_OUT;
+        }
         self.heard = Instant::now();
         self.pinged = false;
         self.wire().unfinished = 0;
