@@ -292,7 +292,7 @@ pub struct Asking {
     id: ConversationId,
     number: u64,
     turn: u64,
-    given_up: Option<CancellationToken>,
+    given_up: CancellationToken,
     earlier: Vec<Turn>,
     ended: AtomicBool,
 }
@@ -317,10 +317,7 @@ impl Asking {
 
     /// Completes when the question was asked once more, or its conversation deleted: nobody waits for this answer.
     pub async fn given_up(&self) {
-        match &self.given_up {
-            Some(token) => token.cancelled().await,
-            None => std::future::pending().await,
-        }
+        self.given_up.cancelled().await;
     }
 
     /// Notes a piece of the answer that the person has got.

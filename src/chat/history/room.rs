@@ -73,7 +73,7 @@ struct Slot {
 /// An answer that is being made.
 struct Flight {
     turn: u64,
-    given_up: Option<CancellationToken>,
+    given_up: CancellationToken,
 }
 
 /// So many a second.
@@ -119,7 +119,7 @@ pub(super) struct Beginning<'a> {
 
 pub(super) enum Begun {
     Before { id: ConversationId, number: u64, answer: String },
-    Now { id: ConversationId, number: u64, turn: u64, given_up: Option<CancellationToken>, earlier: Vec<Turn> },
+    Now { id: ConversationId, number: u64, turn: u64, given_up: CancellationToken, earlier: Vec<Turn> },
 }
 
 impl Room {
@@ -205,7 +205,7 @@ impl Room {
         let earlier = held.earlier(number, turns);
         self.moment += 1;
         let turn = self.moment;
-        let given_up = question.key.as_ref().map(|_| CancellationToken::new());
+        let given_up = CancellationToken::new();
         let exchange = Exchange {
             number,
             key: question.key,
@@ -471,8 +471,8 @@ impl Held {
 
 impl Slot {
     fn give_up(&self) {
-        if let Some(token) = self.flight.as_ref().and_then(|flight| flight.given_up.as_ref()) {
-            token.cancel();
+        if let Some(flight) = &self.flight {
+            flight.given_up.cancel();
         }
     }
 }

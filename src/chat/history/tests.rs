@@ -185,7 +185,7 @@ async fn what_is_erased_stays_so_although_an_answer_was_under_way() {
     let ann = guest("ann");
     let id = talk(&history, &ann, Which::New, "one").await;
     let kept = talk(&history, &ann, Which::New, "kept").await;
-    let asking = begin(&history, &ann, Which::Existing(id), "two", Some("k")).await;
+    let asking = begin(&history, &ann, Which::Existing(id), "two", None).await;
     assert_eq!(history.erase(&ann.person, Some(id)).await, Ok(true));
     asking.given_up().await;
     asking.say("Well");
