@@ -47,6 +47,9 @@ const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// The longest of these, in characters.
 const LONGEST_KEY: usize = 64;
 
+/// So much of each body is not counted: whoever says little is heard, however much others send.
+const UNCOUNTED: usize = 4 << 10;
+
 /// One request's share of what all bodies together may hold, given back when it ends.
 struct Held<'a> {
     app: &'a App,
@@ -55,8 +58,10 @@ struct Held<'a> {
 
 impl Held<'_> {
     fn grow(&mut self, by: usize) -> Result<(), Problem> {
+        let counted = self.bytes.saturating_sub(UNCOUNTED);
         self.bytes += by;
-        if self.app.bodies.fetch_add(by, Ordering::Relaxed) + by + self.app.room.taken() > BODIES {
+        let by = self.bytes.saturating_sub(UNCOUNTED) - counted;
+        if by > 0 && self.app.bodies.fetch_add(by, Ordering::Relaxed) + by + self.app.room.taken() > BODIES {
             let detail = "too many large requests are coming in at the moment; try again shortly";
             return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail));
         }
@@ -66,7 +71,7 @@ impl Held<'_> {
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
-        self.app.bodies.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.app.bodies.fetch_sub(self.bytes.saturating_sub(UNCOUNTED), Ordering::Relaxed);
     }
 }
 
