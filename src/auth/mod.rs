@@ -173,7 +173,7 @@ impl Verifier {
             proven => proven,
         };
         let subject = proven.map_err(invalid)?;
-        Ok(Signed { person: PersonId::subject(&subject.subject), until: Some(subject.until), key: None })
+        Ok(Signed { person: PersonId::subject(&issuer.name, &subject.subject), until: Some(subject.until), key: None })
     }
 }
 

@@ -20,10 +20,10 @@ impl PersonId {
         PersonId(format!("key:{name}").into())
     }
 
-    /// The subject of an OIDC issuer's tokens. There is one issuer at a time.
+    /// The subject of this OIDC issuer's tokens: another issuer's of the same name is somebody else.
     #[must_use]
-    pub fn subject(subject: &str) -> PersonId {
-        PersonId(format!("oidc:{subject}").into())
+    pub fn subject(issuer: &str, subject: &str) -> PersonId {
+        PersonId(format!("oidc:{issuer}#{subject}").into())
     }
 
     /// A Discord user.

@@ -127,7 +127,7 @@ fn the_total_refuses_a_person_who_has_asked_for_nothing_yet() {
 fn an_answer_beyond_the_limit_is_owed_until_time_has_paid_it() {
     let config = limits("[limits.person]\ntokens_per_day = 86_400");
     let limits = Limits::standing_still();
-    let person = PersonId::subject("somebody");
+    let person = PersonId::key("somebody");
     let who = Who { address: None, person: &person };
     assert!(limits.admit(&config, who).is_ok());
     limits.spent(&config, who, 86_400 + 3_600);
@@ -144,7 +144,7 @@ fn an_answer_beyond_the_limit_is_owed_until_time_has_paid_it() {
     assert!(limits.admit(&config, who).is_err());
     limits.pass(SECOND);
     assert!(limits.admit(&config, who).is_ok());
-    assert!(limits.admit(&config, Who { address: None, person: &PersonId::subject("other") }).is_ok());
+    assert!(limits.admit(&config, Who { address: None, person: &PersonId::key("other") }).is_ok());
 }
 
 #[test]

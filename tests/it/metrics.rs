@@ -104,7 +104,7 @@ fn what_a_model_took_and_what_it_did_not_answer_is_counted() {
     assert_ne!(chat::post(port, "say something else").status, 200);
     let families = read(&page(&perch));
     let tokens = number(&families, "perch_chat_tokens", "perch_chat_tokens_total", &json!({}));
-    assert!(tokens >= 1.0 && tokens < 100.0, "{tokens}");
+    assert!((1.0..100.0).contains(&tokens), "{tokens}");
     let failures: f64 = families["perch_chat_failures"]["samples"]
         .as_array()
         .unwrap()
