@@ -1,7 +1,7 @@
 //! Who somebody is, by what they show: an API key ([`keys`]) or a token of an OIDC issuer ([`token`]).
 //!
 //! It is a service of its own, so that a new configuration or a rotated secret is tried before it is used, and one that is
-//! refused leaves what was; while it runs, it keeps the [`issuer`]'s keys fresh.
+//! refused leaves what was; while it runs, it keeps the [`mod@issuer`]'s keys fresh.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
