@@ -24,11 +24,8 @@ pub struct Encrypted {
 
 /// Speaks TLS with whoever connected; `None` where they can't, take too long, or came for a challenge alone.
 pub async fn encrypt(stream: TcpStream, config: Arc<ServerConfig>, leave: &CancellationToken) -> Option<Encrypted> {
-    let handshake = async {
-        // Whoever connects and says nothing costs a socket and little more: what TLS remembers is made when it is needed.
-        stream.readable().await?;
-        Box::pin(TlsAcceptor::from(config).accept(stream)).await
-    };
+    // Whoever connects and says nothing does not come this far (`patience::begins`).
+    let handshake = Box::pin(TlsAcceptor::from(config).accept(stream));
     let shaken = tokio::select! {
         biased;
         shaken = tokio::time::timeout(TIMEOUT, handshake) => shaken,
