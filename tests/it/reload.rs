@@ -194,7 +194,6 @@ fn documents_that_change_nothing() {
     let perch = host.perch().ready();
     connected(&perch);
     let visitors = Crowd::strolling(host.port);
-    let before = peak_memory(&perch);
     let noise: Vec<u8> =
         (0..10_u32 << 20).map(|at| u8::try_from(at.wrapping_mul(2_654_435_761) >> 24).unwrap()).collect();
     let uri = host.uri();
@@ -243,11 +242,12 @@ fn documents_that_change_nothing() {
         ),
     ];
     for (what, bytes, mistakes) in cases {
+        let (before, size) = (peak_memory(&perch), bytes.len() as u64);
         assert_changes_nothing(&host, &perch, what, || host.upload(bytes), mistakes);
+        let grown = peak_memory(&perch) - before;
+        assert!(grown < 8 << 10, "{what}: {grown} KiB more in memory for {size} bytes");
         assert_applied(&host, &perch, &good);
     }
-    let grown = peak_memory(&perch) - before;
-    assert!(grown < 8 << 10, "{grown} KiB more than before the noise");
     let marker = host.cloud.delete_object(&host.bucket, KEY).unwrap();
     let deleted =
         format!("the configuration: {uri} was deleted; upload it again, or remove the delete marker {marker}");

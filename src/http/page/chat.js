@@ -445,7 +445,7 @@ onSignIn((refused) => {
   // Another request was told the same; or somebody has signed in since it was sent.
   if (token.get() !== refused) return Promise.resolve()
   token.set(null)
-  byId('token-says').textContent = refused ? words.tokenRefused : ''
+  if (refused) byId('token-says').textContent = words.tokenRefused
   if (!asking) {
     asking = {}
     asking.over = new Promise((resolve) => (asking.resolve = resolve))
@@ -461,6 +461,7 @@ byId('sign-in').addEventListener('submit', (event) => {
   if (!given) return
   token.set(given)
   byId('token').value = ''
+  byId('token-says').textContent = ''
   byId('sign-in').hidden = true
   const { resolve } = asking
   asking = null
