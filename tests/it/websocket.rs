@@ -56,6 +56,7 @@ fn people_in_a_room_read_the_same_in_the_same_order() {
     let texts: Vec<&Value> = joined["history"].as_array().unwrap().iter().map(|said| &said["text"]).collect();
     assert_eq!((texts, &joined["members"]), (vec![&json!("héllo"), &json!("hi")], &json!(3)));
     one.send(&json!({ "type": "leave", "room": room }));
+    while other.frame()["members"] != 2 {}
     other.say(room, "are you gone?");
     one.send(&say(room, "I am"));
     assert_eq!(one.frame_of("error")["problem"]["status"], 409);
