@@ -6,17 +6,16 @@
 //! leaves the limit alone.
 
 use std::io::Write;
+use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use arc_swap::ArcSwapOption;
 use axum::body::Body;
 use axum::http::{HeaderName, HeaderValue, Request, Response, StatusCode};
 use axum::response::IntoResponse;
-use tower::{Layer, Service};
 
-use super::answering::{Answer, Answering};
 use super::client::ClientAddress;
+use super::gate::Gate;
 use super::problem::Problem;
 use super::router::App;
 use crate::chat::PersonId;
@@ -49,53 +48,28 @@ impl AddressDoor {
     }
 }
 
-impl<S> Layer<S> for AddressDoor {
-    type Service = AddressDoorService<S>;
+impl Gate for AddressDoor {
+    type Known = (Option<HeaderValue>, Standing);
 
-    fn layer(&self, inner: S) -> Self::Service {
-        AddressDoorService { inner, door: self.clone() }
-    }
-}
-
-#[derive(Clone)]
-pub struct AddressDoorService<S> {
-    inner: S,
-    door: AddressDoor,
-}
-
-impl<S> Service<Request<Body>> for AddressDoorService<S>
-where
-    S: Service<Request<Body>, Response = Response<Body>, Error = std::convert::Infallible>,
-    S::Future: Future<Output = Answer> + Unpin,
-{
-    type Response = Response<Body>;
-    type Error = std::convert::Infallible;
-    type Future = Answering<S::Future, (Option<HeaderValue>, Standing)>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.inner.poll_ready(context)
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+    fn enter(&self, request: &mut Request<Body>) -> ControlFlow<Response<Body>, Self::Known> {
         let client = request.extensions().get::<ClientAddress>().copied();
-        let known = match (errand(request.uri().path()), client) {
-            (Some(errand), Some(ClientAddress(address))) => {
-                let live = self.door.app.live.borrow();
-                let config = &live.config.limits;
-                let policies = self.door.policies.of(config);
-                match self.door.app.limits.admit_address(config, address, errand) {
-                    Ok(standing) => (policies, standing),
-                    Err(refusal) => return Answering::here(refused(refusal, policies)),
-                }
-            }
-            _ => (None, Standing::default()),
+        let (Some(errand), Some(ClientAddress(address))) = (errand(request.uri().path()), client) else {
+            return ControlFlow::Continue((None, Standing::default()));
         };
-        Answering::inside(self.inner.call(request), known, |response, (policies, standing)| {
-            if let Some(policies) = policies {
-                response.headers_mut().insert(RATE_LIMIT_POLICY, policies);
-            }
-            tell(response, standing);
-        })
+        let live = self.app.live.borrow();
+        let config = &live.config.limits;
+        let policies = self.policies.of(config);
+        match self.app.limits.admit_address(config, address, errand) {
+            Ok(standing) => ControlFlow::Continue((policies, standing)),
+            Err(refusal) => ControlFlow::Break(refused(refusal, policies)),
+        }
+    }
+
+    fn leave(response: &mut Response<Body>, (policies, standing): Self::Known) {
+        if let Some(policies) = policies {
+            response.headers_mut().insert(RATE_LIMIT_POLICY, policies);
+        }
+        tell(response, standing);
     }
 }
 
@@ -111,53 +85,30 @@ impl PersonDoor {
     }
 }
 
-impl<S> Layer<S> for PersonDoor {
-    type Service = PersonDoorService<S>;
+impl Gate for PersonDoor {
+    type Known = Standing;
 
-    fn layer(&self, inner: S) -> Self::Service {
-        PersonDoorService { inner, app: Arc::clone(&self.app) }
-    }
-}
-
-#[derive(Clone)]
-pub struct PersonDoorService<S> {
-    inner: S,
-    app: App,
-}
-
-impl<S> Service<Request<Body>> for PersonDoorService<S>
-where
-    S: Service<Request<Body>, Response = Response<Body>, Error = std::convert::Infallible>,
-    S::Future: Future<Output = Answer> + Unpin,
-{
-    type Response = Response<Body>;
-    type Error = std::convert::Infallible;
-    type Future = Answering<S::Future, Standing>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.inner.poll_ready(context)
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let person = request.extensions().get::<PersonId>();
-        let address = request.extensions().get().map(|ClientAddress(address)| *address);
-        let standing = match (errand(request.uri().path()), person) {
-            (None | Some(Errand::File), _) | (_, None) => Standing::default(),
-            (Some(errand), Some(person)) => {
-                let live = self.app.live.borrow();
-                let config = &live.config.limits;
-                match self.app.limits.admit_person(config, Who { address, person }, errand) {
-                    Ok(standing) => standing,
-                    Err(refusal) => {
-                        if let Some(address) = address {
-                            self.app.limits.take_back(config, address);
-                        }
-                        return Answering::here(refused(refusal, None));
-                    }
-                }
-            }
+    fn enter(&self, request: &mut Request<Body>) -> ControlFlow<Response<Body>, Standing> {
+        let errand = errand(request.uri().path()).filter(|errand| *errand != Errand::File);
+        let (Some(errand), Some(person)) = (errand, request.extensions().get::<PersonId>()) else {
+            return ControlFlow::Continue(Standing::default());
         };
-        Answering::inside(self.inner.call(request), standing, tell)
+        let address = request.extensions().get().map(|ClientAddress(address)| *address);
+        let live = self.app.live.borrow();
+        let config = &live.config.limits;
+        match self.app.limits.admit_person(config, Who { address, person }, errand) {
+            Ok(standing) => ControlFlow::Continue(standing),
+            Err(refusal) => {
+                if let Some(address) = address {
+                    self.app.limits.take_back(config, address);
+                }
+                ControlFlow::Break(refused(refusal, None))
+            }
+        }
+    }
+
+    fn leave(response: &mut Response<Body>, standing: Standing) {
+        tell(response, standing);
     }
 }
 

@@ -1,13 +1,12 @@
 //! What every answer tells browsers, so that a page, an error, or what somebody wrote can do no harm in one.
 
-use std::task::{Context, Poll};
+use std::ops::ControlFlow;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
-use tower::{Layer, Service};
 
-use super::answering::{Answer, Answering};
 use super::client;
+use super::gate::Gate;
 
 /// Nothing is run, shown or loaded by an answer that says nothing else; the page says what it needs.
 /// <https://www.w3.org/TR/CSP3/>
@@ -39,17 +38,6 @@ const DEFAULTS: [(HeaderName, HeaderValue); 7] = [
 #[derive(Clone)]
 pub struct Hardened;
 
-impl<S> Layer<S> for Hardened {
-    type Service = HardenedService<S>;
-
-    fn layer(&self, inner: S) -> Self::Service {
-        HardenedService(inner)
-    }
-}
-
-#[derive(Clone)]
-pub struct HardenedService<S>(S);
-
 /// What the request says about the answer.
 #[derive(Clone, Copy)]
 pub struct Asked {
@@ -58,25 +46,17 @@ pub struct Asked {
     private: bool,
 }
 
-impl<S> Service<Request<Body>> for HardenedService<S>
-where
-    S: Service<Request<Body>, Response = Response<Body>, Error = std::convert::Infallible>,
-    S::Future: Future<Output = Answer> + Unpin,
-{
-    type Response = Response<Body>;
-    type Error = std::convert::Infallible;
-    type Future = Answering<S::Future, Asked>;
+impl Gate for Hardened {
+    type Known = Asked;
 
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.0.poll_ready(context)
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+    fn enter(&self, request: &mut Request<Body>) -> ControlFlow<Response<Body>, Asked> {
         let encrypted = client::encrypted(request.extensions());
         let private = request.uri().path().starts_with("/api/");
-        Answering::inside(self.0.call(request), Asked { encrypted, private }, |response, asked| {
-            harden(response.headers_mut(), asked);
-        })
+        ControlFlow::Continue(Asked { encrypted, private })
+    }
+
+    fn leave(response: &mut Response<Body>, asked: Asked) {
+        harden(response.headers_mut(), asked);
     }
 }
 

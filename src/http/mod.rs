@@ -20,7 +20,6 @@ use crate::service::{Cause, Context, Live, Next, Part, Problem, Readiness, Servi
 
 mod acme;
 mod afterwards;
-mod answering;
 mod arrival;
 mod bind;
 mod chat;
@@ -30,6 +29,7 @@ mod connections;
 mod conversations;
 mod crowd;
 mod doors;
+mod gate;
 mod headers;
 mod health;
 mod metrics;

@@ -17,7 +17,7 @@ use tower::{Layer, Service};
 use tower_http::cors::{AllowOrigin, Cors, CorsLayer};
 use tower_http::csrf::{Csrf, CsrfLayer, ProtectionError};
 
-use super::answering::Answer;
+use super::gate::Answer;
 use super::problem::Problem;
 use super::router::App;
 use crate::service::Live;
@@ -35,6 +35,9 @@ const ANSWER_HEADERS: [HeaderName; 4] = [
     HeaderName::from_static("ratelimit"),
     HeaderName::from_static("ratelimit-policy"),
 ];
+
+/// Who is behind a request, as browsers say (<https://www.w3.org/TR/fetch-metadata/#sec-fetch-site-header>).
+const SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 const REFUSED: &str = "this came from another site, which the operator of perch has not allowed (http.origins)";
 
@@ -57,9 +60,9 @@ pub fn origin_allowed(headers: &HeaderMap, live: &Live) -> bool {
     authority.is_some_and(|authority| Some(authority) == host) && !from_elsewhere(headers)
 }
 
-/// Whether the browser says that another site is behind it (<https://www.w3.org/TR/fetch-metadata/#sec-fetch-site-header>).
+/// Whether the browser says that another site is behind it.
 fn from_elsewhere(headers: &HeaderMap) -> bool {
-    let site = headers.get("sec-fetch-site").map(HeaderValue::as_bytes);
+    let site = headers.get(SITE).map(HeaderValue::as_bytes);
     !matches!(site, None | Some(b"" | b"same-origin" | b"none"))
 }
 
@@ -115,6 +118,10 @@ where
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let origin = request.headers().get(header::ORIGIN);
+        // Nothing that a browser says of where it comes from: the library lets it in, and so does this without it.
+        if origin.is_none() && !request.headers().contains_key(SITE) {
+            return Either::Left(Either::Right(self.inner.call(request)));
+        }
         // To the library a handshake is a read.
         if request.headers().contains_key(header::UPGRADE)
             && !origin_allowed(request.headers(), &self.own.app.live.borrow())

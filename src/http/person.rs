@@ -2,16 +2,15 @@
 //!
 //! The cookie is a random number that nobody else knows; perch knows people by its hash alone.
 
-use std::convert::Infallible;
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::ops::ControlFlow;
 
-use anyhow::Context as _;
+use anyhow::Context;
+use axum::body::Body;
 use axum::http::{Extensions, HeaderMap, HeaderValue, Method, Request, Response, header};
 use sha2::{Digest, Sha256};
-use tower::{Layer, Service};
 
 use super::client::encrypted;
+use super::gate::Gate;
 use super::problem::Problem;
 use crate::chat::PersonId;
 use crate::chat::history::Asker;
@@ -36,62 +35,48 @@ pub fn asker(extensions: &Extensions) -> Result<Asker, Problem> {
 
 /// Puts a [`PersonId`] into every request for the page and the API, unless somebody signed in.
 #[derive(Clone, Copy)]
-pub struct PersonLayer;
+pub struct Acquainted;
 
-impl<S> Layer<S> for PersonLayer {
-    type Service = PersonService<S>;
-
-    fn layer(&self, inner: S) -> PersonService<S> {
-        PersonService { inner }
-    }
+/// A cookie that is to be given.
+pub struct Given {
+    cookie: String,
+    encrypted: bool,
+    /// Nothing was written.
+    read: bool,
 }
 
-#[derive(Clone)]
-pub struct PersonService<S> {
-    inner: S,
-}
+impl Gate for Acquainted {
+    type Known = Option<Given>;
 
-impl<S, B, R> Service<Request<B>> for PersonService<S>
-where
-    S: Service<Request<B>, Response = Response<R>, Error = Infallible>,
-    S::Future: Send + 'static,
-{
-    type Response = Response<R>;
-    type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<R>, Infallible>> + Send>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        self.inner.poll_ready(context)
-    }
-
-    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+    fn enter(&self, request: &mut Request<Body>) -> ControlFlow<Response<Body>, Option<Given>> {
         let path = request.uri().path();
-        let page = path == "/";
         let signed_in = request.extensions().get::<PersonId>().is_some();
-        if signed_in || (!page && !path.starts_with("/api/")) {
-            return Box::pin(self.inner.call(request));
+        if signed_in || (path != "/" && !path.starts_with("/api/")) {
+            return ControlFlow::Continue(None);
         }
         let encrypted = encrypted(request.extensions());
-        let cookie = cookie(request.headers(), encrypted);
-        let given = cookie.is_none().then(|| format!("{:032x}", crate::random::bits()));
-        let person = person(given.as_deref().or(cookie).unwrap_or_default());
-        request.extensions_mut().insert(person);
-        let Some(given) = given else { return Box::pin(self.inner.call(request)) };
+        let known = cookie(request.headers(), encrypted).map(person);
+        if let Some(person) = known {
+            request.extensions_mut().insert(person);
+            return ControlFlow::Continue(None);
+        }
+        let cookie = format!("{:032x}", crate::random::bits());
+        request.extensions_mut().insert(person(&cookie));
         request.extensions_mut().insert(Newcomer);
         let read = request.method() == Method::GET;
-        let answer = self.inner.call(request);
-        Box::pin(async move {
-            let Ok(mut answer) = answer.await;
-            let headers = answer.headers_mut();
-            if let Ok(value) = HeaderValue::try_from(set_cookie(&given, encrypted)) {
-                headers.append(header::SET_COOKIE, value);
-            }
-            if read {
-                // A cache that others share would hand them this person's cookie.
-                headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
-            }
-            Ok(answer)
-        })
+        ControlFlow::Continue(Some(Given { cookie, encrypted, read }))
+    }
+
+    fn leave(response: &mut Response<Body>, given: Option<Given>) {
+        let Some(Given { cookie, encrypted, read }) = given else { return };
+        let headers = response.headers_mut();
+        if let Ok(value) = HeaderValue::try_from(set_cookie(&cookie, encrypted)) {
+            headers.append(header::SET_COOKIE, value);
+        }
+        if read {
+            // A cache that others share would hand them this person's cookie.
+            headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
+        }
     }
 }
 

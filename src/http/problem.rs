@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, header};
+use axum::http::{HeaderValue, Method, Response, StatusCode, Uri, header};
 use axum::response::IntoResponse;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -101,19 +101,17 @@ impl Problem {
         json!(document)
     }
 
-    /// The answer for request `id`.
-    pub(super) fn render(self, id: RequestId, app: &App, headers: &mut HeaderMap) -> Response<Body> {
+    /// Makes it the answer to request `id`.
+    pub(super) fn render(self, id: RequestId, app: &App, response: &mut Response<Body>) {
         let live = Arc::clone(&app.live.borrow());
         let body = self.tell(id, &live);
-        let mut response = Response::new(Body::from(body.to_string()));
+        *response.body_mut() = Body::from(body.to_string());
         *response.status_mut() = self.status;
-        std::mem::swap(response.headers_mut(), headers);
         response.headers_mut().remove(header::CONTENT_LENGTH);
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if let Some(wait) = self.retry_after {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)));
         }
-        response
     }
 }
 

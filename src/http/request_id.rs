@@ -1,17 +1,15 @@
 //! The outermost layer: gives each request an id, writes problems with it, and logs what went wrong once.
 
-use std::convert::Infallible;
 use std::fmt;
-use std::pin::Pin;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
 use std::time::Instant;
 
-use axum::body::Body;
+use axum::body::{Body, HttpBody};
 use axum::http::{HeaderName, HeaderValue, Request, Response};
-use tower::{Layer, Service};
 
+use super::gate::Gate;
 use super::metrics::Route;
 use super::problem::Problem;
 use super::router::App;
@@ -30,7 +28,7 @@ impl fmt::Display for RequestId {
 }
 
 /// Ids that don't repeat within a process, and hardly between two: a random start, then one by one.
-struct Ids(AtomicU64);
+pub struct Ids(AtomicU64);
 
 impl Ids {
     fn next(&self) -> RequestId {
@@ -39,72 +37,49 @@ impl Ids {
 }
 
 #[derive(Clone)]
-pub struct RequestIdLayer {
+pub struct Numbered {
     app: App,
     ids: Arc<Ids>,
 }
 
-impl RequestIdLayer {
+impl Numbered {
     pub fn new(app: App) -> Self {
-        RequestIdLayer { app, ids: Arc::new(Ids(AtomicU64::new(fastrand::u64(..)))) }
+        Numbered { app, ids: Arc::new(Ids(AtomicU64::new(fastrand::u64(..)))) }
     }
 }
 
-impl<S> Layer<S> for RequestIdLayer {
-    type Service = RequestIdService<S>;
-
-    fn layer(&self, inner: S) -> Self::Service {
-        RequestIdService { inner, layer: self.clone() }
-    }
+/// A request that is being answered.
+pub struct Asked {
+    app: App,
+    id: RequestId,
+    route: Route,
+    started: Instant,
 }
 
-#[derive(Clone)]
-pub struct RequestIdService<S> {
-    inner: S,
-    layer: RequestIdLayer,
-}
+impl Gate for Numbered {
+    type Known = Asked;
 
-impl<S, B, R> Service<Request<B>> for RequestIdService<S>
-where
-    S: Service<Request<B>, Response = Response<R>, Error = Infallible>,
-    S::Future: Send + 'static,
-    R: axum::body::HttpBody<Data = axum::body::Bytes> + Send + 'static,
-    R::Error: Into<axum::BoxError>,
-{
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        self.inner.poll_ready(context)
-    }
-
-    fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let id = self.layer.ids.next();
-        let route = Route::of(request.uri().path());
+    fn enter(&self, request: &mut Request<Body>) -> ControlFlow<Response<Body>, Asked> {
+        let id = self.ids.next();
         // For a handler that tells of a problem once its answer has begun.
         request.extensions_mut().insert(id);
-        let answer = self.inner.call(request);
-        let app = Arc::clone(&self.layer.app);
-        let started = Instant::now();
-        Box::pin(async move {
-            let Ok(mut response) = answer.await;
-            let status = response.status();
-            let problem = response.extensions_mut().remove::<Problem>().or_else(|| {
-                // A layer below answered with nothing but a status: a time-out.
-                (status.is_server_error() && response.body().is_end_stream())
-                    .then(|| Problem::new(status, "the answer took too long"))
-            });
-            let mut response = match problem {
-                None => response.map(Body::new),
-                Some(problem) => problem.render(id, &app, response.headers_mut()),
-            };
-            let headers = response.headers_mut();
-            if let Ok(value) = HeaderValue::from_str(&id.to_string()) {
-                headers.insert(HEADER, value);
-            }
-            app.requests.count(route, status, started.elapsed());
-            Ok(response)
-        })
+        let route = Route::of(request.uri().path());
+        ControlFlow::Continue(Asked { app: Arc::clone(&self.app), id, route, started: Instant::now() })
+    }
+
+    fn leave(response: &mut Response<Body>, Asked { app, id, route, started }: Asked) {
+        let status = response.status();
+        let problem = response.extensions_mut().remove::<Problem>().or_else(|| {
+            // A layer below answered with nothing but a status: a time-out.
+            (status.is_server_error() && response.body().is_end_stream())
+                .then(|| Problem::new(status, "the answer took too long"))
+        });
+        if let Some(problem) = problem {
+            problem.render(id, &app, response);
+        }
+        if let Ok(value) = HeaderValue::from_str(&id.to_string()) {
+            response.headers_mut().insert(HEADER, value);
+        }
+        app.requests.count(route, status, started.elapsed());
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::http::{HeaderValue, Response, StatusCode, header};
 use axum::routing::{get, post};
-use axum::{Json, Router, middleware};
+use axum::{Json, Router};
 use hyper::body::Incoming;
 use serde_json::json;
 use tokio::sync::watch;
@@ -19,15 +19,17 @@ use tower_http::timeout::TimeoutLayer;
 
 use super::acme::challenge;
 use super::doors::{AddressDoor, PersonDoor};
+use super::gate::Behind;
 use super::headers::Hardened;
 use super::origins::{OtherSites, OwnSite};
-use super::person::PersonLayer;
+use super::person::Acquainted;
 use super::problem::{self, Problem};
-use super::request_id::RequestIdLayer;
+use super::request_id::Numbered;
 use super::shape::WellFormed;
+use super::sign_in::SignIn;
 use super::tls::Certificates;
 use super::tls::redirect::ToHttps;
-use super::{Http, Requests, Resources, chat, client, conversations, health, openapi, page, sign_in, ws};
+use super::{Http, Requests, Resources, chat, client, conversations, health, openapi, page, ws};
 use crate::chat::files::Room;
 use crate::chat::history::History;
 use crate::limits::Limits;
@@ -129,7 +131,7 @@ pub fn waiting() -> impl Answers {
         Router::new().route("/health", get(health::health)).fallback((StatusCode::SERVICE_UNAVAILABLE, reason));
     ServiceBuilder::new()
         .map_request(|request: hyper::Request<Incoming>| request.map(Body::new))
-        .layer(Hardened)
+        .layer(Behind(Hardened))
         .service(routes)
 }
 
@@ -142,7 +144,7 @@ fn layered(router: Router, app: App) -> impl Answers {
             client::mark(&mut request, marked.live.borrow().config.http.as_ref());
             request
         })
-        .layer(Hardened)
+        .layer(Behind(Hardened))
         .map_response(move |mut answer: Response<Body>| {
             // Where connections are balanced and not requests, a client gets to another host only with a new one.
             if departure.borrow().is_some() {
@@ -150,19 +152,20 @@ fn layered(router: Router, app: App) -> impl Answers {
             }
             answer
         })
-        .layer(RequestIdLayer::new(Arc::clone(&app)))
+        .layer(Behind(Numbered::new(Arc::clone(&app))))
+        .map_response(|answer: Response<_>| answer.map(Body::new))
         .layer(CatchPanicLayer::custom(|_: Box<dyn std::any::Any + Send>| {
             // The panic itself is already in the log, with its place.
             axum::response::IntoResponse::into_response(Problem::internal(&anyhow::anyhow!("the handler panicked")))
         }))
-        .layer(WellFormed)
+        .layer(Behind(WellFormed))
         .layer(OtherSites::new(Arc::clone(&app)))
-        .layer(AddressDoor::new(Arc::clone(&app)))
+        .layer(Behind(AddressDoor::new(Arc::clone(&app))))
         .layer(OwnSite::new(Arc::clone(&app)))
         // Before anything else is done for somebody who came without TLS.
-        .layer(ToHttps::new(Arc::clone(&app)))
-        .layer(middleware::from_fn_with_state(Arc::clone(&app), sign_in::require))
-        .layer(PersonLayer)
-        .layer(PersonDoor::new(app))
+        .layer(Behind(ToHttps::new(Arc::clone(&app))))
+        .layer(SignIn(Arc::clone(&app)))
+        .layer(Behind(Acquainted))
+        .layer(Behind(PersonDoor::new(app)))
         .service(router)
 }

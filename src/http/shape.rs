@@ -2,17 +2,13 @@
 //! end of a request, the other takes for its middle (request smuggling). hyper refuses most of them by itself; these are
 //! the ones that it leaves to the application.
 
-use std::convert::Infallible;
-use std::future::{Ready, ready};
-use std::task::{Context, Poll};
+use std::ops::ControlFlow;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version, header};
 use axum::response::IntoResponse;
-use futures_util::future::Either;
-use tower::{Layer, Service};
 
-use super::answering::Answer;
+use super::gate::Gate;
 use super::problem::Problem;
 
 /// The longest address of a request, in bytes: nothing here has one that is longer than a hundred.
@@ -46,35 +42,15 @@ fn flaw(version: Version, address: &Uri, headers: &HeaderMap) -> Option<(StatusC
 #[derive(Clone)]
 pub struct WellFormed;
 
-impl<S> Layer<S> for WellFormed {
-    type Service = WellFormedService<S>;
+impl Gate for WellFormed {
+    type Known = ();
 
-    fn layer(&self, inner: S) -> Self::Service {
-        WellFormedService(inner)
-    }
-}
-
-#[derive(Clone)]
-pub struct WellFormedService<S>(S);
-
-impl<S> Service<Request<Body>> for WellFormedService<S>
-where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
-{
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = Either<Ready<Answer>, S::Future>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        self.0.poll_ready(context)
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+    fn enter(&self, request: &mut Request<Body>) -> ControlFlow<Response<Body>> {
         let Some((status, detail)) = flaw(request.version(), request.uri(), request.headers()) else {
-            return Either::Right(self.0.call(request));
+            return ControlFlow::Continue(());
         };
         let mut response = Problem::new(status, detail).into_response();
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-        Either::Left(ready(Ok(response)))
+        ControlFlow::Break(response)
     }
 }

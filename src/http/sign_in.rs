@@ -1,14 +1,21 @@
 //! Who may use the API, where the configuration says so: whoever shows a key or a token (RFC 6750).
 
-use axum::extract::{Request, State};
+use std::convert::Infallible;
+use std::future::ready;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
-use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use futures_util::future::{BoxFuture, Either};
+use tower::{Layer, Service};
 
 use super::client::ClientAddress;
+use super::gate::Answer;
 use super::problem::Problem;
 use super::router::App;
-use crate::auth::{self, Refusal};
+use crate::auth::{self, Refusal, Verifier};
 
 /// What comes before the credential in the header (RFC 6750, section 2.1).
 const SCHEME: &str = "Bearer";
@@ -26,48 +33,90 @@ fn is_open(path: &str) -> bool {
 }
 
 /// Lets in who signs in, as the person that they are, and everybody where nobody has to.
-pub async fn require(State(app): State<App>, mut request: Request, next: Next) -> Response {
-    if is_open(request.uri().path()) {
-        return next.run(request).await;
+#[derive(Clone)]
+pub struct SignIn(pub App);
+
+impl<S: Clone> Layer<S> for SignIn {
+    type Service = SignedIn<S>;
+
+    fn layer(&self, inner: S) -> SignedIn<S> {
+        SignedIn { app: Arc::clone(&self.0), inner }
     }
-    let wanted = auth::verifier(&app.live.borrow());
-    let verifier = match wanted {
-        Ok(None) => return next.run(request).await,
-        Ok(Some(verifier)) => verifier,
-        Err(_) => {
-            let detail = "nobody can be let in yet: what knows who may sign in is not ready";
-            return later(Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail), PAUSE);
+}
+
+#[derive(Clone)]
+pub struct SignedIn<S> {
+    app: App,
+    inner: S,
+}
+
+impl<S> Service<Request> for SignedIn<S>
+where
+    S: Service<Request, Response = Response, Error = Infallible, Future: Send> + Clone + Send + 'static,
+{
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Either<S::Future, BoxFuture<'static, Answer>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: Request) -> Self::Future {
+        if is_open(request.uri().path()) {
+            return Either::Left(self.inner.call(request));
         }
-    };
+        let wanted = auth::verifier(&self.app.live.borrow());
+        match wanted {
+            Ok(None) => Either::Left(self.inner.call(request)),
+            Ok(Some(verifier)) => {
+                let mut inner = self.inner.clone();
+                Either::Right(Box::pin(async move {
+                    match identify(&verifier, &mut request).await {
+                        Ok(()) => inner.call(request).await,
+                        Err(response) => Ok(*response),
+                    }
+                }))
+            }
+            Err(_) => {
+                let detail = "nobody can be let in yet: what knows who may sign in is not ready";
+                let response = later(Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail), PAUSE);
+                Either::Right(Box::pin(ready(Ok(response))))
+            }
+        }
+    }
+}
+
+/// Finds out whose the request is.
+async fn identify(verifier: &Verifier, request: &mut Request) -> Result<(), Box<Response>> {
     let credential = match credential(request.headers_mut()) {
         Ok(Some(credential)) => credential,
         Ok(None) => {
             verifier.nothing_shown();
             let detail = "sign in: send `Authorization: Bearer KEY`, with an API key or a token of the issuer";
-            return challenge(StatusCode::UNAUTHORIZED, detail, None);
+            return Err(challenge(StatusCode::UNAUTHORIZED, detail, None));
         }
-        Err(detail) => return challenge(StatusCode::BAD_REQUEST, detail, Some("invalid_request")),
+        Err(detail) => return Err(challenge(StatusCode::BAD_REQUEST, detail, Some("invalid_request"))),
     };
     let Some(&ClientAddress(address)) = request.extensions().get() else {
-        return Problem::internal(&anyhow::anyhow!("a request from nowhere")).into_response();
+        return Err(Problem::internal(&anyhow::anyhow!("a request from nowhere")).into_response().into());
     };
     match verifier.identify(&credential, address).await {
         Ok(signed) => {
             request.extensions_mut().insert(signed.person.clone());
             request.extensions_mut().insert(signed);
-            drop(credential);
-            next.run(request).await
+            Ok(())
         }
-        Err(Refusal::Invalid(words)) => challenge(StatusCode::UNAUTHORIZED, words, Some("invalid_token")),
+        Err(Refusal::Invalid(words)) => Err(challenge(StatusCode::UNAUTHORIZED, words, Some("invalid_token"))),
         Err(Refusal::Wait(wait)) => {
             let seconds = wait.as_secs_f32().ceil();
             let detail = format!("too many tries to sign in have failed from your address; try again in {seconds} s");
             #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is a few seconds")]
-            later(Problem::new(StatusCode::TOO_MANY_REQUESTS, detail), seconds as u32)
+            Err(later(Problem::new(StatusCode::TOO_MANY_REQUESTS, detail), seconds as u32).into())
         }
         Err(Refusal::Unknown) => {
             let detail = "the issuer of your token can't be asked for its keys at the moment; try again shortly";
-            later(Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail), PAUSE)
+            Err(later(Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail), PAUSE).into())
         }
     }
 }
@@ -103,7 +152,7 @@ fn offered(headers: &mut HeaderMap) -> Result<Option<String>, &'static str> {
     }
 }
 
-fn challenge(status: StatusCode, words: &'static str, error: Option<&str>) -> Response {
+fn challenge(status: StatusCode, words: &'static str, error: Option<&str>) -> Box<Response> {
     let mut response = Problem::new(status, words).into_response();
     let value = match error {
         None => format!("{SCHEME} realm=\"perch\""),
@@ -114,7 +163,7 @@ fn challenge(status: StatusCode, words: &'static str, error: Option<&str>) -> Re
     if let Ok(value) = HeaderValue::from_str(&value) {
         response.headers_mut().insert(header::WWW_AUTHENTICATE, value);
     }
-    response
+    response.into()
 }
 
 fn later(problem: Problem, seconds: u32) -> Response {

@@ -1,17 +1,14 @@
 //! Sends who comes without TLS to where it is.
 
-use std::convert::Infallible;
-use std::future::{Ready, ready};
-use std::task::{Context, Poll};
+use std::ops::ControlFlow;
 
 use axum::body::Body;
 use axum::http::uri::Authority;
 use axum::http::{HeaderValue, Request, Response, StatusCode, header};
 use axum::response::IntoResponse;
-use futures_util::future::Either;
-use tower::{Layer, Service};
 
 use crate::http::arrival::Arrival;
+use crate::http::gate::Gate;
 use crate::http::problem::Problem;
 use crate::http::router::App;
 
@@ -29,41 +26,18 @@ impl ToHttps {
     }
 }
 
-impl<S> Layer<S> for ToHttps {
-    type Service = ToHttpsService<S>;
+impl Gate for ToHttps {
+    type Known = ();
 
-    fn layer(&self, inner: S) -> Self::Service {
-        ToHttpsService { inner, app: self.0.clone() }
-    }
-}
-
-#[derive(Clone)]
-pub struct ToHttpsService<S> {
-    inner: S,
-    app: App,
-}
-
-impl<S, B> Service<Request<B>> for ToHttpsService<S>
-where
-    S: Service<Request<B>, Response = Response<Body>, Error = Infallible>,
-{
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = Either<Ready<Result<Response<Body>, Infallible>>, S::Future>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        self.inner.poll_ready(context)
-    }
-
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        match https_port(&self.app, &request) {
-            Some(port) => Either::Left(ready(Ok(redirect(&request, port)))),
-            None => Either::Right(self.inner.call(request)),
+    fn enter(&self, request: &mut Request<Body>) -> ControlFlow<Response<Body>> {
+        match https_port(&self.0, request) {
+            Some(port) => ControlFlow::Break(redirect(request, port)),
+            None => ControlFlow::Continue(()),
         }
     }
 }
 
-fn redirect<B>(request: &Request<B>, port: u16) -> Response<Body> {
+fn redirect(request: &Request<Body>, port: u16) -> Response<Body> {
     let Some(host) = host(request) else {
         let detail = "name the host in the request: without it, nobody can be sent to where HTTPS is";
         return Problem::new(StatusCode::BAD_REQUEST, detail).into_response();
@@ -77,7 +51,7 @@ fn redirect<B>(request: &Request<B>, port: u16) -> Response<Body> {
 }
 
 /// Where HTTPS is, if that is where this request has to go.
-fn https_port<B>(app: &App, request: &Request<B>) -> Option<u16> {
+fn https_port(app: &App, request: &Request<Body>) -> Option<u16> {
     if request.extensions().get::<Arrival>().is_none_or(|arrival| arrival.encrypted) || !app.certificates.are_served() {
         return None;
     }
@@ -90,7 +64,7 @@ fn https_port<B>(app: &App, request: &Request<B>) -> Option<u16> {
 }
 
 /// The host that the client meant, without its port.
-fn host<B>(request: &Request<B>) -> Option<String> {
+fn host(request: &Request<Body>) -> Option<String> {
     let named = || request.headers().get(header::HOST)?.to_str().ok()?.parse::<Authority>().ok();
     let authority = request.uri().authority().cloned().or_else(named)?;
     (!authority.as_str().contains('@') && !authority.host().is_empty()).then(|| authority.host().to_owned())
