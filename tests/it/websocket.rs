@@ -128,6 +128,16 @@ fn what_is_no_frame_is_answered_with_an_error_and_the_connection_goes_on() {
         (r#"{"type":"say","room":"here","text":" ","ref":"c"}"#.to_owned(), 400, json!("c")),
         (r#"{"type":"ask","text":"","ref":"d"}"#.to_owned(), 400, json!("d")),
         (r#"{"type":"ask","text":"?","ref":["e"]}"#.to_owned(), 400, Value::Null),
+        // Whatever is asked for, its error says which it was.
+        (r#"{"type":"join","room":" ","ref":"g"}"#.to_owned(), 400, json!("g")),
+        (r#"{"type":"join","ref":-1}"#.to_owned(), 400, json!(-1)),
+        (r#"{"type":"leave","room":"nowhere","ref":"h"}"#.to_owned(), 409, json!("h")),
+        (r#"{"type":"leave","room":"nowhere","ref":1.5}"#.to_owned(), 409, json!(1.5)),
+        (json!({ "type": "leave", "room": "here", "ref": long }).to_string(), 400, json!(long)),
+        (r#"{"type":"leave","room":"nowhere","ref":18446744073709551615}"#.to_owned(), 409, json!(u64::MAX)),
+        // It would come back as another number.
+        (r#"{"type":"leave","room":"nowhere","ref":18446744073709551616}"#.to_owned(), 400, Value::Null),
+        (r#"{"type":"say","room":"here","text":"?","ref":-9223372036854775809}"#.to_owned(), 400, Value::Null),
         (
             r#"{"type":"ask","text":"?","conversation":"0123456789abcdef0123456789abcdef","ref":"f"}"#.to_owned(),
             404,

@@ -20,6 +20,9 @@ use crate::telemetry::lines::rfc3339;
 const LONGEST_SAID: usize = 8 << 10;
 /// The longest `ref`, in bytes as JSON.
 const LONGEST_REFERENCE: usize = 128;
+/// From here on not every whole number is one of JSON's floating-point numbers, which those are read as that don't fit
+/// into 64 bits (RFC 8259, section 6).
+const EXACT: f64 = 9_007_199_254_740_992.0;
 
 /// What a client calls something it asked for, as JSON: a string or a number.
 pub type Reference = Arc<str>;
@@ -27,9 +30,9 @@ pub type Reference = Arc<str>;
 /// What a client asks for.
 #[derive(Debug)]
 pub enum Wish {
-    Join { room: RoomName, after: Option<u64> },
+    Join { room: RoomName, after: Option<u64>, reference: Option<Reference> },
     Say { room: RoomName, text: String, reference: Option<Reference> },
-    Leave { room: RoomName },
+    Leave { room: RoomName, reference: Option<Reference> },
     Ask { text: String, conversation: Option<String>, reference: Option<Reference> },
     Stop { reference: Reference },
 }
@@ -41,6 +44,8 @@ enum Written {
     Join {
         room: String,
         after: Option<u64>,
+        #[serde(rename = "ref")]
+        reference: Option<Value>,
     },
     Say {
         room: String,
@@ -50,6 +55,8 @@ enum Written {
     },
     Leave {
         room: String,
+        #[serde(rename = "ref")]
+        reference: Option<Value>,
     },
     Ask {
         text: String,
@@ -59,7 +66,7 @@ enum Written {
     },
     Stop {
         #[serde(rename = "ref")]
-        reference: Value,
+        reference: Option<Value>,
     },
 }
 
@@ -72,51 +79,62 @@ impl Wish {
     /// # Errors
     /// What is wrong with it.
     pub fn read(text: &str) -> Result<Wish, Refused> {
-        let written = serde_json::from_str(text).map_err(|error| {
-            let whole: Value = serde_json::from_str(text).unwrap_or_default();
+        let mut written: Written = serde_json::from_str(text).map_err(|error| {
+            let mut whole: Value = serde_json::from_str(text).unwrap_or_default();
             let detail = format!("this is no frame that perch knows: {error}");
-            (bad(detail), reference(Some(whole["ref"].clone())).ok().flatten())
+            let called = whole.get_mut("ref").map(Value::take);
+            (bad(detail), reference(called).unwrap_or_else(|(_, called)| called))
         })?;
-        Wish::check(written)
+        let called = reference(written.reference().take())?;
+        written.check(called.clone()).map_err(|problem| (problem, called))
     }
 
-    /// What its client calls it.
+    /// What its client calls it, where its answer or its error says so.
     pub fn reference(&self) -> Option<&Reference> {
         match self {
-            Wish::Say { reference, .. } | Wish::Ask { reference, .. } => reference.as_ref(),
-            Wish::Join { .. } | Wish::Leave { .. } | Wish::Stop { .. } => None,
+            Wish::Join { reference, .. }
+            | Wish::Say { reference, .. }
+            | Wish::Leave { reference, .. }
+            | Wish::Ask { reference, .. } => reference.as_ref(),
+            Wish::Stop { reference } => Some(reference),
+        }
+    }
+}
+
+impl Written {
+    fn reference(&mut self) -> &mut Option<Value> {
+        match self {
+            Written::Join { reference, .. }
+            | Written::Say { reference, .. }
+            | Written::Leave { reference, .. }
+            | Written::Ask { reference, .. }
+            | Written::Stop { reference } => reference,
         }
     }
 
-    fn check(written: Written) -> Result<Wish, Refused> {
-        let named = |room: &str, reference: Option<&Reference>| {
-            RoomName::new(room).map_err(|flaw| (bad(flaw), reference.cloned()))
-        };
-        let called = |value| reference(value).map_err(|problem| (problem, None));
-        match written {
-            Written::Join { room, after } => Ok(Wish::Join { room: named(&room, None)?, after }),
-            Written::Leave { room } => Ok(Wish::Leave { room: named(&room, None)? }),
-            Written::Say { room, text, reference } => {
-                let reference = called(reference)?;
-                let room = named(&room, reference.as_ref())?;
+    fn check(self, reference: Option<Reference>) -> Result<Wish, Problem> {
+        match self {
+            Written::Join { room, after, .. } => Ok(Wish::Join { room: named(&room)?, after, reference }),
+            Written::Leave { room, .. } => Ok(Wish::Leave { room: named(&room)?, reference }),
+            Written::Say { room, text, .. } => {
+                let room = named(&room)?;
                 if text.len() > LONGEST_SAID {
                     let detail = format!("a message in a room has at most {} KiB", LONGEST_SAID >> 10);
-                    return Err((Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail), reference));
+                    return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail));
                 }
-                let text = filled(text).map_err(|problem| (problem, reference.clone()))?;
-                Ok(Wish::Say { room, text, reference })
+                Ok(Wish::Say { room, text: filled(text)?, reference })
             }
-            Written::Ask { text, conversation, reference } => {
-                let reference = called(reference)?;
-                let text = filled(text).map_err(|problem| (problem, reference.clone()))?;
-                Ok(Wish::Ask { text, conversation, reference })
-            }
-            Written::Stop { reference: value } => match called(Some(value))? {
+            Written::Ask { text, conversation, .. } => Ok(Wish::Ask { text: filled(text)?, conversation, reference }),
+            Written::Stop { .. } => match reference {
                 Some(reference) => Ok(Wish::Stop { reference }),
-                None => Err((bad("`ref` says which question to stop"), None)),
+                None => Err(bad("`ref` says which question to stop")),
             },
         }
     }
+}
+
+fn named(room: &str) -> Result<RoomName, Problem> {
+    RoomName::new(room).map_err(bad)
 }
 
 fn bad(detail: impl Into<String>) -> Problem {
@@ -127,14 +145,18 @@ fn filled(text: String) -> Result<String, Problem> {
     if text.trim().is_empty() { Err(bad("`text` is empty")) } else { Ok(text) }
 }
 
-fn reference(value: Option<Value>) -> Result<Option<Reference>, Problem> {
+/// What a client calls something. Where it may not be called so, the error calls it so once more, if that can be said.
+fn reference(value: Option<Value>) -> Result<Option<Reference>, Refused> {
     let text = match value {
         None | Some(Value::Null) => return Ok(None),
+        Some(Value::Number(number)) if number.as_f64().is_some_and(|value| number.is_f64() && value.abs() >= EXACT) => {
+            return Err((bad("`ref` is a number that would not come back as it is; make it a string"), None));
+        }
         Some(value @ (Value::String(_) | Value::Number(_))) => value.to_string(),
-        Some(_) => return Err(bad("`ref` is a string or a number")),
+        Some(_) => return Err((bad("`ref` is a string or a number"), None)),
     };
     if text.len() > LONGEST_REFERENCE {
-        return Err(bad(format!("`ref` has at most {LONGEST_REFERENCE} bytes")));
+        return Err((bad(format!("`ref` has at most {LONGEST_REFERENCE} bytes")), Some(text.into())));
     }
     Ok(Some(text.into()))
 }

@@ -412,8 +412,8 @@ impl Socket {
 
     fn grant(&mut self, wish: Wish) -> Result<(), Problem> {
         match wish {
-            Wish::Join { room, after } => self.join(room, after),
-            Wish::Leave { room } => {
+            Wish::Join { room, after, .. } => self.join(room, after),
+            Wish::Leave { room, .. } => {
                 let place = self.place(&room)?;
                 self.rooms.swap_remove(place);
                 Ok(())
