@@ -21,6 +21,8 @@ const ADDRESS_TOKENS: u32 = 5_000_000;
 const ADDRESS_FILES: u32 = 3_000;
 /// Browsers open six, and one for the WebSocket: that is an office of more than a hundred.
 const CONNECTIONS: u32 = 1_000;
+/// A twentieth of all that there may be, and some for each of a hundred people.
+const ROOMS: u32 = 500;
 /// Two a second for a minute is more than anybody types, with what the page asks for by itself.
 const PERSON_REQUESTS: u32 = 120;
 const PERSON_TOKENS: u32 = 1_000_000;
@@ -40,6 +42,8 @@ pub struct Limits {
     pub address: Allowance,
     /// The most connections of one client address at once; `None` where they are not limited.
     pub connections: Option<NonZeroU32>,
+    /// The most rooms of the chat that one client address is the first in; `None` where they are not limited.
+    pub rooms: Option<NonZeroU32>,
     /// For each person.
     pub person: Allowance,
     /// For all of them together.
@@ -97,6 +101,7 @@ impl Default for Limits {
                 tokens: NonZeroU32::new(PERSON_TOKENS),
             },
             connections: NonZeroU32::new(CONNECTIONS),
+            rooms: NonZeroU32::new(ROOMS),
             // perch serves more requests than an operator wants to think about; tokens are what costs money.
             total: Allowance { requests: None, files: None, tokens: NonZeroU32::new(TOTAL_TOKENS) },
         }
@@ -111,12 +116,13 @@ impl Limits {
         // Who writes what an address may have means every address, be it the host's own.
         let exempt = exempt.unwrap_or(if table.has("address") { Vec::new() } else { default.exempt });
         let people_spared = !table.has("person") && !table.has("total");
-        let (address, connections) = match table.table("address") {
+        let (address, connections, rooms) = match table.table("address") {
             Some(mut table) => {
                 let connections = table.most("connections").unwrap_or(default.connections);
-                (Allowance::read(table, default.address), connections)
+                let rooms = table.most("rooms").unwrap_or(default.rooms);
+                (Allowance::read(table, default.address), connections, rooms)
             }
-            None => (default.address, default.connections),
+            None => (default.address, default.connections, default.rooms),
         };
         let mut allowance = |key, default| match table.table(key) {
             Some(table) => Allowance::read(table, default),
@@ -126,7 +132,7 @@ impl Limits {
         let total = allowance("total", default.total);
         table.finish();
         let ipv6_prefix = prefix.unwrap_or(default.ipv6_prefix);
-        Limits { ipv6_prefix, exempt, people_spared, address, connections, person, total }
+        Limits { ipv6_prefix, exempt, people_spared, address, connections, rooms, person, total }
     }
 
     fn exempts(&self, address: IpAddr) -> bool {

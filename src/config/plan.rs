@@ -188,6 +188,7 @@ impl Steps {
         }
         for (key, old, new) in [
             ("limits.address.connections", old.connections, new.connections),
+            ("limits.address.rooms", old.rooms, new.rooms),
             ("limits.address.tokens_per_day", old.address.tokens, new.address.tokens),
             ("limits.person.tokens_per_day", old.person.tokens, new.person.tokens),
             ("limits.total.tokens_per_day", old.total.tokens, new.total.tokens),

@@ -1,6 +1,7 @@
 //! One room: a ring of what was said lately, and who listens to it.
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
@@ -9,7 +10,7 @@ use axum::body::Bytes;
 use futures_util::task::AtomicWaker;
 use tokio::time::Instant;
 
-use super::Common;
+use super::{Common, RoomName};
 use crate::chat::PersonId;
 
 /// What a room keeps: so many messages, and no more than so many bytes of them.
@@ -26,16 +27,26 @@ const ANNOUNCEMENTS: Duration = Duration::from_secs(1);
 
 /// Wakes whoever listens to rooms.
 #[derive(Default)]
-pub struct Bell(AtomicWaker);
+pub struct Bell {
+    waker: AtomicWaker,
+    /// For which client they are; nothing for one that is not limited.
+    pub(super) client: Option<IpAddr>,
+}
 
 impl Bell {
+    /// For somebody of this client, where it is limited.
+    #[must_use]
+    pub fn of(client: Option<IpAddr>) -> Bell {
+        Bell { client, ..Bell::default() }
+    }
+
     /// From now on `waker` is woken by the next ring.
     pub fn register(&self, waker: &std::task::Waker) {
-        self.0.register(waker);
+        self.waker.register(waker);
     }
 
     fn ring(&self) {
-        self.0.wake();
+        self.waker.wake();
     }
 }
 
@@ -67,6 +78,7 @@ pub struct Joined {
 }
 
 pub(super) struct Room {
+    name: RoomName,
     ring: Mutex<Ring>,
     seats: Mutex<Seats>,
     /// Grows with each announcement of how many are in the room.
@@ -89,6 +101,8 @@ struct Seats {
     bells: Vec<Option<Arc<Bell>>>,
     free: Vec<usize>,
     members: usize,
+    /// The client that the room counts for, where it does for one.
+    answerable: Option<IpAddr>,
     /// When it was last told how many there are, and whether it is about to be told.
     told: Instant,
     due: bool,
@@ -97,14 +111,18 @@ struct Seats {
 }
 
 impl Room {
-    pub(super) fn new(common: Arc<Common>) -> Arc<Room> {
+    /// A room in which nobody is yet.
+    pub(super) fn new(name: RoomName, common: Arc<Common>) -> Arc<Room> {
+        common.empty.fetch_add(1, Ordering::Relaxed);
         let now = Instant::now();
         // Whatever was said in a room of this name before has a lower id.
         let begun = clock(SystemTime::now());
         let ring = Ring { said: VecDeque::new(), first: 0, bytes: 0, last: begun, forgotten: begun };
         let told = now.checked_sub(ANNOUNCEMENTS).unwrap_or(now);
-        let seats = Seats { bells: Vec::new(), free: Vec::new(), members: 0, told, due: false, emptied: now };
+        let seats =
+            Seats { bells: Vec::new(), free: Vec::new(), members: 0, answerable: None, told, due: false, emptied: now };
         Arc::new_cyclic(|own| Room {
+            name,
             ring: Mutex::new(ring),
             seats: Mutex::new(seats),
             announced: AtomicU32::new(0),
@@ -121,16 +139,58 @@ impl Room {
         self.seats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn join(self: &Arc<Room>, after: Option<u64>, bell: &Arc<Bell>) -> Joined {
+    /// Takes a seat; nothing where it would be the first, and its client has its share of rooms.
+    pub(super) fn join(self: &Arc<Room>, after: Option<u64>, bell: &Arc<Bell>) -> Option<Joined> {
         let (seat, members, heard) = {
             let mut seats = self.seats();
+            if seats.members == 0 && !self.begin(&mut seats, bell.client) {
+                return None;
+            }
             let seat = seats.take(Arc::clone(bell));
             self.members_changed(&mut seats, Some(seat));
             (seat, seats.members, self.announced.load(Ordering::Relaxed))
         };
         let (history, next, incomplete) = self.ring().history(after);
         let membership = Membership { room: Arc::clone(self), seat, next, heard };
-        Joined { membership, members, history, incomplete }
+        Some(Joined { membership, members, history, incomplete })
+    }
+
+    /// Makes `client` answerable for it, as the first who is in it.
+    fn begin(&self, seats: &mut Seats, client: Option<IpAddr>) -> bool {
+        let mut shares = self.common.shares();
+        if client.is_some() && seats.answerable == client {
+            shares.emptied(client, &self.name, false);
+        } else {
+            if !shares.has_room(client) {
+                return false;
+            }
+            shares.give_back(seats.answerable, &self.name);
+            shares.take(client);
+            seats.answerable = client;
+        }
+        self.common.empty.fetch_sub(1, Ordering::Relaxed);
+        true
+    }
+
+    /// Makes somebody else answerable who is in it, where `gone` was and is not in it any more. Where all of them have
+    /// their share, it stays as it is: two clients can't have more than two shares.
+    fn pass_on(&self, seats: &mut Seats, gone: Option<IpAddr>) {
+        let present = || seats.bells.iter().flatten().map(|bell| bell.client);
+        if gone.is_none() || seats.answerable != gone || present().any(|client| client == gone) {
+            return;
+        }
+        let mut shares = self.common.shares();
+        let Some(next) = present().find(|client| shares.has_room(*client)) else { return };
+        shares.give_back(gone, &self.name);
+        shares.take(next);
+        seats.answerable = next;
+    }
+
+    /// Nobody knows of it any more.
+    pub(super) fn end(&self) {
+        let mut seats = self.seats();
+        self.common.shares().give_back(seats.answerable.take(), &self.name);
+        self.common.empty.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// How long nobody has been in it.
@@ -188,9 +248,13 @@ impl Room {
 
     fn leave(&self, seat: usize) {
         let mut seats = self.seats();
-        seats.leave(seat);
+        let gone = seats.leave(seat);
         if seats.members > 0 {
             self.members_changed(&mut seats, None);
+            self.pass_on(&mut seats, gone);
+        } else {
+            self.common.empty.fetch_add(1, Ordering::Relaxed);
+            self.common.shares().emptied(seats.answerable, &self.name, true);
         }
     }
 }
@@ -272,8 +336,9 @@ impl Seats {
         self.bells.len() - 1
     }
 
-    fn leave(&mut self, seat: usize) {
-        self.bells[seat] = None;
+    /// Gives a seat up, and says whose it was.
+    fn leave(&mut self, seat: usize) -> Option<IpAddr> {
+        let bell = self.bells[seat].take();
         self.members -= 1;
         if self.members == 0 {
             self.emptied = Instant::now();
@@ -282,6 +347,7 @@ impl Seats {
         } else {
             self.free.push(seat);
         }
+        bell.and_then(|bell| bell.client)
     }
 
     fn ring(&self, but: Option<usize>) {

@@ -25,7 +25,7 @@ fn name(text: &str) -> RoomName {
 }
 
 fn join(rooms: &Rooms, room: &str, after: Option<u64>) -> Joined {
-    rooms.join(&name(room), after, &Arc::default()).unwrap()
+    rooms.join(&name(room), after, &Arc::default(), None).unwrap()
 }
 
 fn say(membership: &Membership, text: &str) -> u64 {
@@ -140,8 +140,8 @@ fn a_bell_rings_for_everybody_but_who_speaks() {
     let rooms = Rooms::default();
     let (speaker, listener) = (Arc::new(Bell::default()), Arc::new(Bell::default()));
     let woken: [Arc<Woken>; 2] = Default::default();
-    let speaking = rooms.join(&name("here"), None, &speaker).unwrap();
-    let _listening = rooms.join(&name("here"), None, &listener).unwrap();
+    let speaking = rooms.join(&name("here"), None, &speaker, None).unwrap();
+    let _listening = rooms.join(&name("here"), None, &listener, None).unwrap();
     speaker.register(&Waker::from(Arc::clone(&woken[0])));
     listener.register(&Waker::from(Arc::clone(&woken[1])));
     say(&speaking.membership, "hello");
@@ -182,11 +182,79 @@ fn a_room_that_nobody_came_back_to_is_forgotten() {
 fn there_are_so_many_rooms_and_empty_ones_make_room() {
     let rooms = Rooms::default();
     let mut held: Vec<Joined> = (0..MOST_ROOMS).map(|number| join(&rooms, &number.to_string(), None)).collect();
-    assert!(rooms.join(&name("one more"), None, &Arc::default()).is_err());
+    assert_eq!(rooms.join(&name("one more"), None, &Arc::default(), None).err(), Some(Full::All));
     assert_eq!(join(&rooms, "0", None).members, 2);
     held.pop();
     join(&rooms, "one more", None);
     assert_eq!(rooms.count(), MOST_ROOMS);
+}
+
+/// Somebody of the client with this number.
+fn of(client: u8) -> Arc<Bell> {
+    Arc::new(Bell::of(Some([203, 0, 113, client].into())))
+}
+
+/// Joins as that, where each client may have so many rooms.
+fn join_as(rooms: &Rooms, client: &Arc<Bell>, room: impl ToString, most: u32) -> Result<Joined, Full> {
+    rooms.join(&name(&room.to_string()), None, client, NonZeroU32::new(most))
+}
+
+#[test]
+fn one_client_has_its_share_of_rooms_and_the_others_have_theirs() {
+    let rooms = Rooms::default();
+    let (greedy, other) = (of(1), of(2));
+    let mut held: Vec<Joined> = (0..500).map(|room| join_as(&rooms, &greedy, room, 500).unwrap()).collect();
+    let share = Full::Share(NonZeroU32::new(500).unwrap());
+    assert_eq!(join_as(&rooms, &greedy, "one more", 500).err(), Some(share));
+    // What others began is open to them, and the other way round.
+    held.push(join_as(&rooms, &other, "theirs", 500).unwrap());
+    assert_eq!(join_as(&rooms, &greedy, "theirs", 500).unwrap().members, 2);
+    assert_eq!(join_as(&rooms, &other, 0, 500).unwrap().members, 2);
+    // One that ends, or that they may have more of, is one that can begin; and nobody limits who is not limited.
+    assert!(join_as(&rooms, &greedy, "one more", 501).is_ok());
+    held.swap_remove(0);
+    assert!(join_as(&rooms, &greedy, "another", 500).is_ok());
+    assert!((0..1_000).all(|room| join_as(&rooms, &Arc::default(), format!("free {room}"), 1).is_ok()));
+    drop(held);
+    rooms.sweep(Instant::now() + Duration::from_mins(11));
+    assert_eq!((rooms.count(), rooms.common.shares().clients()), (0, 0));
+    assert_eq!(rooms.common.empty.load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn a_room_that_only_others_are_in_counts_for_them() {
+    let rooms = Rooms::default();
+    let (first, second, third) = (of(1), of(2), of(3));
+    let begun = join_as(&rooms, &first, "here", 1).unwrap();
+    let again = join_as(&rooms, &first, "here", 1).unwrap();
+    let _stays = join_as(&rooms, &second, "here", 1).unwrap();
+    drop(begun);
+    assert!(join_as(&rooms, &first, "there", 1).is_err(), "somebody of theirs is in it");
+    drop(again);
+    let there = join_as(&rooms, &first, "there", 1).unwrap();
+    assert!(join_as(&rooms, &second, "elsewhere", 1).is_err());
+    // Two can't have more than two between them, whoever begins and whoever stays.
+    let _stays_too = join_as(&rooms, &second, "there", 1).unwrap();
+    drop(there);
+    assert!(join_as(&rooms, &first, "elsewhere", 1).is_err());
+    let _theirs = join_as(&rooms, &third, "elsewhere", 1).unwrap();
+    assert_eq!(rooms.common.shares().clients(), 3);
+}
+
+#[test]
+fn rooms_that_somebody_left_make_room_for_the_next_and_others_can_not_hold_them_for_nothing() {
+    let rooms = Rooms::default();
+    let (tourist, other) = (of(1), of(2));
+    for room in 0..1_000 {
+        join_as(&rooms, &tourist, room, 10).unwrap();
+    }
+    assert!(rooms.count() <= 10, "{}", rooms.count());
+    // Whoever is the first in one that was left takes it over, with what was said in it.
+    say(&join_as(&rooms, &tourist, "left", 10).unwrap().membership, "hello");
+    let _other = join_as(&rooms, &other, "other", 1).unwrap();
+    assert!(join_as(&rooms, &other, "left", 1).is_err());
+    assert_eq!(texts(&join_as(&rooms, &other, "left", 2).unwrap().history), ["hello"]);
+    assert_eq!(texts(&join_as(&rooms, &tourist, "left", 10).unwrap().history), ["hello"]);
 }
 
 #[test]

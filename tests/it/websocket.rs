@@ -239,6 +239,45 @@ fn a_flood_is_answered_with_errors_and_then_closed_while_others_talk_on() {
     }
 }
 
+/// Somebody who comes by way of a proxy, from this address.
+#[track_caller]
+fn from(port: u16, address: &str) -> Person {
+    let person = Person::try_connect(port, &[&format!("X-Forwarded-For: {address}")]);
+    assert_eq!(person.next(), json!(["open"]));
+    person
+}
+
+#[test]
+fn whoever_begins_rooms_without_end_is_told_to_leave_one_and_the_others_begin_theirs() {
+    let port = free_port();
+    let config = format!(
+        "[http]\nlisten = \"127.0.0.1:{port}\"\ntrusted_proxies = [\"127.0.0.1\"]\n[limits.address]\nrooms = 3\n"
+    );
+    let _perch = Start::with_text(&config).ready();
+    // Two connections of one network, and somebody elsewhere.
+    let (mut one, mut two) = (from(port, "2001:db8::1"), from(port, "2001:db8::2"));
+    let mut other = from(port, "203.0.113.1");
+    one.join("1", None);
+    one.join("2", None);
+    two.join("3", None);
+    assert_eq!(two.join("1", None)["members"], 2, "what there is costs nothing");
+    two.send(&json!({ "type": "join", "room": "4", "ref": "mine" }));
+    let refused = two.frame_of("error");
+    assert_eq!((&refused["problem"]["status"], &refused["ref"]), (&json!(429), &json!("mine")));
+    assert_eq!(
+        refused["problem"]["detail"],
+        "your address has begun 3 rooms that there still are, and may have no more at once; leave one of them, or join \
+         one that somebody is in"
+    );
+    for room in ["4", "5", "6", "1"] {
+        other.join(room, None);
+    }
+    // As the sentence says.
+    assert_eq!(two.join("4", None)["members"], 2);
+    one.send(&json!({ "type": "leave", "room": "2" }));
+    one.join("7", None);
+}
+
 /// Connects with a receive buffer so small that little is on the way.
 fn connect_narrow(port: u16) -> TcpStream {
     let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::STREAM, None).unwrap();

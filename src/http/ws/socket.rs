@@ -34,7 +34,7 @@ use crate::http::problem::Problem;
 use crate::http::request_id::RequestId;
 use crate::http::router::App;
 use crate::limits::Who;
-use crate::rooms::{Behind, Bell, Joined, Membership, RoomName, Said};
+use crate::rooms::{Behind, Bell, Full, Joined, Membership, RoomName, Said};
 
 /// How long a client may be silent before it is asked whether it is still there, and how long it may take to say so.
 const SILENCE: Duration = Duration::from_secs(25);
@@ -80,12 +80,13 @@ pub async fn serve(upgraded: Upgraded, app: App, visitor: Visitor, id: RequestId
     let wire = Wire::new(TokioIo::new(upgraded));
     let stream = WebSocketStream::from_raw_socket(wire, Role::Server, Some(config)).await;
     let _open = Open::new(&app);
+    let client = visitor.address.and_then(|address| app.live.borrow().config.limits.client(address));
     let mut socket = Socket {
         stream,
         name: name::of(&visitor.asker.person).into(),
         visitor,
         id,
-        bell: Arc::default(),
+        bell: Arc::new(Bell::of(client)),
         rooms: Vec::new(),
         asks: Vec::new(),
         rate: RateLimiter::direct(Quota::per_second(RATE).allow_burst(BURST)),
@@ -451,11 +452,21 @@ impl Socket {
             let detail = format!("you are in {ROOMS} rooms already; leave one first");
             return Err(Problem::new(StatusCode::CONFLICT, detail));
         }
-        let Ok(Joined { membership, members, history, incomplete }) = self.app.rooms.join(&room, after, &self.bell)
-        else {
-            let detail = "there are as many rooms as there may be; try again later";
-            return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail));
-        };
+        let most = self.app.live.borrow().config.limits.rooms;
+        let joined = self.app.rooms.join(&room, after, &self.bell, most).map_err(|full| match full {
+            Full::All => {
+                let detail = "there are as many rooms as there may be; join one that there is, or try again later";
+                Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail)
+            }
+            Full::Share(most) => {
+                let detail = format!(
+                    "your address has begun {most} rooms that there still are, and may have no more at once; leave one of \
+                     them, or join one that somebody is in"
+                );
+                Problem::new(StatusCode::TOO_MANY_REQUESTS, detail)
+            }
+        });
+        let Joined { membership, members, history, incomplete } = joined?;
         let own = |said: &Said| said.by == *self.person();
         let frame = frame::joined(&room, members, &history, incomplete, own);
         self.send(frame);
