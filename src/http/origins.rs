@@ -55,9 +55,20 @@ pub fn origin_allowed(headers: &HeaderMap, live: &Live) -> bool {
     if listed(origin, live) {
         return true;
     }
+    own(origin, headers) && !from_elsewhere(headers)
+}
+
+/// The origin of a handshake that was let in because the configuration lists it.
+pub fn other_site(headers: &HeaderMap) -> Option<&[u8]> {
+    let origin = headers.get(header::ORIGIN)?.as_bytes();
+    (!own(origin, headers) || from_elsewhere(headers)).then_some(origin)
+}
+
+/// Whether it is that of the page which perch serves under this name.
+fn own(origin: &[u8], headers: &HeaderMap) -> bool {
     let authority = [&b"http://"[..], b"https://"].into_iter().find_map(|scheme| origin.strip_prefix(scheme));
     let host = headers.get(header::HOST).map(HeaderValue::as_bytes);
-    authority.is_some_and(|authority| Some(authority) == host) && !from_elsewhere(headers)
+    authority.is_some_and(|authority| Some(authority) == host)
 }
 
 /// Whether the browser says that another site is behind it.
@@ -67,7 +78,7 @@ fn from_elsewhere(headers: &HeaderMap) -> bool {
 }
 
 /// Whether the configuration lists this origin. Browsers write each in one way, and so does the configuration.
-fn listed(origin: &[u8], live: &Live) -> bool {
+pub fn listed(origin: &[u8], live: &Live) -> bool {
     let origins = live.config.http.iter().flat_map(|http| &http.origins);
     origins.into_iter().any(|listed| listed.as_bytes() == origin)
 }

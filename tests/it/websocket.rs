@@ -210,6 +210,35 @@ fn pages_of_another_origin_and_what_is_no_handshake_are_refused() {
 }
 
 #[test]
+fn a_site_that_is_taken_off_the_list_loses_the_sockets_it_has() {
+    let port = free_port();
+    let config = |origins: &str| format!("[http]\nlisten = \"127.0.0.1:{port}\"\norigins = [{origins}]\n");
+    let perch = Start::with_text(&config("\"https://a.example\", \"https://b.example\"")).ready();
+    let page = |origin: &str| {
+        let person = Person::try_connect(port, &[&format!("Origin: {origin}")]);
+        assert_eq!(person.next(), json!(["open"]), "{origin}");
+        person
+    };
+    let (mut taken, mut listed) = (page("https://a.example"), page("https://b.example"));
+    let silent = page("https://a.example");
+    let (mut own, mut program) = (page(&format!("http://127.0.0.1:{port}")), Person::connect(port));
+    for person in [&mut taken, &mut listed, &mut own, &mut program] {
+        person.join("here", None);
+    }
+    std::fs::write(perch.config_path(), config("\"https://b.example\"")).unwrap();
+    assert_eq!(perch.verb(&["reload"]).status.code(), Some(0), "{}", perch.log_text());
+    taken.send(&say("here", "I am still here"));
+    let reason = "the operator of perch does not allow this site any more (http.origins)";
+    assert_eq!(taken.farewell(), (1008, reason.to_owned()));
+    assert_eq!(Person::try_connect(port, &["Origin: https://a.example"]).next(), json!(["refused", 403]));
+    for person in [&mut listed, &mut own, &mut program] {
+        person.say("here", "so are we");
+    }
+    // Whoever says nothing, the next time that they are looked at.
+    assert_eq!(silent.farewell(), (1008, reason.to_owned()));
+}
+
+#[test]
 fn a_flood_is_answered_with_errors_and_then_closed_while_others_talk_on() {
     let (_perch, port) = start();
     let mut other = Person::connect(port);

@@ -15,6 +15,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::afterwards::Afterwards;
 use super::client::ClientAddress;
+use super::origins;
 use super::person;
 use super::problem::Problem;
 use super::request_id::RequestId;
@@ -44,6 +45,8 @@ pub struct Visitor {
     address: Option<IpAddr>,
     /// As whom they were let in, where that was asked.
     signed: Option<Signed>,
+    /// The site whose page they came from, where that is another than perch's own.
+    site: Option<Box<[u8]>>,
 }
 
 /// Opens a WebSocket. Pages of other sites were turned away before ([`super::origins`]).
@@ -72,7 +75,8 @@ pub async fn open(State(app): State<App>, mut request: Request) -> Result<Respon
     // What begins while it is open is theirs as well.
     let asker = Asker { newcomer: false, ..person::asker(known)? };
     let signed = known.get::<Signed>().cloned();
-    let visitor = Visitor { asker, address, signed };
+    let site = origins::other_site(request.headers()).map(Box::from);
+    let visitor = Visitor { asker, address, signed, site };
     let upgrade = hyper::upgrade::on(&mut request);
     afterwards.then(move |leave| async move {
         // Otherwise the client went away before it had its answer.

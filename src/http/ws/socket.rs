@@ -30,6 +30,7 @@ use super::{Visitor, name};
 use crate::auth;
 use crate::chat::PersonId;
 use crate::http::chat::BODIES;
+use crate::http::origins;
 use crate::http::problem::Problem;
 use crate::http::request_id::RequestId;
 use crate::http::router::App;
@@ -125,6 +126,8 @@ enum Event {
 type Farewell = Option<(CloseCode, &'static str)>;
 
 const SIGNED_OUT: Farewell = Some((CloseCode::Policy, "sign in again"));
+const UNLISTED: Farewell =
+    Some((CloseCode::Policy, "the operator of perch does not allow this site any more (http.origins)"));
 const FLOODED: Farewell = Some((CloseCode::Policy, "too many messages"));
 
 struct Socket {
@@ -324,16 +327,21 @@ impl Socket {
 
     // --- what then happens ------------------------------------------------------------------------------------------
 
-    /// Whether who is at the other side would be let in now: keys are taken away, and tokens end.
-    fn stands(&self) -> bool {
-        auth::stands(self.visitor.signed.as_ref(), &self.app.live.borrow())
+    /// Whether who is at the other side would be let in now: keys and sites are taken away, and tokens end.
+    fn stands(&self) -> Result<(), Farewell> {
+        let live = self.app.live.borrow();
+        if !auth::stands(self.visitor.signed.as_ref(), &live) {
+            return Err(SIGNED_OUT);
+        }
+        if self.visitor.site.as_deref().is_some_and(|site| !origins::listed(site, &live)) {
+            return Err(UNLISTED);
+        }
+        Ok(())
     }
 
     fn due(&mut self, timer: Pin<&mut Sleep>) -> Result<(), Farewell> {
         let now = Instant::now();
-        if !self.stands() {
-            return Err(SIGNED_OUT);
-        }
+        self.stands()?;
         if self.app.departure.borrow().is_some() {
             // Not all of them at once: each timer has its own moment.
             self.leaving = true;
@@ -361,8 +369,8 @@ impl Socket {
     }
 
     fn take(&mut self, message: Message) -> Farewell {
-        if !self.stands() {
-            return SIGNED_OUT;
+        if let Err(farewell) = self.stands() {
+            return farewell;
         }
         self.heard = Instant::now();
         self.pinged = false;

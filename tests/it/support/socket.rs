@@ -111,10 +111,16 @@ impl Person {
     /// Waits until the connection is closed, whatever is said before; the code.
     #[track_caller]
     pub fn closed(&self) -> u64 {
+        self.farewell().0
+    }
+
+    /// The same with the reason.
+    #[track_caller]
+    pub fn farewell(&self) -> (u64, String) {
         loop {
             let said = self.next();
             if said[0] == "closed" {
-                return said[1].as_u64().unwrap();
+                return (said[1].as_u64().unwrap(), said[2].as_str().unwrap().to_owned());
             }
         }
     }
