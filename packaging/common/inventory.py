@@ -15,6 +15,7 @@ import datetime
 import hashlib
 import json
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -23,7 +24,7 @@ import uuid
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-TARGETS = {62: "x86_64-unknown-linux-gnu", 183: "aarch64-unknown-linux-gnu"}
+MACHINES = {62: "x86_64", 183: "aarch64"}
 
 # Files that a crate keeps its terms in, wherever they are in it: ring's are with what it took over from others.
 TERMS = re.compile(r"(un)?licen[cs]e|copying|copyright|notice", re.IGNORECASE)
@@ -102,15 +103,24 @@ def terms_of(package):
     return [f"Copyright (c) {holders or 'the authors of ' + package['name']}\n\n{standard}"]
 
 
-def beside(packages, needs):
+def libc_version(machine):
+    """The version that the C library has which is linked for this machine, as it says of itself."""
+    compiler = "cc" if machine == platform.machine() else f"{machine}-linux-gnu-gcc"
+    archive = Path(output(compiler, "-print-file-name=libc.a").strip())
+    said = re.search(rb"GNU C Library .*? version (\d+\.\d+)", archive.read_bytes() if archive.is_absolute() else b"")
+    if said is None:
+        sys.exit(f"the C library that {compiler} links does not say which it is: {archive}")
+    return said[1].decode()
+
+
+def beside(packages, needs, machine):
     """What is linked and is no crate, as (name, version, licence, address, texts)."""
     release = re.search(r"^release: (.+)$", output("rustc", "-vV"), re.MULTILINE).group(1)
     yield ("rust-std", release, "MIT OR Apache-2.0", "https://www.rust-lang.org", [])
     lgpl = next((Path(path) for path in LGPL if Path(path).exists()), None)
     if lgpl is None:
         sys.exit(f"the terms of the C library are in none of {', '.join(LGPL)}")
-    libc = output("getconf", "GNU_LIBC_VERSION").split()[1]
-    yield ("glibc", libc, "LGPL-2.1-or-later", "https://www.gnu.org/software/libc/", [lgpl.read_text().strip()])
+    yield ("glibc", libc_version(machine), "LGPL-2.1-or-later", "https://www.gnu.org/software/libc/", [lgpl.read_text().strip()])
     sqlite = next((packages[key] for key in needs if packages[key]["name"] == "libsqlite3-sys"), None)
     if sqlite is not None:
         header = (Path(sqlite["manifest_path"]).parent / "sqlite3/sqlite3.h").read_text()
@@ -214,12 +224,12 @@ def terms(packages, needs, root, others):
 
 def main():
     binary, directory = Path(sys.argv[1]), Path(sys.argv[2])
-    machine = int.from_bytes(binary.open("rb").read(20)[18:], "little")
+    machine = MACHINES[int.from_bytes(binary.open("rb").read(20)[18:], "little")]
     metadata = json.loads(output(
-        "cargo", "metadata", "--locked", "--format-version=1", f"--filter-platform={TARGETS[machine]}"))
+        "cargo", "metadata", "--locked", "--format-version=1", f"--filter-platform={machine}-unknown-linux-gnu"))
     packages, needs = linked(metadata)
     root = metadata["resolve"]["root"]
-    others = list(beside(packages, needs))
+    others = list(beside(packages, needs, machine))
     (directory / "perch.cdx.json").write_text(bill(binary, packages, needs, root, others))
     (directory / "third-party.txt").write_text(terms(packages, needs, root, others))
     every = {expression(packages[key]) for key in needs} | {licence for _, _, licence, *_ in others}

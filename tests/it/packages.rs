@@ -31,6 +31,11 @@ fn the_rpm_is_installed_upgraded_and_erased() {
 }
 
 #[test]
+fn packages_for_the_other_machine_say_so() {
+    passes("other-machine");
+}
+
+#[test]
 fn packages_say_what_they_are_made_of() {
     passes("inventory");
 }
