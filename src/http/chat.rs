@@ -12,6 +12,7 @@ use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use http_body_util::BodyExt;
 use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
 use super::client::ClientAddress;
@@ -156,7 +157,8 @@ pub async fn chat(State(app): State<App>, request: Request) -> Result<Response, 
         Asked::Now(asking) => {
             let address = head.extensions.get().map(|ClientAddress(address)| *address);
             let bill = Bill::new(&app.limits, &live.config, address, asker.person.clone());
-            let exchange = Exchange { live, asking, message: text, files, bill };
+            let last_call = app.last_call.clone();
+            let exchange = Exchange { live, asking, message: text, files, bill, last_call };
             if stream {
                 return stream::answer(Arc::new(exchange), id);
             }
@@ -197,6 +199,7 @@ pub(super) struct Exchange {
     pub(super) message: Arc<str>,
     pub(super) files: Vec<File>,
     pub(super) bill: Arc<Bill>,
+    pub(super) last_call: CancellationToken,
 }
 
 impl Exchange {
@@ -210,6 +213,12 @@ impl Exchange {
                 let detail = "this message was sent again and is answered there, or its conversation was deleted";
                 return Err(Problem::new(StatusCode::CONFLICT, detail));
             }
+            () = self.last_call.cancelled() => {
+                self.asking.cut_off();
+                let detail = "perch is restarting; try again in a moment";
+                return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail));
+            }
+            never = self.asking.note_down() => match never {},
         };
         self.asking.done(&answer);
         Ok(answer)

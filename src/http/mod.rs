@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use rustls::ServerConfig;
 use serde_json::json;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::chat::history::History;
@@ -85,6 +87,9 @@ pub struct Http {
 const RESERVED_FILES: u64 = 64;
 /// More connections than this are not taken at once, whatever the process may open.
 const MOST_CONNECTIONS: u64 = 50_000;
+/// So long before the drain's deadline answers are cut off, so that whoever waits for one hears of it: no more than a
+/// quarter of the drain.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// What `prepare` makes: sockets that are bound and listening, and the certificate where it is in files.
 struct Listeners {
@@ -302,7 +307,8 @@ impl Service for Http {
     }
 
     async fn run(&self, mut context: Context) -> anyhow::Result<()> {
-        let app = router::app(&context, self);
+        let last_call = CancellationToken::new();
+        let app = router::app(&context, self, last_call.clone());
         let closed = router::closed(&context, self);
         let crowd = Crowd::new(&self.resources.limits, Some(context.live.clone()));
         let tended = self.resources.rooms.tend();
@@ -371,10 +377,28 @@ impl Service for Http {
         context.reporter.state(State::Draining, "finishing what is in flight");
         leave(&mut open, |_| false);
         leave(&mut unasked, |_| false);
-        while let Some(left) = connections.join_next().await {
-            left??;
+        let drain = context.live.borrow().config.run.drain;
+        let late = sleep(drain - LAST_WORDS.min(drain / 4));
+        tokio::pin!(late);
+        loop {
+            tokio::select! {
+                left = connections.join_next() => match left {
+                    Some(left) => left??,
+                    None => return Ok(()),
+                },
+                () = late.as_mut(), if !last_call.is_cancelled() => {
+                    let answers = self.resources.history.under_way();
+                    if answers > 0 {
+                        tracing::warn!(
+                            service = NAME,
+                            "answers cut off by the drain's deadline of {} s: {answers}; what was said of them is kept",
+                            drain.as_secs()
+                        );
+                    }
+                    last_call.cancel();
+                }
+            }
         }
-        Ok(())
     }
 }
 

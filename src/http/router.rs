@@ -46,6 +46,8 @@ pub type App = Arc<Shared>;
 pub struct Shared {
     pub live: watch::Receiver<Arc<Live>>,
     pub stop: CancellationToken,
+    /// Cancelled when what is still being answered has to be cut off, as perch ends.
+    pub last_call: CancellationToken,
     pub departure: Leaving,
     pub requests: Arc<Requests>,
     pub history: Arc<History>,
@@ -59,11 +61,12 @@ pub struct Shared {
 }
 
 impl Shared {
-    fn new(context: &Context, http: &Http, certificates: Arc<Certificates>) -> App {
+    fn new(context: &Context, http: &Http, certificates: Arc<Certificates>, last_call: CancellationToken) -> App {
         let Resources { requests, history, limits, rooms } = http.resources.clone();
         Arc::new(Shared {
             live: context.live.clone(),
             stop: context.stop.clone(),
+            last_call,
             departure: context.departure.clone(),
             requests,
             history,
@@ -94,8 +97,8 @@ impl<S> Answers for S where
 }
 
 /// The whole HTTP application.
-pub fn app(context: &Context, http: &Http) -> impl Answers {
-    let app = Shared::new(context, http, Arc::clone(&http.certificates));
+pub fn app(context: &Context, http: &Http, last_call: CancellationToken) -> impl Answers {
+    let app = Shared::new(context, http, Arc::clone(&http.certificates), last_call);
     let routes = Router::new()
         .route("/", get(page::index))
         .route("/assets/{version}/{name}", get(page::asset))
@@ -119,7 +122,7 @@ pub fn app(context: &Context, http: &Http) -> impl Answers {
 /// What answers where nothing is to be had: on a socket that the configuration does not listen on.
 pub fn closed(context: &Context, http: &Http) -> impl Answers {
     // Nobody is sent elsewhere from here.
-    let app = Shared::new(context, http, Arc::default());
+    let app = Shared::new(context, http, Arc::default(), CancellationToken::new());
     layered(Router::new().fallback(problem::not_here), app)
 }
 

@@ -229,9 +229,15 @@ struct Stage {
 
 impl Stage {
     fn new() -> Stage {
+        Stage::with("")
+    }
+
+    /// With these lines in the configuration as well.
+    fn with(lines: &str) -> Stage {
         let upstream = Upstream::start();
-        let chat = format!("[chat]\nbackend = \"openai\"\nbase_url = \"{}\"\nmodel = \"{MODEL}\"\n", upstream.url());
-        let (start, port) = perch(&chat);
+        let url = upstream.url();
+        let (start, port) =
+            perch(&format!("[chat]\nbackend = \"openai\"\nbase_url = \"{url}\"\nmodel = \"{MODEL}\"\n{lines}"));
         let perch = ready(start);
         Stage { upstream, perch, port }
     }
@@ -271,13 +277,13 @@ fn an_answer_that_is_stopped_fails_or_is_cut_off_by_a_kill_shows_as_that() {
     let mut stream = guest.stream_with(key, &question);
     assert_eq!(stream.delta(), "Once ");
     let database = perch.directory().join("state/perch.db-wal");
-    wait("the question on the disk", || contains(&database, b"four-1").then_some(()));
+    wait("what was said on the disk", || contains(&database, b"Once ").then_some(()));
     let perch = ready(perch.again());
     drop(stream);
     let known =
         ["you: one", "perch: Well,  (stopped)", "you: two", "perch: As  (failed)", "you: three", "perch:  (failed)"];
     let mut all = known.to_vec();
-    all.extend(["you: four", "perch:  (stopped)"]);
+    all.extend(["you: four", "perch: Once  (stopped)"]);
     assert_eq!(said(&guest, &conversation), all);
     assert_eq!(read(&guest, &conversation)["messages"][6]["key"], "four-1");
     // Sent again it is answered, in its place.
@@ -345,6 +351,31 @@ fn an_answer_in_flight_is_finished_and_kept_when_perch_is_told_to_end() {
     assert_eq!(perch.wait().code(), Some(0), "{}", perch.log_text());
     let _perch = ready(perch.again());
     assert_eq!(said(&guest, &conversation), ["you: one", "perch: Well, well"]);
+}
+
+#[test]
+fn whoever_is_answered_when_the_drain_is_over_is_told_so_and_finds_what_was_said() {
+    let Stage { upstream, mut perch, port } = Stage::with("[run]\ndrain = \"1s\"\n");
+    let guest = Guest::new(port);
+    get(&guest, "/");
+    upstream.fault(Fault::Stream(piece("Well, "), Then::Hang));
+    let key = "Idempotency-Key: one-1\r\n";
+    let question = json!({ "message": "one" });
+    let mut stream = guest.stream_with(key, &question);
+    assert_eq!(stream.delta(), "Well, ");
+    perch.signal("TERM");
+    let conversation = stream.start["conversation"].as_str().unwrap().to_owned();
+    let (text, name, problem) = stream.rest();
+    assert_eq!((&*text, &*name, &problem["status"]), ("", "error", &json!(503)));
+    assert_eq!(problem["detail"], "perch is restarting; try again in a moment");
+    assert_eq!(perch.wait().code(), Some(0), "{}", perch.log_text());
+    let said_by_it = "answers cut off by the drain's deadline of 1 s: 1; what was said of them is kept";
+    assert_eq!(perch.messages("WARN"), [said_by_it]);
+    let _perch = ready(perch.again());
+    assert_eq!(said(&guest, &conversation), ["you: one", "perch: Well,  (stopped)"]);
+    let (text, name, _) = guest.stream_with(key, &question).rest();
+    assert_eq!((&*text, &*name), ("You said: one", "done"));
+    assert_eq!(said(&guest, &conversation), ["you: one", "perch: You said: one"]);
 }
 
 #[test]

@@ -67,6 +67,11 @@ ${lines}`,
     await this.ended
   }
 
+  /** Whether this is in the database. */
+  wrote(text) {
+    return ['perch.db', 'perch.db-wal'].some((name) => readFileSync(join(this.directory, 'state', name)).includes(text))
+  }
+
   log() {
     return readFileSync(join(this.directory, 'log'), 'utf8')
   }

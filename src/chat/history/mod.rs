@@ -10,36 +10,41 @@
 //! An answer never waits for the archive to take something down, and not for long when a conversation has to be looked
 //! up: where that can't be done in time, the answer is given without what was said before.
 
+use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use thiserror::Error;
-use tokio::time::timeout;
+use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{PersonId, Turn};
 
 mod archive;
 mod export;
+mod held;
 mod record;
 mod room;
 #[cfg(test)]
 mod tests;
 
-pub use archive::{Archive, Record, Unavailable};
+pub use archive::{Archive, Found, Pending, Record, Unavailable};
 pub use export::Export;
 pub use record::{
     Attachment, Conversation, ConversationId, Cursor, Exchange, Message, NotAnId, Person, State, Summary, now, shown,
     title,
 };
 
-use room::{Beginning, Begun, ROOM_EACH, Room, Standing};
+use held::{Place, ROOM_EACH};
+use room::{Beginning, Begun, Room, Standing};
 
 /// What a database that is slow to answer may hold up an answer.
 const PATIENCE: Duration = Duration::from_millis(300);
 /// How much of a conversation is read at once, in bytes.
 const READ: usize = 4 << 20;
+/// How often it is written down what was said so far of an answer: so much of it a crash can lose.
+const NOTE_PACE: Duration = Duration::from_secs(1);
 
 /// Every conversation.
 pub struct History {
@@ -140,13 +145,12 @@ impl History {
             Begun::Before { id, number, answer } => {
                 Asked::Before { conversation: id, message: Exchange::answer_id(number), answer }
             }
-            Begun::Now { id, number, turn, given_up, earlier } => Asked::Now(Asking {
+            Begun::Now { place, given_up, earlier } => Asked::Now(Asking {
                 history: Arc::clone(self),
-                id,
-                number,
-                turn,
+                place,
                 given_up,
                 earlier,
+                cut: AtomicBool::new(false),
                 ended: AtomicBool::new(false),
             }),
         })
@@ -272,6 +276,12 @@ impl History {
         Ok(here || kept)
     }
 
+    /// How many answers are being made.
+    #[must_use]
+    pub fn under_way(&self) -> usize {
+        self.room().under_way()
+    }
+
     /// Those who were heard of last, at most `most` of them, and how many there are in all.
     ///
     /// # Errors
@@ -289,24 +299,24 @@ async fn in_time<T>(asked: impl Future<Output = Result<T, Unavailable>>) -> Resu
 /// A question that is being answered. When it is dropped before its end, the answer was given up.
 pub struct Asking {
     history: Arc<History>,
-    id: ConversationId,
-    number: u64,
-    turn: u64,
+    place: Place,
     given_up: CancellationToken,
     earlier: Vec<Turn>,
+    /// perch ends first.
+    cut: AtomicBool,
     ended: AtomicBool,
 }
 
 impl Asking {
     #[must_use]
     pub fn conversation(&self) -> ConversationId {
-        self.id
+        self.place.id
     }
 
     /// The id of the answer.
     #[must_use]
     pub fn message(&self) -> u64 {
-        Exchange::answer_id(self.number)
+        Exchange::answer_id(self.place.number)
     }
 
     /// What was said before, the oldest first.
@@ -322,7 +332,27 @@ impl Asking {
 
     /// Notes a piece of the answer that the person has got.
     pub fn say(&self, piece: &str) {
-        self.history.room().say(self.id, self.number, self.turn, piece);
+        self.history.room().say(self.place, piece);
+    }
+
+    /// Has what was said so far written down, about once a second.
+    pub async fn note_down(&self) -> Infallible {
+        let mut pace = interval_at(Instant::now() + NOTE_PACE, NOTE_PACE);
+        pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            pace.tick().await;
+            self.note();
+        }
+    }
+
+    fn note(&self) {
+        self.history.room().note(self.place, &*self.history.archive);
+    }
+
+    /// perch ends before the answer does: when that fails now, it was stopped.
+    pub fn cut_off(&self) {
+        self.cut.store(true, Ordering::Relaxed);
+        self.note();
     }
 
     /// The whole answer.
@@ -332,13 +362,14 @@ impl Asking {
 
     /// There is no answer, or no more than was said.
     pub fn failed(&self) {
-        self.end(State::Failed, None);
+        let state = if self.cut.load(Ordering::Relaxed) { State::Stopped } else { State::Failed };
+        self.end(state, None);
     }
 
     fn end(&self, state: State, answer: Option<&str>) {
         if !self.ended.swap(true, Ordering::Relaxed) {
             let history = &self.history;
-            history.room().end((self.id, self.number, self.turn), state, answer, &*history.archive);
+            history.room().end(self.place, state, answer, &*history.archive);
         }
     }
 }

@@ -1,35 +1,24 @@
 //! The conversations that are at hand: those that somebody continued lately, as far as there is room. Those that nobody
 //! continued for longest make room for others.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::archive::{Archive, Record};
-use super::record::{Conversation, ConversationId, Exchange, State, Summary, now, title};
+use super::archive::Archive;
+use super::held::{Class, Held, Place, Slot, over};
+use super::record::{Conversation, ConversationId, Exchange, State, Summary, now};
 use super::{Asker, Question};
-use crate::chat::files::with_names;
-use crate::chat::{PersonId, Speaker, Turn};
+use crate::chat::{PersonId, Turn};
 
 /// What all conversations together may hold, in bytes, by their [`Class`]: a host has 1 GiB of memory.
 const ROOM: [usize; 2] = [4 << 20, 32 << 20];
-/// What one of them may hold, in bytes: about as much as a model reads at once.
-pub(super) const ROOM_EACH: usize = 256 << 10;
-/// What an exchange and a conversation take beside their text, in bytes, about.
-const EXCHANGE: usize = 192;
+/// What a conversation takes beside its exchanges, in bytes, about.
 const CONVERSATION: usize = 512;
 /// So many of those who come without a cookie are written down a second: who writes as fast as that is no reader, and
 /// the disk is for those who are.
 const STRANGERS: u32 = 100;
-
-/// How long a conversation is at hand.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Class {
-    /// Its first exchange is with somebody who sent no cookie, and may never come back.
-    Passing,
-    Staying,
-}
 
 #[derive(Default)]
 pub(super) struct Room {
@@ -43,37 +32,6 @@ pub(super) struct Room {
     unwritten: HashMap<PersonId, Vec<ConversationId>>,
     moment: u64,
     strangers: Allowance,
-}
-
-struct Held {
-    person: PersonId,
-    /// By which whoever began it knows it again.
-    key: Option<Arc<str>>,
-    /// The oldest first.
-    exchanges: VecDeque<Slot>,
-    /// Every exchange is here.
-    whole: bool,
-    /// Whether it is this person's was not to be found out.
-    doubtful: bool,
-    unwritten: bool,
-    /// The [`Archive::epoch`] in which it was last written down.
-    epoch: u64,
-    class: Class,
-    continued: u64,
-    /// Milliseconds since 1970.
-    updated: u64,
-    bytes: usize,
-}
-
-struct Slot {
-    exchange: Exchange,
-    flight: Option<Flight>,
-}
-
-/// An answer that is being made.
-struct Flight {
-    turn: u64,
-    given_up: CancellationToken,
 }
 
 /// So many a second.
@@ -119,7 +77,7 @@ pub(super) struct Beginning<'a> {
 
 pub(super) enum Begun {
     Before { id: ConversationId, number: u64, answer: String },
-    Now { id: ConversationId, number: u64, turn: u64, given_up: CancellationToken, earlier: Vec<Turn> },
+    Now { place: Place, given_up: CancellationToken, earlier: Vec<Turn> },
 }
 
 impl Room {
@@ -152,7 +110,7 @@ impl Room {
         held.epoch = archive.epoch();
         held.whole = kept.omitted == 0;
         for exchange in kept.exchanges {
-            held.insert(Slot { exchange: over(exchange), flight: None });
+            held.insert(Slot::over(exchange));
         }
         self.put_in(id, held);
         self.make_room(Class::Staying);
@@ -181,7 +139,7 @@ impl Room {
             held.class = Class::Staying;
         }
         if let Some(known) = known {
-            held.insert(Slot { exchange: over(known), flight: None });
+            held.insert(Slot::over(known));
         }
         let same = question
             .key
@@ -194,79 +152,69 @@ impl Room {
             self.put_in(id, held);
             return before;
         }
-        let number = match same.and_then(|index| held.exchanges.remove(index)) {
-            Some(unfinished) => {
-                held.bytes -= unfinished.exchange.text() + EXCHANGE;
-                unfinished.give_up();
-                unfinished.exchange.number
-            }
+        let unfinished = same.and_then(|index| held.take_out(index));
+        let number = match &unfinished {
+            Some(unfinished) => unfinished.number,
             None => held.exchanges.back().map_or(at, |last| at.max(last.exchange.number + 1)),
         };
         let earlier = held.earlier(number, turns);
         self.moment += 1;
-        let turn = self.moment;
+        let place = Place { id, number, turn: self.moment };
         let given_up = CancellationToken::new();
         let exchange = Exchange {
             number,
             key: question.key,
             question: question.text,
             attachments: question.attachments,
-            answer: String::new(),
+            answer: unfinished.map(|unfinished| unfinished.answer).unwrap_or_default(),
             answered: at,
             state: State::Answering,
         };
-        held.insert(Slot { exchange, flight: Some(Flight { turn, given_up: given_up.clone() }) });
+        held.insert(Slot::answering(exchange, place.turn, given_up.clone()));
         held.updated = held.updated.max(at);
         held.fit();
-        held.write(id, number, archive);
+        held.write(place, archive);
         let class = held.class;
         self.put_in(id, held);
         self.make_room(class);
-        Begun::Now { id, number, turn, given_up, earlier }
+        Begun::Now { place, given_up, earlier }
     }
 
     /// Adds to an answer that is being made.
-    pub fn say(&mut self, id: ConversationId, number: u64, turn: u64, piece: &str) {
-        let Some(held) = self.held.get_mut(&id) else { return };
-        if let Some(slot) = held.flying(number, turn) {
-            slot.exchange.answer.push_str(piece);
-            held.bytes += piece.len();
-            self.bytes[held.class as usize] += piece.len();
-        }
+    pub fn say(&mut self, place: Place, piece: &str) {
+        self.change(place.id, |held| held.say(place, piece));
+    }
+
+    /// Has what was said so far written down.
+    pub fn note(&mut self, place: Place, archive: &dyn Archive) {
+        self.change(place.id, |held| held.note(place, archive));
     }
 
     /// Ends an answer: with all of it, or as far as it was said.
-    pub fn end(
-        &mut self,
-        (id, number, turn): (ConversationId, u64, u64),
-        state: State,
-        answer: Option<&str>,
-        archive: &dyn Archive,
-    ) {
-        // It was deleted meanwhile, or asked for anew.
-        let Some(held) = self.held.get_mut(&id) else { return };
-        let Some(slot) = held.flying(number, turn) else { return };
-        let at = now();
-        let before = slot.exchange.answer.len();
-        if let Some(answer) = answer {
-            answer.clone_into(&mut slot.exchange.answer);
-        }
-        let after = slot.exchange.answer.len();
-        slot.exchange.state = state;
-        slot.exchange.answered = at.max(slot.exchange.number);
-        slot.flight = None;
-        held.updated = held.updated.max(at);
-        let was = held.bytes;
-        held.bytes = was + after - before;
-        held.fit();
-        let (class, is, unwritten) = (held.class, held.bytes, held.unwritten);
-        held.write(id, number, archive);
+    pub fn end(&mut self, place: Place, state: State, answer: Option<&str>, archive: &dyn Archive) {
+        let class = self.change(place.id, |held| held.end(place, state, answer, now(), archive));
+        class.into_iter().for_each(|class| self.make_room(class));
+    }
+
+    /// Lets `work` change a conversation, unless that was deleted meanwhile, and keeps the sums right.
+    fn change(&mut self, id: ConversationId, work: impl FnOnce(&mut Held)) -> Option<Class> {
+        let held = self.held.get_mut(&id)?;
+        let (bytes, unwritten) = (held.bytes, held.unwritten);
+        work(held);
+        let class = held.class;
+        let sum = &mut self.bytes[class as usize];
+        *sum = *sum + held.bytes - bytes;
         if unwritten != held.unwritten {
             let (person, unwritten) = (held.person.clone(), held.unwritten);
             self.index(&person, id, unwritten);
         }
-        self.bytes[class as usize] = self.bytes[class as usize] + is - was;
-        self.make_room(class);
+        Some(class)
+    }
+
+    /// How many answers are being made.
+    pub fn under_way(&self) -> usize {
+        let slots = self.held.values().flat_map(|held| &held.exchanges);
+        slots.filter(|slot| slot.flight.is_some()).count()
     }
 
     /// All of a conversation, if it is here.
@@ -377,116 +325,9 @@ impl Room {
     }
 }
 
-impl Held {
-    fn new(person: PersonId, class: Class) -> Self {
-        Held {
-            person,
-            key: None,
-            exchanges: VecDeque::new(),
-            whole: true,
-            doubtful: false,
-            unwritten: false,
-            epoch: 0,
-            class,
-            continued: 0,
-            updated: 0,
-            bytes: 0,
-        }
-    }
-
-    fn title(&self) -> String {
-        self.exchanges.front().map(|first| title(&first.exchange.question)).unwrap_or_default()
-    }
-
-    /// Puts an exchange where its number belongs.
-    fn insert(&mut self, slot: Slot) {
-        self.bytes += EXCHANGE + slot.exchange.text();
-        self.updated = self.updated.max(slot.exchange.answered);
-        let place = self.exchanges.partition_point(|known| known.exchange.number < slot.exchange.number);
-        self.exchanges.insert(place, slot);
-    }
-
-    fn flying(&mut self, number: u64, turn: u64) -> Option<&mut Slot> {
-        let flies = |slot: &&mut Slot| slot.flight.as_ref().is_some_and(|flight| flight.turn == turn);
-        self.exchanges.iter_mut().rev().find(|slot| slot.exchange.number == number).filter(flies)
-    }
-
-    /// Leaves out the oldest exchanges, so that the others have room; the newest stays.
-    fn fit(&mut self) {
-        while self.bytes > ROOM_EACH && self.exchanges.len() > 1 {
-            let Some(oldest) = self.exchanges.pop_front_if(|slot| slot.flight.is_none()) else { break };
-            self.bytes -= EXCHANGE + oldest.exchange.text();
-            self.whole = false;
-        }
-    }
-
-    /// The last turns before an exchange, `most` of them, the oldest first. They begin with the person's, as some models
-    /// insist on. What was not answered at all is not among them.
-    fn earlier(&self, number: u64, most: usize) -> Vec<Turn> {
-        if most == 0 {
-            return Vec::new();
-        }
-        let said = |exchange: &&Exchange| match exchange.state {
-            State::Done => true,
-            // What they have read is what was said.
-            State::Stopped => !exchange.answer.is_empty(),
-            State::Answering | State::Failed => false,
-        };
-        let before = self.exchanges.iter().map(|slot| &slot.exchange).filter(|exchange| exchange.number < number);
-        let mut turns: Vec<Turn> = before
-            .rev()
-            .filter(said)
-            .take(most / 2)
-            .flat_map(|exchange| {
-                [
-                    Turn { by: Speaker::Perch, text: exchange.answer.clone() },
-                    Turn { by: Speaker::Person, text: with_names(&exchange.question, &exchange.attachments) },
-                ]
-            })
-            .collect();
-        turns.reverse();
-        turns
-    }
-
-    /// Has the exchange written down, or everything, where something was not.
-    fn write(&mut self, id: ConversationId, number: u64, archive: &dyn Archive) {
-        if self.class == Class::Passing && self.unwritten {
-            return;
-        }
-        let epoch = archive.epoch();
-        let all = self.unwritten || self.epoch != epoch;
-        let exchanges = self.exchanges.iter().map(|slot| &slot.exchange);
-        let record = Record {
-            id,
-            person: self.person.clone(),
-            key: self.key.clone(),
-            updated: self.updated,
-            fleeting: self.class == Class::Passing,
-            exchanges: exchanges.filter(|exchange| all || exchange.number == number).cloned().collect(),
-        };
-        self.unwritten = !archive.put(record);
-        self.epoch = epoch;
-    }
-}
-
-impl Slot {
-    fn give_up(&self) {
-        if let Some(flight) = &self.flight {
-            flight.given_up.cancel();
-        }
-    }
-}
-
-/// What the archive has of an answer that was under way: nobody makes it any more.
-fn over(mut exchange: Exchange) -> Exchange {
-    if exchange.state == State::Answering {
-        exchange.state = State::Stopped;
-    }
-    exchange
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::held::EXCHANGE;
     use super::*;
     use crate::store::Store;
 
@@ -516,9 +357,9 @@ mod tests {
             Question { text: text.into(), attachments: [].into(), key: Some(room.moment.to_string().into()) };
         let beginning = Beginning { asker, question, id, new: id.is_none(), doubtful: false, known: None, turns: 0 };
         let begun = room.begin(beginning, archive);
-        if let Begun::Now { id, number, turn, .. } = &begun {
-            room.say(*id, *number, *turn, "ye");
-            room.end((*id, *number, *turn), State::Done, Some("yes"), archive);
+        if let Begun::Now { place, .. } = &begun {
+            room.say(*place, "ye");
+            room.end(*place, State::Done, Some("yes"), archive);
         }
         begun
     }
@@ -561,14 +402,14 @@ mod tests {
         let question = Question { text: "well?".into(), attachments: [].into(), key: None };
         let beginning =
             Beginning { asker: &asker, question, id: None, new: true, doubtful: false, known: None, turns: 0 };
-        let Begun::Now { id, number, turn, .. } = room.begin(beginning, &archive) else { panic!() };
+        let Begun::Now { place, .. } = room.begin(beginning, &archive) else { panic!() };
         let long = "x".repeat(200 << 10);
         for name in 0..400 {
             let other = Asker { person: PersonId::key(&name.to_string()), newcomer: false };
             talk(&mut room, &archive, &other, None, &long);
         }
-        room.end((id, number, turn), State::Done, Some("yes"), &archive);
-        assert_eq!(room.whole(&asker.person, id, 0).unwrap().exchanges[0].answer, "yes");
+        room.end(place, State::Done, Some("yes"), &archive);
+        assert_eq!(room.whole(&asker.person, place.id, 0).unwrap().exchanges[0].answer, "yes");
         room.audit();
     }
 }

@@ -2,6 +2,7 @@ use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::FutureExt;
 
 use super::*;
 use crate::chat::Speaker;
@@ -180,6 +181,78 @@ async fn what_another_process_left_unfinished_was_stopped_and_is_answered_in_pla
 }
 
 #[tokio::test]
+async fn what_was_said_outlives_a_kill_and_what_is_tried_after_it() {
+    let store = Store::in_memory();
+    let ann = guest("ann");
+    let id = {
+        let history = History::new(Arc::new(store.conversations()));
+        let asking = begin(&history, &ann, Which::New, "one", Some("k")).await;
+        asking.say("Well, ");
+        asking.note();
+        asking.say("I can't be known");
+        let id = asking.conversation();
+        std::mem::forget(asking);
+        id
+    };
+    let history = History::new(Arc::new(store.conversations()));
+    assert_eq!(read(&history, &ann, id).await, [row("one", "Well, ", State::Stopped)]);
+    // Asked anew it is answered in place. What was said before makes way once there is more.
+    for end in [State::Stopped, State::Failed] {
+        let again = begin(&history, &ann, Which::New, "one", Some("k")).await;
+        assert_eq!(again.conversation(), id);
+        assert_eq!(read(&history, &ann, id).await, [row("one", "Well, ", State::Answering)]);
+        if end == State::Failed {
+            again.failed();
+        }
+        drop(again);
+        assert_eq!(read(&history, &ann, id).await, [row("one", "Well, ", end)]);
+    }
+    let again = begin(&history, &ann, Which::New, "one", Some("k")).await;
+    again.say("It ");
+    again.cut_off();
+    again.say("is");
+    again.failed();
+    assert_eq!(read(&history, &ann, id).await, [row("one", "It is", State::Stopped)]);
+}
+
+#[tokio::test]
+async fn of_an_answer_under_way_one_write_waits_and_a_short_one_needs_none() {
+    let archive = Arc::new(Odd { slow: true, ..Odd::default() });
+    let history = History::new(Arc::clone(&archive) as Arc<dyn Archive>);
+    let written = || -> Vec<String> {
+        let records = std::mem::take(&mut *archive.written.lock().unwrap());
+        records.into_iter().flat_map(|record| record.exchanges).map(|exchange| exchange.answer).collect()
+    };
+    let asking = begin(&history, &guest("ann"), Which::New, "one", None).await;
+    assert_eq!(written(), [""], "the question");
+    asking.say("Well, ");
+    assert!(asking.note_down().now_or_never().is_none());
+    assert_eq!(written(), [""; 0], "its first second is not over");
+    asking.note();
+    assert_eq!(written(), ["Well, "]);
+    asking.say("well");
+    asking.note();
+    assert_eq!(written(), [""; 0], "the first one waits");
+    archive.waiting.lock().unwrap().clear();
+    asking.note();
+    assert_eq!(written(), ["Well, well"]);
+    archive.waiting.lock().unwrap().clear();
+    asking.note();
+    assert_eq!(written(), [""; 0], "there is nothing new");
+    archive.refuses.store(true, Ordering::Relaxed);
+    asking.say(".");
+    asking.note();
+    archive.refuses.store(false, Ordering::Relaxed);
+    asking.note();
+    assert_eq!(written(), ["Well, well."]);
+    history.erase(&PersonId::key("ann"), None).await.unwrap();
+    archive.waiting.lock().unwrap().clear();
+    asking.say("..");
+    asking.note();
+    assert_eq!(written(), [""; 0], "it was deleted");
+}
+
+#[tokio::test]
 async fn what_is_erased_stays_so_although_an_answer_was_under_way() {
     let history = history();
     let ann = guest("ann");
@@ -222,6 +295,9 @@ struct Odd {
     refuses: AtomicBool,
     taken: AtomicUsize,
     written: Mutex<Vec<Record>>,
+    /// What it was told to note waits.
+    slow: bool,
+    waiting: Mutex<Vec<Arc<()>>>,
 }
 
 impl Odd {
@@ -242,6 +318,15 @@ impl Archive for Odd {
         self.taken.fetch_add(1, Ordering::Relaxed);
         self.written.lock().unwrap().push(record);
         true
+    }
+
+    fn note(&self, record: Record) -> Option<Pending> {
+        let slow = self.slow.then(|| Arc::new(()));
+        let pending = slow.as_ref().map_or_else(Pending::default, Pending::with);
+        self.put(record).then(|| {
+            self.waiting.lock().unwrap().extend(slow);
+            pending
+        })
     }
 
     async fn last(&self, _: &PersonId, _: ConversationId, _: usize) -> Result<Option<Conversation>, Unavailable> {

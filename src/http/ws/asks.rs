@@ -88,7 +88,8 @@ async fn answer(
     };
     drop(told.send(Told::Begun(asking.conversation())).await);
     let bill = Bill::new(&app.limits, &live.config, *address, asker.person.clone());
-    let exchange = Exchange { live, asking, message: text, files: Vec::new(), bill };
+    let last_call = app.last_call.clone();
+    let exchange = Exchange { live, asking, message: text, files: Vec::new(), bill, last_call };
     let (sender, mut pieces) = mpsc::channel::<String>(1);
     let mut silent = true;
     let pass_on = async {

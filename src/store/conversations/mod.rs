@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::Store;
 use crate::chat::PersonId;
 use crate::chat::history::{
-    Archive, Conversation, ConversationId, Cursor, Exchange, Person, Record, Summary, Unavailable, now,
+    Archive, Conversation, ConversationId, Cursor, Exchange, Found, Pending, Person, Record, Summary, Unavailable, now,
 };
 use async_trait::async_trait;
 
@@ -59,6 +59,8 @@ pub(super) const TABLES: &str = "
 
 /// What may wait to be written, in bytes; a disk that is slower than people write costs memory of them, and not memory.
 const WAITING: usize = 4 << 20;
+/// And where it is put again in a moment.
+const NOTES: usize = 1 << 20;
 /// What a record takes beside its text, in bytes, about.
 const RECORD: usize = 512;
 /// What a database in memory may take, in bytes.
@@ -141,60 +143,61 @@ impl Drop for Waiting {
     }
 }
 
-#[async_trait]
-impl Archive for Conversations {
-    fn put(&self, record: Record) -> bool {
+impl Conversations {
+    /// Has it written down, unless so much waits already.
+    fn take(&self, record: Record, most: usize) -> Option<Pending> {
         let size = record.text() + RECORD;
         let waiting = &self.0.0.conversations.waiting;
         let before = waiting.fetch_add(size, Ordering::Relaxed);
-        let share = Waiting(Arc::clone(waiting), size);
-        if before > 0 && before + size > WAITING {
-            return false;
+        let share = Arc::new(Waiting(Arc::clone(waiting), size));
+        if before > 0 && before + size > most {
+            return None;
         }
+        let pending = Pending::with(&share);
         self.0.tell(move |db| {
             let _held = &share;
             rows::put(db, &record)
         });
-        true
+        Some(pending)
+    }
+}
+
+#[async_trait]
+impl Archive for Conversations {
+    fn put(&self, record: Record) -> bool {
+        self.take(record, WAITING).is_some()
     }
 
-    async fn last(
-        &self,
-        person: &PersonId,
-        id: ConversationId,
-        bytes: usize,
-    ) -> Result<Option<Conversation>, Unavailable> {
+    fn note(&self, record: Record) -> Option<Pending> {
+        self.take(record, NOTES)
+    }
+
+    async fn last(&self, person: &PersonId, id: ConversationId, bytes: usize) -> Found<Option<Conversation>> {
         let person = person.clone();
         self.0.ask(false, move |db| rows::last(db, &person, id, bytes)).await.ok_or(Unavailable)
     }
 
-    async fn next(
-        &self,
-        person: &PersonId,
-        id: ConversationId,
-        after: u64,
-        bytes: usize,
-    ) -> Result<Vec<Exchange>, Unavailable> {
+    async fn next(&self, person: &PersonId, id: ConversationId, after: u64, bytes: usize) -> Found<Vec<Exchange>> {
         let person = person.clone();
         self.0.ask(false, move |db| rows::next(db, &person, id, after, bytes)).await.ok_or(Unavailable)
     }
 
-    async fn asked(&self, person: &PersonId, id: ConversationId, key: &str) -> Result<Option<Exchange>, Unavailable> {
+    async fn asked(&self, person: &PersonId, id: ConversationId, key: &str) -> Found<Option<Exchange>> {
         let (person, key) = (person.clone(), key.to_owned());
         self.0.ask(false, move |db| rows::asked(db, &person, id, &key)).await.ok_or(Unavailable)
     }
 
-    async fn begun(&self, person: &PersonId, key: &str) -> Result<Option<ConversationId>, Unavailable> {
+    async fn begun(&self, person: &PersonId, key: &str) -> Found<Option<ConversationId>> {
         let (person, key) = (person.clone(), key.to_owned());
         self.0.ask(false, move |db| rows::begun(db, &person, &key)).await.ok_or(Unavailable)
     }
 
-    async fn list(&self, person: &PersonId, after: Option<Cursor>, most: u32) -> Result<Vec<Summary>, Unavailable> {
+    async fn list(&self, person: &PersonId, after: Option<Cursor>, most: u32) -> Found<Vec<Summary>> {
         let person = person.clone();
         self.0.ask(false, move |db| rows::list(db, &person, after, most)).await.ok_or(Unavailable)
     }
 
-    async fn erase(&self, person: &PersonId, id: Option<ConversationId>) -> Result<bool, Unavailable> {
+    async fn erase(&self, person: &PersonId, id: Option<ConversationId>) -> Found<bool> {
         let person = person.clone();
         let found = self.0.ask(false, move |db| give_up_of(db, &person, id)).await.ok_or(Unavailable)?;
         // Others get their turn between two steps.
@@ -208,7 +211,7 @@ impl Archive for Conversations {
         Ok(found)
     }
 
-    async fn people(&self, most: u32) -> Result<(Vec<Person>, u64), Unavailable> {
+    async fn people(&self, most: u32) -> Found<(Vec<Person>, u64)> {
         self.0.ask(false, move |db| rows::people(db, most)).await.ok_or(Unavailable)
     }
 
