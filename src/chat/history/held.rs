@@ -89,7 +89,7 @@ impl Held {
     pub fn title(&self) -> String {
         self.exchanges
             .front()
-            .map(|first| title(&first.exchange.question))
+            .map(|first| title(&first.exchange.question, &first.exchange.attachments))
             .unwrap_or_default()
     }
 

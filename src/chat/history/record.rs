@@ -228,9 +228,13 @@ pub struct Person {
     pub updated: u64,
 }
 
-/// The beginning of a conversation's first message, on one line.
+/// The beginning of a conversation's first message, on one line; the names of its files where it has no words.
 #[must_use]
-pub fn title(question: &str) -> String {
+pub fn title(question: &str, attachments: &[Attachment]) -> String {
+    if question.trim().is_empty() && !attachments.is_empty() {
+        let names: Vec<&str> = attachments.iter().map(|attachment| &*attachment.name).collect();
+        return title(&names.join(", "), &[]);
+    }
     let mut title = String::new();
     let mut length = 0;
     for word in question.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty()) {
@@ -285,6 +289,7 @@ mod tests {
 
     #[test]
     fn a_title_is_a_short_line() {
+        let title = |question: &str| title(question, &[]);
         assert_eq!(title(" what\n\tis\u{0}this? "), "what is this?");
         assert_eq!(title(&"x".repeat(80)), "x".repeat(80));
         assert_eq!(title(&"é".repeat(81)), format!("{}…", "é".repeat(79)));
@@ -294,6 +299,15 @@ mod tests {
         }
         assert_eq!(title(&format!("so {}", "字".repeat(200))), format!("so {}…", "字".repeat(76)));
         assert_eq!(title(""), "");
+    }
+
+    #[test]
+    fn a_message_of_files_alone_has_their_names_for_a_title() {
+        let file = |name: &str| Attachment { name: name.to_owned(), kind: "image/png".to_owned(), size: 7 };
+        assert_eq!(title(" \n", &[file("two birds.png"), file("b.pdf")]), "two birds.png, b.pdf");
+        assert_eq!(title("look", &[file("a.png")]), "look");
+        let long = title("", &[file(&"字".repeat(100)), file("b.pdf")]);
+        assert_eq!(long, format!("{}…", "字".repeat(79)));
     }
 
     #[test]

@@ -106,16 +106,26 @@ fn number(db: &Connection, person: &PersonId, id: ConversationId) -> rusqlite::R
     db.query_row(sql, params![blob(id), person.as_str()], |row| row.get(0)).optional()
 }
 
-/// How its first message begins.
+/// How its first message begins, and what is attached to it.
 const BEGINNING: &str = "(SELECT substr(question, 1, 500) FROM exchange WHERE conversation = conversation.number
+                          ORDER BY number LIMIT 1),
+                         (SELECT attachments FROM exchange WHERE conversation = conversation.number
                           ORDER BY number LIMIT 1)";
+
+/// The title of a conversation with this [`BEGINNING`].
+fn titled(row: &Row<'_>, column: usize) -> rusqlite::Result<String> {
+    let question: Option<String> = row.get(column)?;
+    Ok(title(&question.unwrap_or_default(), &attachments(row, column + 1)?))
+}
+
+fn attachments(row: &Row<'_>, column: usize) -> rusqlite::Result<Vec<Attachment>> {
+    let written: Option<String> = row.get(column)?;
+    Ok(written.and_then(|written| serde_json::from_str(&written).ok()).unwrap_or_default())
+}
 
 const EXCHANGE: &str = "SELECT number, key, state, answered, attachments, question, answer FROM exchange";
 
 fn exchange(row: &Row<'_>) -> rusqlite::Result<Exchange> {
-    let attachments: Option<String> = row.get(4)?;
-    let attachments: Vec<Attachment> =
-        attachments.and_then(|written| serde_json::from_str(&written).ok()).unwrap_or_default();
     Ok(Exchange {
         number: unsigned(row.get(0)?),
         key: row.get(1)?,
@@ -126,7 +136,7 @@ fn exchange(row: &Row<'_>) -> rusqlite::Result<Exchange> {
             _ => State::Answering,
         },
         answered: unsigned(row.get(3)?),
-        attachments: attachments.into(),
+        attachments: attachments(row, 4)?.into(),
         question: row.get(5)?,
         answer: row.get(6)?,
     })
@@ -161,8 +171,8 @@ pub fn last(
     let sql = "SELECT count(*) FROM exchange WHERE conversation = ?1 AND number < ?2";
     let omitted = unsigned(db.query_row(sql, [conversation, first], |row| row.get(0))?);
     let sql = format!("SELECT {BEGINNING} FROM conversation WHERE number = ?1");
-    let beginning: Option<String> = db.query_row(&sql, [conversation], |row| row.get(0))?;
-    Ok(Some(Conversation { title: title(&beginning.unwrap_or_default()), exchanges, omitted }))
+    let title = db.query_row(&sql, [conversation], |row| titled(row, 0))?;
+    Ok(Some(Conversation { title, exchanges, omitted }))
 }
 
 pub fn next(
@@ -201,9 +211,8 @@ pub fn list(db: &Connection, person: &PersonId, after: Option<Cursor>, most: u32
     ))?;
     let row = params![person.as_str(), signed(after.updated.min(signed_most())), blob(after.id), most];
     let rows = statement.query_map(row, |row| {
-        let messages = 2 * unsigned(row.get(3)?);
-        let title = title(&row.get::<_, Option<String>>(1)?.unwrap_or_default());
-        Ok(Summary { id: id(row, 0)?, title, updated: unsigned(row.get(2)?), messages })
+        let messages = 2 * unsigned(row.get(4)?);
+        Ok(Summary { id: id(row, 0)?, title: titled(row, 1)?, updated: unsigned(row.get(3)?), messages })
     })?;
     rows.collect()
 }
