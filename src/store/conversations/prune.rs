@@ -13,8 +13,11 @@ use crate::store::{signed, unsigned};
 const GIVEN_UP: u32 = 32;
 const GIVEN_UP_EACH: u64 = 16 << 20;
 const REMOVED: (i64, u32) = (1 << 20, 200);
-/// Pages that nothing uses are given back to the file system when there are so many of them, so many in one go.
-const FREE_PAGES: (u64, u32) = (1_024, 256);
+/// Pages that nothing uses are given back to the file system when there are so many of them, or more than a share of the
+/// room; and so many in one go.
+const FREE_PAGES: u64 = 1_024;
+const FREE_SHARE: u64 = 16;
+const GIVEN_BACK: u32 = 256;
 
 /// Takes conversations from the person they belong to. Nobody finds them any more; they are removed step by step.
 pub fn give_up_of(db: &Connection, person: &PersonId, id: Option<ConversationId>) -> rusqlite::Result<bool> {
@@ -76,8 +79,8 @@ pub fn prune(db: &Connection, shared: &Shared, on_disk: bool, above: &mut bool) 
     for fleeting in [true, false] {
         given_up += give_up_oldest(db, fleeting, horizon, GIVEN_UP)?;
     }
-    let (used, free) = used(db)?;
-    let room = shared.room(on_disk);
+    let pages = Pages::of(db)?;
+    let (used, room) = (pages.used * pages.size, pages.room(shared.room(on_disk)));
     // Once it is too much, somewhat more is removed, so that this is not to be done at every message.
     *above = used > if *above { room - room / 32 } else { room };
     if *above && given_up == 0 {
@@ -90,17 +93,18 @@ pub fn prune(db: &Connection, shared: &Shared, on_disk: bool, above: &mut bool) 
     if given_up > 0 {
         return Ok(true);
     }
-    if on_disk && free > FREE_PAGES.0 {
-        db.execute_batch(&format!("PRAGMA incremental_vacuum({})", FREE_PAGES.1))?;
+    if on_disk && pages.free > pages.spare(shared.room(on_disk)) {
+        db.execute_batch(&format!("PRAGMA incremental_vacuum({GIVEN_BACK})"))?;
         // An older database knows no giving back.
-        return Ok(used_pages(db)?.1 < free);
+        return Ok(Pages::of(db)?.free < pages.free);
     }
     Ok(false)
 }
 
 /// Whether the database takes more than it may.
 pub fn too_much(db: &Connection, shared: &Shared, on_disk: bool) -> rusqlite::Result<bool> {
-    Ok(used(db)?.0 > shared.room(on_disk))
+    let (pages, room) = (Pages::of(db)?, shared.room(on_disk));
+    Ok(pages.used * pages.size > pages.room(room) || (on_disk && pages.free > pages.spare(room)))
 }
 
 /// Gives up the oldest conversations from before `horizon`, `most` of them, and returns how many.
@@ -117,15 +121,28 @@ fn give_up_oldest(db: &Connection, fleeting: bool, horizon: i64, most: u32) -> r
     Ok(oldest.len())
 }
 
-/// What is in use, in bytes, and the pages that are not.
-pub fn used(db: &Connection) -> rusqlite::Result<(u64, u64)> {
-    let size: u64 = db.pragma_query_value(None, "page_size", |row| row.get(0)).map(unsigned)?;
-    let (used, free) = used_pages(db)?;
-    Ok((used * size, free))
+/// What a database takes.
+pub struct Pages {
+    pub used: u64,
+    pub free: u64,
+    /// Of a page, in bytes.
+    pub size: u64,
 }
 
-fn used_pages(db: &Connection) -> rusqlite::Result<(u64, u64)> {
-    let pages = db.pragma_query_value(None, "page_count", |row| row.get(0)).map(unsigned)?;
-    let free = db.pragma_query_value(None, "freelist_count", |row| row.get(0)).map(unsigned)?;
-    Ok((pages.saturating_sub(free), free))
+impl Pages {
+    pub fn of(db: &Connection) -> rusqlite::Result<Pages> {
+        let asked = |pragma| db.pragma_query_value(None, pragma, |row| row.get(0)).map(unsigned);
+        let (all, free) = (asked("page_count")?, asked("freelist_count")?);
+        Ok(Pages { used: all.saturating_sub(free), free, size: asked("page_size")? })
+    }
+
+    /// How many free pages may stay where the database may take `room` bytes.
+    fn spare(&self, room: u64) -> u64 {
+        FREE_PAGES.min(room / self.size / FREE_SHARE)
+    }
+
+    /// How many of these bytes may be in use, so that all of it stays within `room`.
+    fn room(&self, room: u64) -> u64 {
+        room - self.spare(room) * self.size
+    }
 }

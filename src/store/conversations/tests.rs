@@ -198,11 +198,7 @@ async fn the_database_grows_to_its_limit_and_no_further() {
         if number % 100 == 99 {
             // Whatever waits is written then.
             conversations.people(1).await.unwrap();
-            until("the limit to be kept", async || {
-                let used = store.ask(false, super::prune::used).await.unwrap().0;
-                used <= LIMIT
-            })
-            .await;
+            until("the limit to be kept", async || used(&store).await <= LIMIT).await;
             largest = largest.max(size());
         }
     }
@@ -214,11 +210,46 @@ async fn the_database_grows_to_its_limit_and_no_further() {
     // A lower limit makes the file smaller.
     store.retain(None, 1 << 20);
     until("the file to shrink", async || {
-        let checkpoint = |db: &Connection| db.query_row("PRAGMA wal_checkpoint", [], |_| Ok(()));
-        store.ask(false, checkpoint).await.unwrap_or_default();
+        store.scrub().await.unwrap();
         size() < (1 << 20) + (5 << 20)
     })
     .await;
+}
+
+#[tokio::test]
+async fn the_smallest_limit_is_what_the_file_takes() {
+    // The least that the configuration takes.
+    const LIMIT: u64 = 1 << 20;
+    let directory = TempDir::new().unwrap();
+    let (store, conversations) = open(directory.path());
+    let size = async || {
+        // With it goes what is in the log alone.
+        store.scrub().await.unwrap();
+        std::fs::metadata(directory.path().join(FILE)).unwrap().len()
+    };
+    let long = "x".repeat(10_000);
+    for number in 0..1_000_u64 {
+        put(&conversations, record("ann", number.into(), 1_000 + number, &format!("{number} {long}"))).await;
+    }
+    conversations.people(1).await.unwrap();
+    assert!(size().await > 10 * LIMIT);
+    store.retain(None, LIMIT);
+    until("the file to shrink", async || size().await <= LIMIT).await;
+    // And so it stays, whatever is said.
+    for number in 1_000..1_400_u64 {
+        put(&conversations, record("ann", number.into(), 1_000 + number, &format!("{number} {long}"))).await;
+        if number % 50 == 49 {
+            conversations.people(1).await.unwrap();
+            until("the limit to be kept", async || size().await <= LIMIT).await;
+        }
+    }
+    let titles = titles(&conversations, "ann").await;
+    assert!(titles.len() > 30 && titles[0].starts_with("1399 "), "{}", titles.len());
+}
+
+async fn used(store: &Store) -> u64 {
+    let pages = store.ask(false, super::prune::Pages::of).await.unwrap();
+    pages.used * pages.size
 }
 
 #[tokio::test]
@@ -296,7 +327,7 @@ async fn of_a_large_database_little_goes_to_memory() {
         conversations.put(record("ann", number.into(), 1_000 + number, &format!("{number} {long}")));
         drop(conversations.people(1).await);
     }
-    let used = store.ask(false, super::prune::used).await.unwrap().0;
+    let used = used(&store).await;
     assert!((10 << 20..32 << 20).contains(&used), "{used}");
     let kept = titles(&conversations, "ann").await;
     assert!(kept.len() > 100 && kept.len() < 250, "{}", kept.len());
