@@ -29,7 +29,7 @@ const VERSION: &str = "{version}";
 
 const CSS: &str = "text/css; charset=utf-8";
 const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
-const ASSETS: [(&str, &str, &str); 11] = [
+const ASSETS: [(&str, &str, &str); 12] = [
     ("chat.css", CSS, include_str!("page/chat.css")),
     ("api.js", JAVASCRIPT, include_str!("page/api.js")),
     ("attachments.js", JAVASCRIPT, include_str!("page/attachments.js")),
@@ -39,6 +39,7 @@ const ASSETS: [(&str, &str, &str); 11] = [
     ("kept.js", JAVASCRIPT, include_str!("page/kept.js")),
     ("log.js", JAVASCRIPT, include_str!("page/log.js")),
     ("markdown.js", JAVASCRIPT, include_str!("page/markdown.js")),
+    ("shelf.js", JAVASCRIPT, include_str!("page/shelf.js")),
     ("words.js", JAVASCRIPT, include_str!("page/words.js")),
     ("perch.svg", "image/svg+xml", include_str!("page/perch.svg")),
 ];

@@ -188,3 +188,12 @@ export function same(seen, wanted, what) {
   const [is, want] = [JSON.stringify(seen), JSON.stringify(wanted)]
   check(is === want, `${what} is ${is}, not ${want}`)
 }
+
+/** Waits until it is so. */
+export async function until(holds, what) {
+  const deadline = Date.now() + STEP_TIMEOUT
+  while (!(await holds())) {
+    check(Date.now() < deadline, `waited in vain for ${what}`)
+    await new Promise((resolve) => setTimeout(resolve, 20))
+  }
+}

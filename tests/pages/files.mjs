@@ -1,7 +1,7 @@
 // Files that go with a message on the chat page.
 //   node files.mjs --perch target/debug/perch [--screenshots DIR] [--only NAME]
 
-import { check, same, tell } from './browser.mjs'
+import { check, same, tell, until } from './browser.mjs'
 import { Chat, stage } from './chatting.mjs'
 import { gate } from './model.mjs'
 
@@ -39,6 +39,16 @@ const bring = (page, kind, target, files) =>
     },
     [kind, target, files],
   )
+
+/** Where the browser keeps files. */
+const kept = (page) =>
+  page.evaluate(async () => {
+    const wait = (request) => new Promise((resolve, reject) => Object.assign(request, { onsuccess: () => resolve(request.result), onerror: reject }))
+    const database = await wait(indexedDB.open('perch'))
+    const places = await wait(database.transaction('files').objectStore('files').getAllKeys())
+    database.close()
+    return places
+  })
 
 const attached = (chat) => chat.page.locator('#attached .name')
 
@@ -145,8 +155,85 @@ await tell('files', stage, {
     same(await chat.field.inputValue(), 'read this', 'the field after Edit')
   },
 
-  async 'is told that files are gone when the page was left while they were sent'(person, { model }) {
+  async 'finds what was attached after a reload, as long as it is neither sent nor removed'(person) {
     const chat = await Chat.open(person)
+    await chat.talk('first')
+    const picture = await painted(person.page)
+    await person.page.locator('#files').setInputFiles([{ name: 'stripes.png', mimeType: 'image/png', buffer: picture }, pdf('notes.pdf')])
+    await attached(chat).nth(1).waitFor()
+    await chat.button('New conversation').click()
+    await person.page.locator('#files').setInputFiles(pdf('for-a-new-one.pdf'))
+    await attached(chat).first().waitFor()
+    await person.page.reload()
+    await attached(chat).first().waitFor()
+    same(await attached(chat).allTextContents(), ['for-a-new-one.pdf'], 'what is attached to a new conversation')
+    await chat.list.first().click()
+    await attached(chat).nth(1).waitFor()
+    same(await attached(chat).allTextContents(), ['stripes.png', 'notes.pdf'], 'what is attached to the first')
+    await person.page.waitForFunction(() => document.querySelector('#attached img').naturalWidth === 96)
+    await person.screenshot('again')
+    await chat.button('Remove notes.pdf').click()
+    await person.page.reload()
+    await attached(chat).first().waitFor()
+    same(await attached(chat).allTextContents(), ['stripes.png'], 'what is attached after one was removed')
+    await chat.say('what is this?')
+    await chat.hears('You said: what is this?')
+    await person.page.reload()
+    await chat.hears('You said: what is this?')
+    same(await kept(person.page), ['attached '], 'what the browser keeps')
+    await chat.button('New conversation').click()
+    await attached(chat).first().waitFor()
+    await chat.say('read this')
+    await chat.hears('You said: read this')
+    same(await kept(person.page), [], 'what the browser keeps at the end')
+  },
+
+  async 'leaves no file in the browser when a conversation is deleted'(person) {
+    const chat = await Chat.open(person)
+    await chat.talk('first')
+    await person.page.locator('#files').setInputFiles(pdf('notes.pdf'))
+    await attached(chat).first().waitFor()
+    await chat.button('Delete “first”').click()
+    await chat.button('Delete').click()
+    await attached(chat).first().waitFor({ state: 'hidden' })
+    await until(async () => (await kept(person.page)).length === 0, 'nothing to be kept')
+  },
+
+  async 'sends its files again when the page was left in the middle of the answer'(person, { model }) {
+    const chat = await Chat.open(person)
+    const asked = model.asked.length
+    model.answers('Reading', gate().opened)
+    model.answers('Reading is done.')
+    await person.page.locator('#files').setInputFiles(pdf('long.pdf'))
+    await attached(chat).first().waitFor()
+    await chat.say('read this')
+    await chat.sees('Reading')
+    await person.page.reload()
+    await chat.hears('Reading is done.')
+    same(await chat.questions.last().locator('.name').allTextContents(), ['long.pdf'], 'what was sent')
+    const contents = model.asked.slice(asked).map(({ messages }) => JSON.stringify(messages.at(-1)))
+    same([contents.length, contents[1]], [2, contents[0]], 'what the model was asked')
+    same(await kept(person.page), [], 'what the browser keeps')
+  },
+
+  async 'has a title in the list for a message of files alone'(person, { model }) {
+    const chat = await Chat.open(person)
+    await person.page.locator('#files').setInputFiles([pdf('alone.pdf'), pdf('together.pdf')])
+    await attached(chat).nth(1).waitFor()
+    model.answers('Documents.')
+    await chat.button('Send').click()
+    await chat.hears('Documents.')
+    await person.page.reload()
+    await chat.list.first().waitFor()
+    same(await chat.list.allInnerTexts(), ['alone.pdf, together.pdf'], 'the list')
+    same(await person.page.title(), 'alone.pdf, together.pdf · perch', 'the title')
+  },
+
+  async 'is told that files are gone where the browser keeps none'(person, { model }) {
+    const chat = await Chat.open(person)
+    await person.context.addInitScript(() => Object.defineProperty(window, 'indexedDB', { value: undefined }))
+    await person.page.reload()
+    same(await person.page.evaluate(() => typeof indexedDB), 'undefined', 'IndexedDB')
     model.answers('Reading', gate().opened)
     await person.page.locator('#files').setInputFiles(pdf('long.pdf'))
     await attached(chat).first().waitFor()

@@ -17,6 +17,12 @@ const KINDS = {
 /** For a file field. */
 export const ACCEPT = [...Object.keys(KINDS).map((ending) => `.${ending}`), ...Object.values(KINDS).map(({ type }) => type)].join()
 
+/** A file that can be sent, and shown. */
+export function ready({ name, blob }) {
+  const picture = blob.type.startsWith('image/') ? URL.createObjectURL(blob) : null
+  return { name, size: blob.size, type: blob.type, blob, picture }
+}
+
 /** Takes of `files` what may go with the `already` chosen ones: `{taken, refused}`, the latter being sentences. */
 export async function choose(files, already) {
   const taken = []
@@ -34,8 +40,7 @@ export async function choose(files, already) {
     } else {
       // Some systems name no type, or another; perch goes by the name and the content.
       const blob = file.type === kind.type ? file : new Blob([file], { type: kind.type })
-      const picture = kind.type.startsWith('image/') ? URL.createObjectURL(blob) : null
-      taken.push({ name: file.name, size: file.size, type: kind.type, blob, picture })
+      taken.push(ready({ name: file.name, blob }))
     }
   }
   return { taken, refused }

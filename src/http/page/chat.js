@@ -1,11 +1,12 @@
 // The chat page: which conversation is open, the list of them, and what is being written.
 
-import { ACCEPT, chip, choose } from './attachments.js'
+import { ACCEPT, chip, choose, ready } from './attachments.js'
 import { call, onSignIn } from './api.js'
-import { Conversation } from './conversation.js'
+import { Conversation, forget as forgetMessage } from './conversation.js'
 import { byId, icon, make } from './dom.js'
 import { drafts, forgetEverything, token, unsent } from './kept.js'
 import { Log, announce, toLatest } from './log.js'
+import { attachedIn, shelf } from './shelf.js'
 import { period, translate, words } from './words.js'
 
 translate()
@@ -45,6 +46,7 @@ function open(id) {
   show()
   toLatest()
   drawAttached()
+  restore(current)
   current.open()
   drawList()
 }
@@ -57,6 +59,8 @@ function changed(conversation, exchange, before) {
     if (conversation === current) {
       drafts.set(conversation.id, input.value)
       drafts.set(before, '')
+      keepAttached(conversation)
+      shelf.drop(attachedIn(before))
       history.replaceState(null, '', `#${conversation.id}`)
     }
   }
@@ -128,13 +132,14 @@ composer.addEventListener('submit', (event) => {
   input.focus()
   const text = input.value.trim() && input.value.trimEnd()
   if (!text && !current.files.length) return
-  const { files } = current
+  const { files, id } = current
   current.files = []
   write('')
   refuse([])
   drawAttached()
   if (current.state === 'gone') begin()
   current.say(text, files)
+  shelf.drop(attachedIn(id))
   toLatest()
 })
 
@@ -173,6 +178,7 @@ function retry(exchange) {
 function edit(exchange) {
   write([exchange.text, input.value].filter(Boolean).join('\n'))
   current.files.push(...exchange.files.filter((file) => file.blob))
+  keepAttached(current)
   drawAttached()
   current.takeBack(exchange)
   input.focus()
@@ -187,10 +193,25 @@ async function attach(files) {
   const into = current
   const { taken, refused } = await choose(files, into.files)
   into.files.push(...taken)
+  keepAttached(into)
   if (into !== current) return
   refuse(refused)
   drawAttached()
   input.focus()
+}
+
+function keepAttached({ id, files }) {
+  shelf.put(attachedIn(id), files)
+}
+
+/** Brings back what was attached before the page was left. */
+async function restore(conversation) {
+  if (conversation.restored) return
+  conversation.restored = true
+  const files = await shelf.at(attachedIn(conversation.id))
+  if (!files.length || conversation.files.length) return
+  conversation.files = files.map(ready)
+  if (conversation === current) drawAttached()
 }
 
 function drawAttached() {
@@ -201,6 +222,7 @@ function drawAttached() {
     ...files.map((file) =>
       chip(file, () => {
         current.files = current.files.filter((one) => one !== file)
+        keepAttached(current)
         if (file.picture) URL.revokeObjectURL(file.picture)
         refuse([])
         drawAttached()
@@ -353,10 +375,11 @@ byId('delete-all').addEventListener('click', async () => {
 })
 
 function forget(id) {
-  conversations.get(id)?.stop()
+  conversations.get(id)?.discard()
   conversations.delete(id)
   drafts.set(id, '')
-  for (const { key, conversation } of unsent.all()) if (conversation === id) unsent.drop(key)
+  shelf.drop(attachedIn(id))
+  for (const { key, conversation } of unsent.all()) if (conversation === id) forgetMessage(key)
 }
 
 async function deletes(path, then) {
@@ -468,8 +491,9 @@ byId('sign-in').addEventListener('submit', (event) => {
   resolve()
   input.focus()
 })
-byId('sign-out').addEventListener('click', () => {
+byId('sign-out').addEventListener('click', async () => {
   forgetEverything()
+  await shelf.clear()
   location.reload()
 })
 

@@ -1,7 +1,9 @@
 // A conversation: what was said, and the way of each message to its answer. Nothing here knows how it looks.
 
 import { Problem, call, say } from './api.js'
+import { ready } from './attachments.js'
 import { randomToken, tab, unsent } from './kept.js'
+import { sentWith, shelf } from './shelf.js'
 import { words } from './words.js'
 
 const TRIES = 12 // together about two minutes: longer than a restart, a deploy or a train in a tunnel takes
@@ -63,9 +65,15 @@ export class Conversation {
     }
   }
 
+  /** It is deleted: nothing of it is kept here. */
+  discard() {
+    this.discarded = true
+    this.stop()
+  }
+
   /** Takes a message back that has no answer. */
   takeBack(exchange) {
-    unsent.drop(exchange.key)
+    forget(exchange.key)
     if (!exchange.taken) this.exchanges = this.exchanges.filter((one) => one !== exchange)
     this.changed(this)
   }
@@ -75,6 +83,7 @@ export class Conversation {
   #send(exchange) {
     Object.assign(exchange, { state: 'queued', problem: null, trouble: null, control: new AbortController() })
     this.#keep(exchange)
+    if (exchange.files.length) shelf.put(sentWith(exchange.key), exchange.files)
     this.changed(this, exchange)
     this.queue = this.queue.then(() => this.#deliver(exchange))
   }
@@ -137,12 +146,13 @@ export class Conversation {
 
   #end(exchange, state) {
     Object.assign(exchange, { state, trouble: null, answeredAt: new Date() })
-    if (state === 'done' || (state === 'stopped' && exchange.taken)) unsent.drop(exchange.key)
+    if (state === 'done' || (state === 'stopped' && exchange.taken)) forget(exchange.key)
     else this.#keep(exchange, state)
     this.changed(this, exchange)
   }
 
   #keep({ key, text, files, at }, ended) {
+    if (this.discarded) return
     const names = files.map((file) => file.name)
     unsent.set({ key, conversation: this.id, text, files: names, at: at.toISOString(), tab, ended })
   }
@@ -151,7 +161,10 @@ export class Conversation {
 
   /** Brings here what perch has of it. What is on its way from here stays as it is. */
   async open() {
-    if (!this.id) return this.#adopt()
+    if (!this.id) {
+      await this.#adopt()
+      return this.changed(this)
+    }
     try {
       const said = await call(`/api/conversations/${encodeURIComponent(this.id)}`)
       const seen = JSON.stringify(said)
@@ -162,7 +175,7 @@ export class Conversation {
         this.title = said.title
         this.#merge(said.messages)
       }
-      this.#adopt()
+      await this.#adopt()
       this.changed(this)
     } catch (problem) {
       if (problem.status !== 404 && this.state === 'open') return undefined // what is here is still good
@@ -170,7 +183,7 @@ export class Conversation {
       this.problem = problem
       // perch may keep no conversations: what was said here is all there is.
       if (this.exchanges.length) this.state = 'open'
-      this.#adopt()
+      await this.#adopt()
       this.changed(this)
     }
     return undefined
@@ -204,7 +217,7 @@ export class Conversation {
         exchange.state = state
         if (state === 'failed') exchange.problem ??= new Problem(words.broken)
         else exchange.problem = null
-        if (state === 'done') unsent.drop(exchange.key)
+        if (state === 'done') forget(exchange.key)
       }
     }
     // What perch has not heard of yet, or was never told.
@@ -216,7 +229,11 @@ export class Conversation {
   }
 
   /** Goes on with what this tab had sent when it was left, and offers what another one could not send. */
-  #adopt() {
+  async #adopt() {
+    const found = new Map()
+    for (const { conversation, key, files } of unsent.all()) {
+      if (conversation === this.id && files?.length) found.set(key, (await shelf.at(sentWith(key))).map(ready))
+    }
     for (const record of unsent.all()) {
       if (record.conversation !== this.id) continue
       const known = this.exchanges.find((exchange) => exchange.key === record.key)
@@ -224,12 +241,14 @@ export class Conversation {
       const own = record.tab === tab
       const old = Date.now() - Date.parse(record.at) > GIVEN_UP
       if (!own && !record.ended && !old) continue
-      if (!own && known?.taken) unsent.drop(record.key) // perch has it, and says how it went
+      if (!own && known?.taken) forget(record.key) // perch has it, and says how it went
       const { key, text, at } = record
       const exchange = known ?? new Exchange({ key, text, files: [], at: new Date(at), state: record.ended ?? 'failed' })
       if (!known) this.exchanges.push(exchange)
-      const without = record.files?.length > 0 && !exchange.files.some((file) => file.blob)
-      if (without) {
+      const missing = record.files?.length > 0 && !exchange.files.some((file) => file.blob)
+      const files = found.get(record.key) ?? []
+      if (missing && files.length) exchange.files = files
+      if (missing && !files.length) {
         exchange.files = record.files.map((name) => ({ name }))
         Object.assign(exchange, { state: 'failed', problem: new Problem(words.filesLost), filesLost: true })
       } else if (own && !record.ended) {
@@ -239,6 +258,12 @@ export class Conversation {
       }
     }
   }
+}
+
+/** Nothing of the message needs to be sent any more. */
+export function forget(key) {
+  unsent.drop(key)
+  shelf.drop(sentWith(key))
 }
 
 /** Waits; the network coming back, or somebody coming back to the page, ends it sooner. */
