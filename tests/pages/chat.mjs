@@ -1,7 +1,7 @@
 // What a person does on the chat page of a perch with a model behind it.
 //   node chat.mjs --perch target/debug/perch [--screenshots DIR] [--only NAME]
 
-import { check, same, tell } from './browser.mjs'
+import { check, same, tell, until } from './browser.mjs'
 import { Chat, REFUSED, stage } from './chatting.mjs'
 import { gate } from './model.mjs'
 
@@ -216,6 +216,27 @@ await tell('chat page', stage, {
     await chat.talk('still there?')
   },
 
+  async 'finds in another tab what was said before perch was away, and has it answered again'(person, { model, perch }) {
+    person.forgiven = REFUSED
+    const chat = await Chat.open(person)
+    model.answers('Once upon a time', gate().opened)
+    await chat.say('a long story')
+    await chat.sees('Once upon a time')
+    const address = `/${new URL(person.page.url()).hash}`
+    await until(() => perch.wrote('Once upon a time'), 'what was said on the disk')
+    await person.page.close()
+    await perch.crash()
+    await perch.again()
+    await person.openTab(address)
+    await chat.hears('Once upon a time')
+    await chat.answers.last().getByText('Stopped').waitFor()
+    await person.screenshot('after')
+    model.answers('Once upon a time', ' and the end.')
+    await chat.button('Answer again').click()
+    await chat.hears('Once upon a time and the end.')
+    same(await chat.questions.count(), 1, 'the number of questions')
+  },
+
   async 'writes while perch is away, and is answered when it is back'(person, { perch }) {
     person.forgiven = REFUSED
     const chat = await Chat.open(person)
@@ -312,6 +333,23 @@ await tell('chat page', stage, {
     same(await chat.list.allInnerTexts(), ['keep me'], 'the list after a reload')
   },
 
+  async 'is asked about a title that is written from right to left'(person) {
+    const chat = await Chat.open(person, { locale: 'ja-JP' })
+    await chat.talk('مرحبا')
+    await person.page.getByRole('button', { name: '「مرحبا」を削除', exact: true }).click()
+    await person.page.getByRole('dialog', { name: '「مرحبا」を削除しますか？' }).waitFor()
+    const [first, rest] = await person.page.locator('#confirm-what').evaluate((heading) => {
+      const place = (node) => {
+        const range = document.createRange()
+        range.selectNodeContents(node)
+        return range.getBoundingClientRect().left
+      }
+      return [place(heading.firstChild), place(heading.lastChild)]
+    })
+    check(first < rest, 'the question does not read from left to right')
+    await person.screenshot('asked')
+  },
+
   async 'takes everything along, and deletes everything'(person) {
     const chat = await Chat.open(person)
     await chat.talk('remember this')
@@ -396,6 +434,26 @@ await tell('chat page', stage, {
     await chat.button('Go to the latest message').click()
     check((await below()) < 2, `the newest is ${await below()} px below the window`)
     end.open()
+  },
+
+  async 'is at the newest message after a reload, whatever stands below it'(person, { model }) {
+    const chat = await Chat.open(person, { viewport: { width: 320, height: 568 } })
+    model.answers(Array.from({ length: 40 }, (_, line) => `line ${line}\n\n`).join(''))
+    await chat.say('a lot')
+    await chat.sees('line 39')
+    await chat.field.fill('many\nlines\n'.repeat(8))
+    await person.page.locator('#files').setInputFiles(
+      Array.from({ length: 4 }, (_, index) => ({ name: `${index}.pdf`, mimeType: 'application/pdf', buffer: Buffer.from('%PDF-1.4') })),
+    )
+    await person.page.locator('#attached .name').nth(3).waitFor()
+    const send = await chat.button('Send').boundingBox()
+    check(send.y + send.height <= 568, `the button to send is ${send.y} px from the top`)
+    await person.page.reload()
+    await person.page.locator('#attached .name').nth(3).waitFor()
+    await chat.sees('line 39')
+    const below = () => person.page.locator('#scroller').evaluate((element) => element.scrollHeight - element.scrollTop - element.clientHeight)
+    await until(async () => (await below()) < 2, 'the newest message')
+    await person.screenshot('bottom')
   },
 
   async 'writes lines on a phone, whose keyboard has no Shift+Enter'(person) {

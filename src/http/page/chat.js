@@ -235,7 +235,7 @@ function drawAttached() {
 
 function refuse(sentences) {
   byId('refused').hidden = !sentences.length
-  byId('refusals').replaceChildren(...sentences.map((sentence) => make('p', { dir: 'auto' }, sentence)))
+  byId('refusals').replaceChildren(...sentences.map((sentence) => make('p', {}, sentence)))
 }
 byId('dismiss').addEventListener('click', () => {
   refuse([])
@@ -352,7 +352,7 @@ function listItem({ id, title }) {
 }
 
 async function remove(id, title) {
-  if (!(await confirmed(words.confirm1(title)))) return
+  if (!(await confirmed(words.confirm1, title))) return
   const place = list.entries.findIndex((entry) => entry.id === id)
   await deletes(`/api/conversations/${encodeURIComponent(id)}`, () => {
     forget(id)
@@ -365,7 +365,7 @@ async function remove(id, title) {
 }
 
 byId('delete-all').addEventListener('click', async () => {
-  if (!(await confirmed(words.confirmAll))) return
+  if (!(await confirmed(() => words.confirmAll))) return
   await deletes('/api/conversations', () => {
     for (const id of [...conversations.keys(), ...list.entries.map((entry) => entry.id)]) forget(id)
     Object.assign(list, { entries: [], next: null })
@@ -396,9 +396,11 @@ async function deletes(path, then) {
   announce(words.deleted)
 }
 
-function confirmed(what) {
+/** Asks once more; `about` goes where the question has a gap, in whatever direction it is written. */
+function confirmed(question, about = '') {
   const dialog = byId('confirm')
-  byId('confirm-what').textContent = what
+  const [before, after = ''] = question('\0').split('\0')
+  byId('confirm-what').replaceChildren(before, make('bdi', {}, about), after)
   dialog.showModal()
   byId('confirm-no').focus()
   return new Promise((resolve) => {

@@ -22,19 +22,24 @@ export function announce(text) {
 
 // --- where it is scrolled to ------------------------------------------------------------------------------------
 
-// The newest stays in sight, whatever grows, unless somebody scrolled away from it.
+// The newest stays in sight, whatever grows, unless somebody scrolled up from it.
 let following = true
+let top = 0
 
 function below() {
   return scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight
 }
 
 scroller.addEventListener('scroll', () => {
-  following = below() < 60
+  // What has grown since the page scrolled by itself is not somebody's scrolling.
+  const up = scroller.scrollTop < top
+  top = scroller.scrollTop
+  if (below() < 60) following = true
+  else if (up) following = false
   latest.hidden = following
 })
 const sizes = new ResizeObserver(() => {
-  if (following) scroller.scrollTop = scroller.scrollHeight
+  if (following) toLatest()
   latest.hidden = following || below() < 60
 })
 sizes.observe(scroller)
@@ -43,6 +48,7 @@ sizes.observe(log)
 export function toLatest() {
   following = true
   scroller.scrollTop = scroller.scrollHeight
+  top = scroller.scrollTop
 }
 
 latest.addEventListener('click', () => {
