@@ -4,13 +4,13 @@
 //! before it is used and tells how it fares ([`standing`]). What keeps it from answering is a [`Failure`]: a sentence
 //! for the person and a cause for the journal.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use tokio::sync::mpsc;
 
-use crate::config::chat::{Backend, Chat};
-use crate::limits::Bill;
+use crate::config::chat::{Backend, Chat, Temperature};
+use crate::limits::{self, Bill};
 use crate::service::{Live, Readiness};
 
 mod echo;
@@ -56,6 +56,15 @@ pub struct Ask<'a> {
     pub earlier: &'a [Turn],
     /// What came with the message, of kinds that the configuration says the responder reads. It may let their content go.
     pub files: &'a [files::File],
+    pub wishes: Wishes,
+}
+
+/// How somebody wants to be answered; what the configuration says is the most that they get.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wishes {
+    /// The longest answer, in the model's tokens.
+    pub max_tokens: Option<u32>,
+    pub temperature: Option<Temperature>,
 }
 
 /// One thing said in a conversation.
@@ -70,32 +79,85 @@ pub struct Turn {
 pub enum Speaker {
     Person,
     Perch,
+    /// The program that a person uses: what it wants the model to do, behind what the configuration says.
+    Program,
 }
 
-/// Where the pieces of an answer go, and what they cost.
+/// What is known of an answer beside its text.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Particulars {
+    pub ending: Ending,
+    pub usage: Usage,
+}
+
+/// Why an answer ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ending {
+    /// There was no more to say.
+    #[default]
+    Said,
+    /// It was as long as it may be.
+    Long,
+    /// The rest is nothing that the API lets out.
+    Withheld,
+}
+
+/// What an answer took, in the model's tokens: nothing, where there is no model.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    pub question: u64,
+    pub answer: u64,
+    /// The API's own sum.
+    pub total: u64,
+}
+
+impl Usage {
+    /// For so many bytes of text, where the API says nothing of it: as [`Bill`] counts them.
+    #[must_use]
+    pub fn guess(question: usize, answer: usize) -> Usage {
+        let [question, answer] = [question, answer].map(|bytes| limits::tokens_of(bytes as u64));
+        Usage { question, answer, total: question + answer }
+    }
+}
+
+/// Where the pieces of an answer go, what they cost, and what else is told of it.
 #[derive(Clone)]
 pub struct Deltas {
     sender: Option<mpsc::Sender<String>>,
     bill: Option<Arc<Bill>>,
+    particulars: Option<Arc<Mutex<Particulars>>>,
 }
 
 impl Deltas {
     /// To `sender`, as fast as it takes them.
     #[must_use]
     pub fn to(sender: mpsc::Sender<String>) -> Self {
-        Deltas { sender: Some(sender), bill: None }
+        Deltas { sender: Some(sender), bill: None, particulars: None }
     }
 
     /// Nowhere: the whole answer is enough.
     #[must_use]
     pub fn unwanted() -> Self {
-        Deltas { sender: None, bill: None }
+        Deltas { sender: None, bill: None, particulars: None }
     }
 
     /// With what the answer costs put down on `bill`.
     #[must_use]
     pub fn on(self, bill: &Arc<Bill>) -> Self {
         Deltas { bill: Some(Arc::clone(bill)), ..self }
+    }
+
+    /// With what else is known of the answer written to `particulars`, by the time that the answer is there.
+    #[must_use]
+    pub fn telling(self, particulars: &Arc<Mutex<Particulars>>) -> Self {
+        Deltas { particulars: Some(Arc::clone(particulars)), ..self }
+    }
+
+    /// Writes it there, if anybody wants to know.
+    pub fn tell(&self, known: Particulars) {
+        if let Some(particulars) = &self.particulars {
+            *particulars.lock().unwrap_or_else(PoisonError::into_inner) = known;
+        }
     }
 
     /// Where the cost is put down, if anywhere. What passes through [`Deltas::send`] is put down by itself.

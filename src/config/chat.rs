@@ -119,7 +119,7 @@ impl fmt::Display for Attachments {
 }
 
 /// How freely a model writes, from 0 to 2, in thousandths.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Temperature(pub u32);
 
 impl fmt::Display for Temperature {

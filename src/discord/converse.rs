@@ -197,7 +197,7 @@ impl Conversing<'_> {
             }
             None => return telling.only(&spoken(&Why::Broken.sentence())),
         };
-        let ask = Ask { message: text, earlier: asking.earlier(), files: &files };
+        let ask = Ask { message: text, earlier: asking.earlier(), files: &files, ..Ask::default() };
         self.listen(ask, &asking, telling).await;
     }
 

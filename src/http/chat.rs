@@ -205,7 +205,7 @@ pub(super) struct Exchange {
 impl Exchange {
     /// Answers it.
     pub(super) async fn answer(&self, deltas: Deltas) -> Result<String, Problem> {
-        let ask = Ask { message: &self.message, earlier: self.asking.earlier(), files: &self.files };
+        let ask = Ask { message: &self.message, earlier: self.asking.earlier(), files: &self.files, ..Ask::default() };
         let answer = tokio::select! {
             biased;
             answer = self.live.responder.answer(ask, deltas.on(&self.bill)) => answer?,

@@ -12,6 +12,12 @@ use crate::config::Config;
 /// Source: OpenAI help center, "What are tokens and how to count them".
 const BYTES_A_TOKEN: u64 = 4;
 
+/// About how many tokens so many bytes of text are.
+#[must_use]
+pub fn tokens_of(bytes: u64) -> u64 {
+    bytes.div_ceil(BYTES_A_TOKEN)
+}
+
 /// Counts the tokens of one answer, question included, and charges them when it is dropped: however the answer ended,
 /// also when somebody stopped it.
 pub struct Bill {
@@ -53,7 +59,7 @@ impl Bill {
 impl Drop for Bill {
     fn drop(&mut self) {
         let tokens = match *self.tokens.get_mut() {
-            0 => self.bytes.get_mut().div_ceil(BYTES_A_TOKEN),
+            0 => tokens_of(*self.bytes.get_mut()),
             tokens => tokens,
         };
         if tokens > 0 {

@@ -19,7 +19,7 @@ mod table;
 mod tests;
 mod used;
 
-pub use bill::Bill;
+pub use bill::{Bill, tokens_of};
 pub use open::Seat;
 
 use open::Open;

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::files::File;
 use super::standing::{Standing, Tally};
-use super::{Ask, Deltas, Failure, Failures, Responder, Why};
+use super::{Ask, Deltas, Ending, Failure, Failures, Particulars, Responder, Usage, Why, Wishes};
 use crate::config;
 use crate::config::secret::SecretRef;
 use crate::service::{Blame, Cause, Problem};
@@ -112,12 +112,12 @@ impl OpenAi {
     }
 
     /// Puts the question, again where that can help, until an answer begins to come.
-    async fn put(&self, body: &Outgoing, files: &[File], deadline: Instant) -> Result<Response, Failure> {
+    async fn put(&self, body: &Outgoing, ask: Ask<'_>, deadline: Instant) -> Result<Response, Failure> {
         let mut pause = PAUSE;
         for tried in 1.. {
             let (failure, wait) = match timeout_at(deadline, self.account.completion(body).send()).await {
                 Ok(Ok(response)) if response.status().is_success() => return Ok(response),
-                Ok(Ok(response)) => self.judge(response, files).await,
+                Ok(Ok(response)) => self.judge(response, ask).await,
                 Ok(Err(error)) => {
                     let again = error.is_connect().then_some(None);
                     let cause = format!("{} can't be reached: {}", self.account.host, reason(error));
@@ -138,7 +138,11 @@ impl OpenAi {
     }
 
     /// What a refusal means, and whether to try again: after the time that the API asked for, or one of our own.
-    async fn judge(&self, response: Response, files: &[File]) -> (Failure, Option<Option<Duration>>) {
+    async fn judge(
+        &self,
+        response: Response,
+        Ask { files, wishes, .. }: Ask<'_>,
+    ) -> (Failure, Option<Option<Duration>>) {
         let status = response.status();
         let wait = retry_after(&response);
         if status.is_redirection() {
@@ -179,7 +183,7 @@ impl OpenAi {
             _ if error.code == "context_length_exceeded" => {
                 (Why::TooLong, format!("{host} finds it too long ({said})"), None)
             }
-            _ if self.is_about_configuration(&error) => {
+            _ if self.is_about_configuration(&error, wishes) => {
                 let cause = format!("{host} will not have what it is asked for ({said}); mend the [chat] table");
                 (Why::Refused(Blame::Configuration), cause, None)
             }
@@ -188,8 +192,11 @@ impl OpenAi {
         (Failure::new(why, cause), again)
     }
 
-    /// Whether a refusal is about what every message is asked with, and not about this message.
-    fn is_about_configuration(&self, error: &ApiError) -> bool {
+    /// Whether a refusal is about what every message is asked with, and not about this message or how it is to be answered.
+    fn is_about_configuration(&self, error: &ApiError, wishes: Wishes) -> bool {
+        if wishes != Wishes::default() && error.param != "model" {
+            return false;
+        }
         let param = ["model", "temperature", "max_tokens", "max_completion_tokens"].contains(&error.param.as_str());
         let word = [&error.code, &error.kind].iter().any(|word| word.contains("model"));
         param || (error.param.is_empty() && (word || error.message.contains(self.config.model.as_str())))
@@ -204,18 +211,29 @@ impl OpenAi {
         let deadline = Instant::now() + self.config.timeout.first_token;
         let body = wire::request(&self.config, ask, deltas.wanted())
             .map_err(|error| Failure::new(Why::Broken, format!("writing the question: {error:#}")))?;
-        let response = self.put(&body, ask.files, deadline).await?;
+        let response = self.put(&body, ask, deadline).await?;
+        // It is answered, so it was read. What files take, only the API knows.
+        let system = self.config.system.as_ref().map_or(0, String::len);
+        let read = system + ask.message.len() + ask.earlier.iter().map(|turn| turn.text.len()).sum::<usize>();
         if let Some(bill) = deltas.bill() {
-            // It is answered, so it was read. What files take, only the API knows.
-            let system = self.config.system.as_ref().map_or(0, String::len);
-            bill.text(system + ask.message.len() + ask.earlier.iter().map(|turn| turn.text.len()).sum::<usize>());
+            bill.text(read);
         }
         // It has them, and an answer may take minutes.
         drop(body);
         ask.files.iter().for_each(File::release);
-        Reading { openai: self, deltas, text: String::new(), begun: false, finished: false, deadline }
-            .answer(response)
-            .await
+        Reading {
+            openai: self,
+            deltas,
+            read,
+            text: String::new(),
+            begun: false,
+            finished: false,
+            ending: Ending::default(),
+            usage: None,
+            deadline,
+        }
+        .answer(response)
+        .await
     }
 }
 
@@ -238,11 +256,16 @@ impl Responder for OpenAi {
 struct Reading<'a> {
     openai: &'a OpenAi,
     deltas: Deltas,
+    /// How much the model had to read, in bytes.
+    read: usize,
     text: String,
     /// Something came, if not of the text.
     begun: bool,
     /// The model has no more to say.
     finished: bool,
+    ending: Ending,
+    /// What the API says that it took so far.
+    usage: Option<Usage>,
     /// When the next piece has to be there.
     deadline: Instant,
 }
@@ -331,9 +354,14 @@ impl Reading<'_> {
     }
 
     async fn add(&mut self, piece: Piece) -> Result<(), Failure> {
-        self.finished |= piece.last;
-        if let (Some(bill), Some(tokens)) = (self.deltas.bill(), piece.tokens) {
-            bill.tokens(tokens);
+        if let Some(ending) = piece.ending {
+            (self.finished, self.ending) = (true, ending);
+        }
+        if let Some(usage) = piece.usage {
+            self.usage = Some(usage);
+            if let Some(bill) = self.deltas.bill() {
+                bill.tokens(usage.total);
+            }
         }
         if piece.text.is_empty() {
             return Ok(());
@@ -350,6 +378,8 @@ impl Reading<'_> {
         if self.text.is_empty() {
             return Err(self.nonsense("an answer without a word in it"));
         }
+        let usage = self.usage.unwrap_or_else(|| Usage::guess(self.read, self.text.len()));
+        self.deltas.tell(Particulars { ending: self.ending, usage });
         Ok(self.text)
     }
 

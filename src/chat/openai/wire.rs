@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::outgoing::Outgoing;
 use crate::chat::files::File;
-use crate::chat::{Ask, Speaker};
+use crate::chat::{Ask, Ending, Speaker, Usage};
 use crate::config;
 
 /// What stands in the last event of a stream.
@@ -72,6 +72,7 @@ pub fn request(config: &config::chat::OpenAi, ask: Ask<'_>, stream: bool) -> any
         role: match turn.by {
             Speaker::Person => "user",
             Speaker::Perch => "assistant",
+            Speaker::Program => "system",
         },
         content: Content::Text(&turn.text),
     });
@@ -85,14 +86,16 @@ pub fn request(config: &config::chat::OpenAi, ask: Ask<'_>, stream: bool) -> any
     let message = std::iter::once(Message { role: "user", content });
     // OpenAI's newer models refuse the older name of the limit, and other servers know no other.
     let own = config.base_url == config::chat::OPENAI;
+    let temperature = at_most(ask.wishes.temperature, config.temperature);
+    let max_tokens = at_most(ask.wishes.max_tokens, config.max_tokens);
     let request = Request {
         model: &config.model,
         stream,
         // Some servers refuse a field that they don't know; many tell it unasked.
         stream_options: (own && stream).then_some(StreamOptions { include_usage: true }),
-        temperature: config.temperature.map(|temperature| f64::from(temperature.0) / 1_000.0),
-        max_tokens: config.max_tokens.filter(|_| !own),
-        max_completion_tokens: config.max_tokens.filter(|_| own),
+        temperature: temperature.map(|temperature| f64::from(temperature.0) / 1_000.0),
+        max_tokens: max_tokens.filter(|_| !own),
+        max_completion_tokens: max_tokens.filter(|_| own),
         messages: system.chain(earlier).chain(message).collect(),
     };
     let mut json = serde_json::to_vec(&request)?;
@@ -114,6 +117,14 @@ pub fn request(config: &config::chat::OpenAi, ask: Ask<'_>, stream: bool) -> any
     Ok(body)
 }
 
+/// What is wished, as far as that is within the bound.
+fn at_most<T: Ord>(wish: Option<T>, bound: Option<T>) -> Option<T> {
+    match (wish, bound) {
+        (Some(wish), Some(bound)) => Some(wish.min(bound)),
+        (wish, bound) => wish.or(bound),
+    }
+}
+
 /// A file's content part, up to the base64 of its content and from there.
 fn around(file: &File) -> anyhow::Result<(Vec<u8>, Vec<u8>)> {
     let data = format!("data:{};base64,", file.kind);
@@ -130,10 +141,10 @@ fn around(file: &File) -> anyhow::Result<(Vec<u8>, Vec<u8>)> {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Piece {
     pub text: String,
-    /// The model has no more to say.
-    pub last: bool,
+    /// It is the last: why there is no more.
+    pub ending: Option<Ending>,
     /// What question and answer took so far, where the API says it.
-    pub tokens: Option<u64>,
+    pub usage: Option<Usage>,
 }
 
 #[derive(Deserialize)]
@@ -168,13 +179,26 @@ pub fn read(data: &[u8]) -> Result<Piece, Option<ApiError>> {
     if let Some(error) = completion.error {
         return Err(Some(ApiError::of(&error)));
     }
-    let tokens = completion.usage.and_then(|usage| usage["total_tokens"].as_u64());
+    let usage = completion.usage.as_ref().and_then(usage);
     let Some(choice) = completion.choices.into_iter().flatten().next() else {
-        return Ok(Piece { tokens, ..Piece::default() });
+        return Ok(Piece { usage, ..Piece::default() });
     };
     let said = choice.delta.or(choice.message);
     let text = said.and_then(|said| said.content.or(said.refusal)).unwrap_or_default();
-    Ok(Piece { text, last: choice.finish_reason.is_some(), tokens })
+    let ending = choice.finish_reason.map(|reason| match &*reason {
+        "length" => Ending::Long,
+        "content_filter" => Ending::Withheld,
+        _ => Ending::Said,
+    });
+    Ok(Piece { text, ending, usage })
+}
+
+/// What the API says an answer took, where it says at least how much in all.
+fn usage(said: &Value) -> Option<Usage> {
+    let total = said["total_tokens"].as_u64()?;
+    let answer = said["completion_tokens"].as_u64().unwrap_or(0);
+    let question = said["prompt_tokens"].as_u64().unwrap_or(total.saturating_sub(answer));
+    Some(Usage { question, answer, total })
 }
 
 /// What an API says of its refusal.
@@ -220,7 +244,11 @@ mod tests {
     use super::*;
 
     fn piece(text: &str, last: bool) -> Piece {
-        Piece { text: text.to_owned(), last, tokens: None }
+        Piece { text: text.to_owned(), ending: last.then_some(Ending::Said), usage: None }
+    }
+
+    fn took(question: u64, answer: u64, total: u64) -> Piece {
+        Piece { usage: Some(Usage { question, answer, total }), ..Piece::default() }
     }
 
     #[test]
@@ -233,7 +261,12 @@ mod tests {
             (r#"{"choices":[{"delta":{"content":"hé"}}],"usage":null}"#, piece("hé", false)),
             (r#"{"choices":[{"delta":{},"finish_reason":"stop"}]}"#, piece("", true)),
             (r#"{"choices":[{"delta":{"content":null,"refusal":"no"}}]}"#, piece("no", false)),
-            (r#"{"choices":[],"usage":{"total_tokens":3}}"#, Piece { tokens: Some(3), ..Piece::default() }),
+            (r#"{"choices":[],"usage":{"total_tokens":3}}"#, took(3, 0, 3)),
+            (r#"{"usage":{"prompt_tokens":2,"completion_tokens":1,"total_tokens":3}}"#, took(2, 1, 3)),
+            (
+                r#"{"choices":[{"delta":{},"finish_reason":"length"}]}"#,
+                Piece { ending: Some(Ending::Long), ..Piece::default() },
+            ),
             (r#"{"choices":[],"usage":{"total_tokens":"many"}}"#, piece("", false)),
             (r#"{"choices":[{"message":{"content":"all"},"finish_reason":"stop"}]}"#, piece("all", true)),
         ] {
