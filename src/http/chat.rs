@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use anyhow::Context;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -26,7 +25,7 @@ use crate::chat::{Ask, Deltas};
 use crate::limits::Bill;
 use crate::service::Live;
 
-mod stream;
+pub(super) mod stream;
 mod upload;
 
 pub use upload::ROOM;
@@ -132,8 +131,16 @@ pub async fn chat(State(app): State<App>, request: Request) -> Result<Response, 
     let question = if upload::is_form(&head.headers) {
         upload::read(&app, &head, body, limit, &live.config).await?
     } else {
-        require_json(&head.headers)?;
-        read(&app, &head.headers, body, limit).await?
+        if !is_json(&head.headers) {
+            let detail =
+                "send the message with `Content-Type: application/json`, or with files as `multipart/form-data`";
+            return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
+        }
+        let bytes = read(&app, &head.headers, body, limit).await?;
+        serde_json::from_slice(&bytes).map_err(|error| {
+            let detail = format!("the body is not {{\"message\": \"…\", \"conversation\": \"…\"?}}: {error}");
+            Problem::new(StatusCode::BAD_REQUEST, detail)
+        })?
     };
     if question.message.trim().is_empty() && question.files.is_empty() {
         return Err(Problem::new(StatusCode::BAD_REQUEST, "`message` is empty"));
@@ -146,8 +153,7 @@ pub async fn chat(State(app): State<App>, request: Request) -> Result<Response, 
     let question = history::Question { text: Arc::clone(&text), attachments, key: key(&head.headers)? };
     let found = app.history.ask(&asker, which, question, live.config.chat.history()).await;
     let found = found.map_err(|NoSuchConversation| no_such_conversation())?;
-    let id = head.extensions.get::<RequestId>().copied().context("a request without an id");
-    let id = id.map_err(|error| Problem::internal(&error))?;
+    let id = RequestId::of(&head.extensions)?;
     let stream = wants_stream(&head.headers);
     match found {
         Asked::Before { conversation, answer, .. } if !stream => {
@@ -233,20 +239,14 @@ fn wants_stream(headers: &HeaderMap) -> bool {
     essences.any(|essence| essence.trim().eq_ignore_ascii_case("text/event-stream"))
 }
 
-fn require_json(headers: &HeaderMap) -> Result<(), Problem> {
+/// Whether a request says that its body is JSON.
+pub(super) fn is_json(headers: &HeaderMap) -> bool {
     let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let essence = kind.split(';').next().unwrap_or_default().trim();
-    if essence.eq_ignore_ascii_case("application/json") {
-        return Ok(());
-    }
-    Err(Problem::new(
-        StatusCode::UNSUPPORTED_MEDIA_TYPE,
-        "send the message with `Content-Type: application/json`, or with files as `multipart/form-data`",
-    ))
+    kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json")
 }
 
 /// Reads a body of at most `limit` bytes.
-async fn read(app: &App, headers: &HeaderMap, mut body: Body, limit: u64) -> Result<Question, Problem> {
+pub(super) async fn read(app: &App, headers: &HeaderMap, mut body: Body, limit: u64) -> Result<Vec<u8>, Problem> {
     let too_large = || Problem::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the request is larger than {limit} bytes"));
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     let patient = headers.contains_key(header::EXPECT);
@@ -282,8 +282,5 @@ async fn read(app: &App, headers: &HeaderMap, mut body: Body, limit: u64) -> Res
     if received > limit {
         return Err(too_large());
     }
-    serde_json::from_slice(&bytes).map_err(|error| {
-        let detail = format!("the body is not {{\"message\": \"…\", \"conversation\": \"…\"?}}: {error}");
-        Problem::new(StatusCode::BAD_REQUEST, detail)
-    })
+    Ok(bytes)
 }

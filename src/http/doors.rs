@@ -17,7 +17,7 @@ use axum::response::IntoResponse;
 use super::client::ClientAddress;
 use super::gate::Gate;
 use super::problem::Problem;
-use super::router::App;
+use super::router::{App, is_api};
 use crate::chat::PersonId;
 use crate::config::limits as config;
 use crate::limits::{Errand, Refusal, Standing, Who};
@@ -29,8 +29,8 @@ const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy"
 fn errand(path: &str) -> Option<Errand> {
     match path {
         "/health" | "/ready" => None,
-        "/api/chat" => Some(Errand::Answer),
-        _ if path.starts_with("/api/") => Some(Errand::Request),
+        "/api/chat" | "/v1/chat/completions" => Some(Errand::Answer),
+        _ if is_api(path) => Some(Errand::Request),
         _ => Some(Errand::File),
     }
 }

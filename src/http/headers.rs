@@ -7,6 +7,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
 
 use super::client;
 use super::gate::Gate;
+use super::router::is_api;
 
 /// Nothing is run, shown or loaded by an answer that says nothing else; the page says what it needs.
 /// <https://www.w3.org/TR/CSP3/>
@@ -51,7 +52,7 @@ impl Gate for Hardened {
 
     fn enter(&self, request: &mut Request<Body>) -> ControlFlow<Response<Body>, Asked> {
         let encrypted = client::encrypted(request.extensions());
-        let private = request.uri().path().starts_with("/api/");
+        let private = is_api(request.uri().path());
         ControlFlow::Continue(Asked { encrypted, private })
     }
 

@@ -22,6 +22,9 @@ pub(super) const ROUTES: &[&str] = &[
     "/api/export",
     "/api/ws",
     "/api/openapi.json",
+    "/v1/chat/completions",
+    "/v1/models",
+    "/v1/models/{model}",
 ];
 /// What is said of a path that is no route.
 const OTHER: &str = "other";
@@ -123,6 +126,7 @@ mod tests {
                         .replace("{name}", "chat.js")
                         .replace("{version}", "0f")
                         .replace("{id}", "17")
+                        .replace("{model}", "m")
                         .replace("{token}", "t")
                 ),
                 *route

@@ -26,6 +26,7 @@ mod arrival;
 mod bind;
 mod chat;
 mod client;
+mod completions;
 mod connection;
 mod connections;
 mod conversations;

@@ -10,7 +10,9 @@ use utoipa::openapi::{Content, PathItem, Ref, RefOr};
 use utoipa::{Modify, OpenApi};
 
 use super::acme::challenge;
-use super::{chat, conversations, health, page, problem, ws};
+use super::problem::Dialect;
+use super::router::is_api;
+use super::{chat, completions, conversations, health, page, problem, ws};
 
 /// Under this name the document speaks of the key or the token.
 const SCHEME: &str = "sign-in";
@@ -19,8 +21,9 @@ const SCHEME: &str = "sign-in";
 #[openapi(
     info(
         title = "perch",
-        description = "A chat over HTTP. Where the configuration has an `[auth]` table, everything under `/api` asks for a \
-                       key or a token; without one, a cookie tells people apart."
+        description = "A chat over HTTP. Where the configuration has an `[auth]` table, everything under `/api` and `/v1` asks \
+                       for a key or a token; without one, a cookie tells people apart. What is under `/v1` speaks as \
+                       OpenAI's API does."
     ),
     paths(
         challenge::show,
@@ -34,15 +37,18 @@ const SCHEME: &str = "sign-in";
         conversations::delete,
         conversations::delete_all,
         conversations::export,
+        completions::complete,
+        completions::models,
+        completions::model,
         ws::open,
         openapi,
     ),
-    components(schemas(problem::Document)),
+    components(schemas(problem::Document, completions::error::Document)),
     modifiers(&Common)
 )]
 struct Api;
 
-/// What is true of everything under `/api`.
+/// What is true of every route, and of an API's.
 struct Common;
 
 impl Modify for Common {
@@ -53,10 +59,9 @@ impl Modify for Common {
         let components = document.components.get_or_insert_default();
         components.add_security_scheme(SCHEME, SecurityScheme::Http(bearer.build()));
         for (path, item) in &mut document.paths.paths {
-            let api = path.starts_with("/api/");
             for operation in operations(item) {
-                operation.responses.responses.insert("default".to_owned(), RefOr::T(refusal()));
-                if api {
+                operation.responses.responses.insert("default".to_owned(), RefOr::T(refusal(Dialect::of(path))));
+                if is_api(path) {
                     let nobody = SecurityRequirement::default();
                     let somebody = SecurityRequirement::new(SCHEME, Vec::<String>::new());
                     operation.security = Some(vec![nobody, somebody]);
@@ -71,11 +76,14 @@ fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut utoipa::openapi:
 }
 
 /// What any request may be answered with in place of what it asks for.
-fn refusal() -> Response {
-    let schema = Ref::from_schema_name("Problem");
+fn refusal(dialect: Dialect) -> Response {
+    let (schema, kind) = match dialect {
+        Dialect::Rfc9457 => ("Problem", "application/problem+json"),
+        Dialect::OpenAi => ("OpenAiError", "application/json"),
+    };
     ResponseBuilder::new()
-        .description("Why it is not done (RFC 9457); 429 and 503 say with `Retry-After` when to come again")
-        .content("application/problem+json", Content::new(Some(schema)))
+        .description("Why it is not done; 429 and 503 say with `Retry-After` when to come again")
+        .content(kind, Content::new(Some(Ref::from_schema_name(schema))))
         .build()
 }
 

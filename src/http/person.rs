@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 use super::client::encrypted;
 use super::gate::Gate;
 use super::problem::Problem;
+use super::router::is_api;
 use crate::chat::PersonId;
 use crate::chat::history::Asker;
 
@@ -51,7 +52,7 @@ impl Gate for Acquainted {
     fn enter(&self, request: &mut Request<Body>) -> ControlFlow<Response<Body>, Option<Given>> {
         let path = request.uri().path();
         let signed_in = request.extensions().get::<PersonId>().is_some();
-        if signed_in || (path != "/" && !path.starts_with("/api/")) {
+        if signed_in || (path != "/" && !is_api(path)) {
             return ControlFlow::Continue(None);
         }
         let encrypted = encrypted(request.extensions());

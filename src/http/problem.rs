@@ -1,4 +1,5 @@
-//! Errors as clients see them: `application/problem+json` (RFC 9457), opaque where the fault is ours.
+//! Errors as clients see them: `application/problem+json` (RFC 9457), or as OpenAI writes them where its clients ask;
+//! opaque where the fault is ours.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
+use super::completions::error;
 use super::request_id::RequestId;
 use super::router::App;
 use crate::chat::{Failure, Why};
@@ -42,6 +44,31 @@ pub struct Problem {
     /// What really happened, for the journal.
     cause: Option<Cause>,
     retry_after: Option<Duration>,
+    /// Which part of the request it is about, and a word for programs, where a client of OpenAI's is told.
+    param: Option<String>,
+    code: Option<&'static str>,
+}
+
+/// How a client is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    Rfc9457,
+    OpenAi,
+}
+
+impl Dialect {
+    /// That of what is asked for at `path`.
+    #[must_use]
+    pub fn of(path: &str) -> Dialect {
+        if path.starts_with("/v1/") { Dialect::OpenAi } else { Dialect::Rfc9457 }
+    }
+
+    fn media_type(self) -> HeaderValue {
+        HeaderValue::from_static(match self {
+            Dialect::Rfc9457 => "application/problem+json",
+            Dialect::OpenAi => "application/json",
+        })
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -54,7 +81,19 @@ struct Cause {
 impl Problem {
     /// A problem whose `detail` the client may read.
     pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
-        Problem { status, detail: detail.into(), cause: None, retry_after: None }
+        Problem { status, detail: detail.into(), cause: None, retry_after: None, param: None, code: None }
+    }
+
+    /// The same, about this part of a request to an API of OpenAI's.
+    #[must_use]
+    pub fn about(self, param: impl Into<String>) -> Self {
+        Problem { param: Some(param.into()), ..self }
+    }
+
+    /// The same with this status and this word, by which a client of OpenAI's knows it.
+    #[must_use]
+    pub fn known_as(self, status: StatusCode, code: &'static str) -> Self {
+        Problem { status, code: Some(code), ..self }
     }
 
     /// The same, with when to come again.
@@ -65,26 +104,37 @@ impl Problem {
 
     /// A fault of ours: the client learns the request's id, and the journal the cause.
     pub fn internal(cause: &anyhow::Error) -> Self {
-        Problem {
-            status: StatusCode::INTERNAL_SERVER_ERROR,
-            detail: "perch could not answer this; the operator finds the cause in the journal under the request id"
-                .to_owned(),
-            cause: Some(Cause { text: format!("{cause:#}").into(), ours: true }),
-            retry_after: None,
-        }
+        let detail = "perch could not answer this; the operator finds the cause in the journal under the request id";
+        let cause = Some(Cause { text: format!("{cause:#}").into(), ours: true });
+        Problem { cause, ..Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail) }
     }
 
     /// The problem as a document, for request `id`. Logs the cause, if there is one.
     pub(super) fn tell(&self, id: RequestId, live: &Live) -> Value {
-        let mut document = Document {
-            kind: "about:blank",
-            title: self.status.canonical_reason().unwrap_or("Error"),
-            status: self.status.as_u16(),
-            detail: &self.detail,
-            request_id: id.to_string(),
-            cause: None,
-        };
-        let Some(Cause { text, ours }) = &self.cause else { return json!(document) };
+        self.tell_in(Dialect::Rfc9457, id, live)
+    }
+
+    /// The same as this client understands it.
+    pub(super) fn tell_in(&self, dialect: Dialect, id: RequestId, live: &Live) -> Value {
+        let cause = self.log(id, live);
+        match dialect {
+            Dialect::Rfc9457 => json!(Document {
+                kind: "about:blank",
+                title: self.status.canonical_reason().unwrap_or("Error"),
+                status: self.status.as_u16(),
+                detail: &self.detail,
+                request_id: id.to_string(),
+                cause,
+            }),
+            Dialect::OpenAi => {
+                json!(error::Document::new(self.status, &self.detail, self.param.as_deref(), self.code, cause))
+            }
+        }
+    }
+
+    /// Logs the cause, if there is one, and returns what the client may know of it.
+    fn log(&self, id: RequestId, live: &Live) -> Option<&str> {
+        let Cause { text, ours } = self.cause.as_ref()?;
         let config_version = &live.version;
         if *ours {
             tracing::error!(
@@ -95,20 +145,17 @@ impl Problem {
                 service = super::NAME, request_id = %id, config_version = %config_version, "request {id} failed: {text}"
             );
         }
-        if live.config.environment == Environment::Development {
-            document.cause = Some(text);
-        }
-        json!(document)
+        (live.config.environment == Environment::Development).then_some(&**text)
     }
 
     /// Makes it the answer to request `id`.
-    pub(super) fn render(self, id: RequestId, app: &App, response: &mut Response<Body>) {
+    pub(super) fn render(self, id: RequestId, dialect: Dialect, app: &App, response: &mut Response<Body>) {
         let live = Arc::clone(&app.live.borrow());
-        let body = self.tell(id, &live);
+        let body = self.tell_in(dialect, id, &live);
         *response.body_mut() = Body::from(body.to_string());
         *response.status_mut() = self.status;
         response.headers_mut().remove(header::CONTENT_LENGTH);
-        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        response.headers_mut().insert(header::CONTENT_TYPE, dialect.media_type());
         if let Some(wait) = self.retry_after {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)));
         }
@@ -127,7 +174,7 @@ impl From<Failure> for Problem {
             Why::Refused(_) | Why::Unavailable | Why::CutShort | Why::Nonsense => (StatusCode::BAD_GATEWAY, None),
         };
         let cause = Cause { text: failure.to_string().into(), ours: false };
-        Problem { status, detail: failure.why.sentence(), cause: Some(cause), retry_after }
+        Problem { cause: Some(cause), retry_after, ..Problem::new(status, failure.why.sentence()) }
     }
 }
 

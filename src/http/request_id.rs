@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use axum::body::{Body, HttpBody};
-use axum::http::{HeaderName, HeaderValue, Request, Response};
+use axum::http::{Extensions, HeaderName, HeaderValue, Request, Response};
 
 use super::gate::Gate;
 use super::metrics::Route;
-use super::problem::Problem;
+use super::problem::{Dialect, Problem};
 use super::router::App;
 
 /// The header that carries the id to the client.
@@ -20,6 +20,14 @@ const HEADER: HeaderName = HeaderName::from_static("x-request-id");
 /// Ties an answer to its lines in the journal. It is perch's own: one that a client sends is not believed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestId(u64);
+
+impl RequestId {
+    /// The one that the layer gave a request.
+    pub fn of(extensions: &Extensions) -> Result<RequestId, Problem> {
+        let id = extensions.get::<RequestId>().copied();
+        id.ok_or_else(|| Problem::internal(&anyhow::anyhow!("a request without an id")))
+    }
+}
 
 impl fmt::Display for RequestId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -53,6 +61,7 @@ pub struct Asked {
     app: App,
     id: RequestId,
     route: Route,
+    dialect: Dialect,
     started: Instant,
 }
 
@@ -63,11 +72,11 @@ impl Gate for Numbered {
         let id = self.ids.next();
         // For a handler that tells of a problem once its answer has begun.
         request.extensions_mut().insert(id);
-        let route = Route::of(request.uri().path());
-        ControlFlow::Continue(Asked { app: Arc::clone(&self.app), id, route, started: Instant::now() })
+        let (route, dialect) = (Route::of(request.uri().path()), Dialect::of(request.uri().path()));
+        ControlFlow::Continue(Asked { app: Arc::clone(&self.app), id, route, dialect, started: Instant::now() })
     }
 
-    fn leave(response: &mut Response<Body>, Asked { app, id, route, started }: Asked) {
+    fn leave(response: &mut Response<Body>, Asked { app, id, route, dialect, started }: Asked) {
         let status = response.status();
         let problem = response.extensions_mut().remove::<Problem>().or_else(|| {
             // A layer below answered with nothing but a status: a time-out.
@@ -75,7 +84,7 @@ impl Gate for Numbered {
                 .then(|| Problem::new(status, "the answer took too long"))
         });
         if let Some(problem) = problem {
-            problem.render(id, &app, response);
+            problem.render(id, dialect, &app, response);
         }
         if let Ok(value) = HeaderValue::from_str(&id.to_string()) {
             response.headers_mut().insert(HEADER, value);

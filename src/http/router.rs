@@ -29,7 +29,7 @@ use super::shape::WellFormed;
 use super::sign_in::SignIn;
 use super::tls::Certificates;
 use super::tls::redirect::ToHttps;
-use super::{Http, Requests, Resources, chat, client, conversations, health, openapi, page, ws};
+use super::{Http, Requests, Resources, chat, client, completions, conversations, health, openapi, page, ws};
 use crate::chat::files::Room;
 use crate::chat::history::History;
 use crate::limits::Limits;
@@ -79,6 +79,12 @@ impl Shared {
     }
 }
 
+/// Whether a path is of an API, and not of the page or of what load balancers ask.
+#[must_use]
+pub fn is_api(path: &str) -> bool {
+    path.starts_with("/api/") || path.starts_with("/v1/")
+}
+
 /// What a connection hands its requests to.
 pub trait Answers:
     Service<hyper::Request<Incoming>, Response = Response<Body>, Error = Infallible, Future: Send + 'static>
@@ -109,10 +115,13 @@ pub fn app(context: &Context, http: &Http, last_call: CancellationToken) -> impl
         .route("/api/conversations/{id}", get(conversations::read).delete(conversations::delete))
         .route("/api/export", get(conversations::export))
         .route("/api/openapi.json", get(openapi::openapi))
+        .route("/v1/models", get(completions::models))
+        .route("/v1/models/{model}", get(completions::model))
         .fallback(problem::not_found)
         .layer(TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, ANSWER_TIMEOUT))
         // A model may think long; the body and the responder have time-outs of their own.
         .route("/api/chat", post(chat::chat))
+        .route("/v1/chat/completions", post(completions::complete))
         .route("/api/ws", get(ws::open))
         .method_not_allowed_fallback(problem::method_not_allowed)
         .with_state(Arc::clone(&app));

@@ -14,7 +14,7 @@ use tower::{Layer, Service};
 use super::client::ClientAddress;
 use super::gate::Answer;
 use super::problem::Problem;
-use super::router::App;
+use super::router::{App, is_api};
 use crate::auth::{self, Refusal, Verifier};
 
 /// What comes before the credential in the header (RFC 6750, section 2.1).
@@ -27,9 +27,7 @@ const PAUSE: u32 = 5;
 
 /// What is for everybody: the page, which asks for the key, and what load balancers ask.
 fn is_open(path: &str) -> bool {
-    !["/api", "/v1"]
-        .iter()
-        .any(|closed| path.strip_prefix(closed).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
+    !is_api(path) && !["/api", "/v1"].contains(&path)
 }
 
 /// Lets in who signs in, as the person that they are, and everybody where nobody has to.

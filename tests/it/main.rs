@@ -10,6 +10,7 @@ mod catch_up;
 mod chat_backend;
 mod cli;
 mod clock;
+mod completions;
 mod crash_loop;
 mod daemon;
 mod departure;

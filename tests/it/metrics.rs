@@ -12,7 +12,7 @@ use super::support::python;
 use super::support::upstream::{Fault, MODEL, Upstream};
 
 /// The page as it comes.
-fn page(perch: &Perch) -> String {
+pub fn page(perch: &Perch) -> String {
     let mut stream = UnixStream::connect(perch.runtime_dir().join("admin.sock")).unwrap();
     stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: perch\r\nConnection: close\r\n\r\n").unwrap();
     let mut answer = String::new();

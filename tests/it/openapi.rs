@@ -68,6 +68,15 @@ fn what_is_answered_is_what_the_document_says() {
     let read = answers.ask("get", "/api/conversations/{id}", &one, &[], b"");
     assert!(read.text().contains("and again"), "{}", read.text());
     answers.get("/api/export");
+    let completions = "/v1/chat/completions";
+    let mut asked = json!({ "model": "perch", "messages": [{ "role": "user", "content": "hello" }] });
+    answers.ask("post", completions, completions, &json, asked.to_string().as_bytes());
+    asked["stream"] = true.into();
+    answers.ask("post", completions, completions, &json, asked.to_string().as_bytes());
+    answers.ask("post", completions, completions, &json, b"{}");
+    answers.get("/v1/models");
+    answers.ask("get", "/v1/models/{model}", "/v1/models/perch", &[], b"");
+    answers.ask("get", "/v1/models/{model}", "/v1/models/parrot", &[], b"");
     answers.ask("delete", "/api/conversations/{id}", &one, &[], b"");
     answers.ask("get", "/api/conversations/{id}", &one, &[], b"");
     answers.ask("delete", "/api/conversations", "/api/conversations", &[], b"");

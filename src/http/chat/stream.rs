@@ -8,7 +8,7 @@ use std::time::Duration;
 use axum::http::{HeaderName, HeaderValue};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
-use futures_util::{FutureExt, stream};
+use futures_util::{FutureExt, Stream, StreamExt, stream};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
@@ -24,7 +24,7 @@ use crate::telemetry::panics;
 /// A comment goes out this often while there is nothing to say: proxies take a longer silence for a dead connection.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// How many pieces may wait for a client that reads slowly, before the model has to.
-const PIECES: usize = 32;
+pub const PIECES: usize = 32;
 
 /// nginx passes the pieces on as they come when it sees this.
 const UNBUFFERED: (HeaderName, HeaderValue) =
@@ -67,11 +67,12 @@ pub fn again(conversation: ConversationId, message: u64, answer: String, live: A
 }
 
 fn tell(telling: Telling) -> Response {
-    let events = stream::unfold(telling, async |mut telling| {
-        let event = telling.next().await?;
-        Some((Ok::<_, Infallible>(event), telling))
-    });
-    let events = Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE));
+    response(stream::unfold(telling, async |mut telling| Some((telling.next().await?, telling))))
+}
+
+/// The response that these events are.
+pub fn response(events: impl Stream<Item = Event> + Send + 'static) -> Response {
+    let events = Sse::new(events.map(Ok::<_, Infallible>)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE));
     ([UNBUFFERED], events).into_response()
 }
 

@@ -1,0 +1,256 @@
+//! `POST /v1/chat/completions` and `GET /v1/models`: perch as clients of OpenAI's know an API, whatever answers behind it.
+//!
+//! What it says and understands is OpenAI's API reference: "Create chat completion" and "Streaming"
+//! (<https://platform.openai.com/docs/api-reference/chat>), "Models" and "Error codes". Nothing of it becomes a
+//! conversation: the client sends what was said along, and nothing is kept.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use axum::Json;
+use axum::extract::{Path, Request, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use serde_json::Value;
+use utoipa::ToSchema;
+
+use super::client::ClientAddress;
+use super::person;
+use super::problem::Problem;
+use super::request_id::RequestId;
+use super::router::App;
+use crate::chat::{self, Ask, Deltas, Ending, Failure, Particulars, Why};
+use crate::limits::Bill;
+use crate::service::Live;
+
+pub mod error;
+mod request;
+mod stream;
+
+use request::Asked;
+
+/// What clients call the model, whichever the configuration names: they need not change with it.
+const MODEL: &str = "perch";
+/// When that model came to be, in seconds since 1970, as clients want to know of every model: 2026-01-01.
+const MODEL_CREATED: u64 = 1_767_225_600;
+
+/// What a program asks; other names of OpenAI's are refused where an answer that pays no heed to them would not be what was
+/// asked for.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "it is read name by name, and stands here for the API's description")]
+struct CompletionRequest {
+    /// `perch`
+    model: String,
+    /// The last is the user's. The configuration's system prompt comes before them.
+    messages: Vec<Message>,
+    /// Server-sent events with a `chat.completion.chunk` each, and `[DONE]`.
+    stream: Option<bool>,
+    stream_options: Option<StreamOptions>,
+    /// The configuration's `max_tokens` is the most.
+    #[schema(minimum = 1)]
+    max_completion_tokens: Option<u32>,
+    /// The older name of the same.
+    #[schema(minimum = 1)]
+    max_tokens: Option<u32>,
+    /// The configuration's `temperature` is the most.
+    #[schema(minimum = 0, maximum = 2)]
+    temperature: Option<f64>,
+}
+
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "as above")]
+struct Message {
+    /// system, developer, user or assistant
+    role: String,
+    /// A string, or a list of parts.
+    #[schema(value_type = Value)]
+    content: Value,
+}
+
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "as above")]
+struct StreamOptions {
+    /// What it took, in a last chunk.
+    include_usage: Option<bool>,
+}
+
+#[derive(Serialize, ToSchema)]
+struct Completion {
+    id: String,
+    /// `chat.completion`
+    object: &'static str,
+    /// Seconds since 1970.
+    created: u64,
+    /// `perch`
+    model: &'static str,
+    /// One.
+    choices: [Choice; 1],
+    usage: Usage,
+}
+
+#[derive(Serialize, ToSchema)]
+struct Choice {
+    index: u32,
+    message: Answer,
+    logprobs: Option<bool>,
+    /// `stop`, `length` or `content_filter`
+    finish_reason: &'static str,
+}
+
+#[derive(Serialize, ToSchema)]
+struct Answer {
+    /// `assistant`
+    role: &'static str,
+    content: String,
+    refusal: Option<String>,
+}
+
+/// In the model's tokens, as far as its API says, else a quarter of the bytes; the echo takes none.
+#[derive(Serialize, ToSchema)]
+struct Usage {
+    prompt_tokens: u64,
+    completion_tokens: u64,
+    total_tokens: u64,
+}
+
+impl From<chat::Usage> for Usage {
+    fn from(usage: chat::Usage) -> Usage {
+        let chat::Usage { question, answer, total } = usage;
+        Usage { prompt_tokens: question, completion_tokens: answer, total_tokens: total }
+    }
+}
+
+#[derive(Serialize, ToSchema)]
+struct Models {
+    /// `list`
+    object: &'static str,
+    data: [Model; 1],
+}
+
+#[derive(Serialize, ToSchema)]
+struct Model {
+    id: &'static str,
+    /// `model`
+    object: &'static str,
+    /// Seconds since 1970.
+    created: u64,
+    owned_by: &'static str,
+}
+
+const THE_MODEL: Model = Model { id: MODEL, object: "model", created: MODEL_CREATED, owned_by: MODEL };
+
+/// One question and all that it takes to answer it.
+struct Exchange {
+    live: Arc<Live>,
+    asked: Asked,
+    bill: Arc<Bill>,
+    particulars: Arc<Mutex<Particulars>>,
+    id: RequestId,
+    /// Seconds since 1970.
+    created: u64,
+}
+
+impl Exchange {
+    async fn answer(&self, deltas: Deltas) -> Result<String, Problem> {
+        let Asked { message, earlier, wishes, .. } = &self.asked;
+        let ask = Ask { message, earlier, wishes: *wishes, ..Ask::default() };
+        let deltas = deltas.on(&self.bill).telling(&self.particulars);
+        self.live.responder.answer(ask, deltas).await.map_err(refusal)
+    }
+
+    fn particulars(&self) -> Particulars {
+        *self.particulars.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Answers the last of the messages, with all that was said before it: nothing is kept here.
+#[utoipa::path(
+    post,
+    path = "/v1/chat/completions",
+    request_body(content((CompletionRequest = "application/json"))),
+    responses((
+        status = 200,
+        description = "The answer, whole; or as events",
+        content((Completion = "application/json"), (String = "text/event-stream"))
+    ))
+)]
+pub async fn complete(State(app): State<App>, request: Request) -> Result<Response, Problem> {
+    let live = Arc::clone(&app.live.borrow());
+    let limit = live.config.http.as_ref().map_or(0, |http| http.max_body);
+    let (head, body) = request.into_parts();
+    if !super::chat::is_json(&head.headers) {
+        let detail = "send the request with `Content-Type: application/json`";
+        return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
+    }
+    let asked = request::read(&super::chat::read(&app, &head.headers, body, limit).await?)?;
+    let person = person::asker(&head.extensions)?.person;
+    let address = head.extensions.get().map(|ClientAddress(address)| *address);
+    let stream = asked.stream;
+    let exchange = Exchange {
+        bill: Bill::new(&app.limits, &live.config, address, person),
+        live,
+        asked,
+        particulars: Arc::default(),
+        id: RequestId::of(&head.extensions)?,
+        created: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
+    };
+    if let Some(request::Stream { usage }) = stream {
+        return stream::answer(exchange, usage).await;
+    }
+    let content = exchange.answer(Deltas::unwanted()).await?;
+    let Particulars { ending, usage } = exchange.particulars();
+    let message = Answer { role: "assistant", content, refusal: None };
+    let choice = Choice { index: 0, message, logprobs: None, finish_reason: finish_reason(ending) };
+    let completion = Completion {
+        id: name(exchange.id),
+        object: "chat.completion",
+        created: exchange.created,
+        model: MODEL,
+        choices: [choice],
+        usage: usage.into(),
+    };
+    Ok(Json(completion).into_response())
+}
+
+/// The one model there is.
+#[utoipa::path(get, path = "/v1/models", responses((status = 200, description = "A list of one", body = Models)))]
+pub async fn models() -> impl IntoResponse {
+    Json(Models { object: "list", data: [THE_MODEL] })
+}
+
+/// That model, by its name.
+#[utoipa::path(
+    get,
+    path = "/v1/models/{model}",
+    params(("model" = String, Path, description = "`perch`")),
+    responses((status = 200, description = "The model", body = Model))
+)]
+pub async fn model(Path(model): Path<String>) -> Result<Response, Problem> {
+    request::model_is_here(&model)?;
+    Ok(Json(THE_MODEL).into_response())
+}
+
+/// An answer's id: the request's, so that it leads to the journal.
+fn name(id: RequestId) -> String {
+    format!("chatcmpl-{id}")
+}
+
+fn finish_reason(ending: Ending) -> &'static str {
+    match ending {
+        Ending::Said => "stop",
+        Ending::Long => "length",
+        Ending::Withheld => "content_filter",
+    }
+}
+
+/// Why there is no answer. What is about the request itself is 400, which clients do not send again.
+fn refusal(failure: Failure) -> Problem {
+    let why = failure.why;
+    let problem = Problem::from(failure);
+    match why {
+        Why::TooLong => problem.known_as(StatusCode::BAD_REQUEST, "context_length_exceeded").about("messages"),
+        Why::Declined => problem.known_as(StatusCode::BAD_REQUEST, "declined"),
+        _ => problem,
+    }
+}
