@@ -52,6 +52,7 @@ mod ws;
 
 pub use metrics::Requests;
 pub use openapi::document as openapi;
+pub use tls::examine;
 pub use ws::Sockets;
 
 use acme::kept::Kept;

@@ -234,7 +234,7 @@ fn check_finds_every_mistake_in_a_file_as_the_daemon_would() {
     exit 0
     "##);
     insta::assert_snapshot!(check("[http]\n", &["--json"]), @r##"
-    {"mistakes":[],"valid":true,"version":"VERSION"}
+    {"mistakes":[],"notes":[],"valid":true,"version":"VERSION"}
     exit 0
     "##);
     let three = "[http]\nlisten = \"localhost:8080\"\nport = 80\n\n[reload]\npoll = \"1ms\"\n";
@@ -246,7 +246,7 @@ fn check_finds_every_mistake_in_a_file_as_the_daemon_would() {
     exit 78
     "##);
     insta::assert_snapshot!(check(three, &["--json"]), @r##"
-    {"mistakes":[{"key":"http.listen","line":2,"text":"`localhost:8080` is not an address; write \"0.0.0.0:8080\" or \"[::]:8080\""},{"key":"http.port","line":3,"text":"is an unknown key; known here: listen, max_body, origins, tls, trusted_proxies"},{"key":"reload.poll","line":6,"text":"`1ms` is out of range; it goes from 1s to 1h"}],"valid":false,"version":"VERSION"}
+    {"mistakes":[{"key":"http.listen","line":2,"text":"`localhost:8080` is not an address; write \"0.0.0.0:8080\" or \"[::]:8080\""},{"key":"http.port","line":3,"text":"is an unknown key; known here: listen, max_body, origins, tls, trusted_proxies"},{"key":"reload.poll","line":6,"text":"`1ms` is out of range; it goes from 1s to 1h"}],"notes":[],"valid":false,"version":"VERSION"}
     exit 78
     "##);
     insta::assert_snapshot!(check("[http\n", &[]), @r##"
@@ -444,7 +444,9 @@ fn help_of_the_other_verbs_is_worth_reading() {
     Check a configuration without running it
 
     Reads a configuration the way the daemon does, lists every mistake with its key and line, and looks
-    whether the secrets that it names are there. Tokens are not tried.
+    whether the secrets and certificates that it names are there and will do. Tokens are not tried.
+    Certificate files that a configuration in S3 names may be on another machine: where there are none
+    on this one, a note says so.
 
     Usage: perch check [OPTIONS] <CONFIG>
 

@@ -6,7 +6,8 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, SystemTime};
 
 use crate::support::authority::Authority;
-use crate::support::perch::{Perch, Start, free_port, wait};
+use crate::support::aws::Cloud;
+use crate::support::perch::{Perch, Start, clean_command, free_port, perch, wait};
 
 use serde_json::json;
 
@@ -291,4 +292,95 @@ fn somebody_hears_of_a_certificate_that_expires_or_has() {
     let error = errors(2);
     assert!(error.starts_with("browsers refuse the certificate for chat.test (by authority"), "{error}");
     assert!(error.contains(", as it has expired; ") && error.ends_with(&remedy), "{error}");
+}
+
+#[test]
+fn check_says_what_a_start_would_say_of_the_certificates_files() {
+    let authority = Authority::new();
+    let directory = tempfile::tempdir().unwrap();
+    let shown_directory = directory.path().to_str().unwrap().to_owned();
+    let path = |name: &str| directory.path().join(name);
+    std::fs::write(path("perch.toml"), configuration(directory.path(), 8080, 8443)).unwrap();
+    let check = |arguments: &[&str]| {
+        let output = perch(&[&["check", path("perch.toml").to_str().unwrap()], arguments].concat());
+        let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap().replace(&shown_directory, "DIR");
+        let version: String = text
+            .split_once("version")
+            .map_or("", |(_, rest)| rest)
+            .chars()
+            .skip_while(|c| !c.is_ascii_hexdigit())
+            .take_while(char::is_ascii_hexdigit)
+            .collect();
+        format!("{}exit {}", text.replace(&version, "V"), output.status.code().unwrap())
+    };
+    insta::assert_snapshot!(check(&[]), @r"
+    ✗ DIR/perch.toml (version V) has 2 mistakes:
+      line 5, http.tls.cert: DIR/cert.pem does not exist
+      line 6, http.tls.key: DIR/key.pem does not exist
+    exit 78
+    ");
+    let (cert, key) = authority.issue("chat.test");
+    std::fs::write(path("cert.pem"), &cert).unwrap();
+    std::fs::write(path("key.pem"), authority.issue("chat.test").1).unwrap();
+    insta::assert_snapshot!(check(&[]), @r"
+    ✗ DIR/perch.toml (version V) has 1 mistake:
+      line 6, http.tls.key: DIR/key.pem is not the key of the first certificate in the chain
+    exit 78
+    ");
+    std::fs::write(path("cert.pem"), "hello").unwrap();
+    std::fs::write(path("key.pem"), &key[..key.len() / 2]).unwrap();
+    insta::assert_snapshot!(check(&[]), @r"
+    ✗ DIR/perch.toml (version V) has 2 mistakes:
+      line 5, http.tls.cert: DIR/cert.pem holds no certificate in PEM form
+      line 6, http.tls.key: DIR/key.pem is broken PEM
+    exit 78
+    ");
+    std::fs::write(path("cert.pem"), &cert).unwrap();
+    std::fs::write(path("key.pem"), &key).unwrap();
+    insta::assert_snapshot!(check(&[]), @r"
+    ✓ DIR/perch.toml (version V) is good
+    exit 0
+    ");
+    // It would be served, and nobody would take it.
+    let now = SystemTime::now();
+    let day = Duration::from_hours(24);
+    let dated = |since, why: &str| {
+        let (cert, key) = authority.issue_for(&["chat.test"], since, day);
+        std::fs::write(path("cert.pem"), cert).unwrap();
+        std::fs::write(path("key.pem"), key).unwrap();
+        let text = check(&[]);
+        assert!(text.starts_with("✓ DIR/perch.toml (version V) is good, with 1 note:\n  line 5, http.tls.cert: DIR/cert.pem holds a certificate for chat.test (by authority"), "{text}");
+        assert!(text.contains(why) && text.ends_with(": browsers refuse it\nexit 0"), "{text}");
+    };
+    dated(now - 2 * day, "), which has expired");
+    dated(now + day, "), which is valid from 20");
+    let json: serde_json::Value = serde_json::from_str(check(&["--json"]).strip_suffix("exit 0").unwrap()).unwrap();
+    assert_eq!((&json["valid"], &json["notes"][0]["key"]), (&json!(true), &json!("http.tls.cert")));
+    assert!(!check(&["--json"]).contains(key.lines().nth(1).unwrap()));
+}
+
+#[test]
+fn check_of_a_configuration_in_s3_notes_that_the_certificate_is_on_another_machine() {
+    let cloud = Cloud::start();
+    let bucket = cloud.create_bucket(true);
+    let directory = tempfile::tempdir().unwrap();
+    cloud.put_object(&bucket, "perch.toml", &configuration(directory.path(), 8080, 8443));
+    let uri = format!("s3://{bucket}/perch.toml");
+    let check = || {
+        let output = clean_command().args(["check", &uri]).envs(cloud.env()).output().unwrap();
+        let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        let text = text.replace(directory.path().to_str().unwrap(), "DIR");
+        let lines = text.lines().filter(|line| line.contains("http.tls")).collect::<Vec<_>>().join("\n");
+        format!("{lines}\nexit {}", output.status.code().unwrap())
+    };
+    insta::assert_snapshot!(check(), @r"
+      line 5, http.tls.cert: DIR/cert.pem and DIR/key.pem are not on this machine, so nobody looked at them; perch needs them where it runs
+    exit 0
+    ");
+    // Here is where it runs: one of them is there.
+    std::fs::write(directory.path().join("cert.pem"), Authority::new().issue("chat.test").0).unwrap();
+    insta::assert_snapshot!(check(), @r"
+      line 6, http.tls.key: DIR/key.pem does not exist
+    exit 78
+    ");
 }

@@ -54,12 +54,25 @@ impl Certificate {
     /// # Errors
     /// The first thing in them that will not do.
     pub async fn read(cert: &Path, key: &Path) -> Result<Certificate, Flaw> {
-        let chain = read(cert).await.map_err(Flaw::Cert)?;
-        let secret = read(key).await.map_err(Flaw::Key)?;
-        Certificate::new(&chain, &secret).map_err(|flaw| match flaw {
-            Flaw::Cert(text) => Flaw::Cert(format!("{} {text}", cert.display())),
-            Flaw::Key(text) => Flaw::Key(format!("{} {text}", key.display())),
-        })
+        Certificate::examine(cert, key).await.map_err(|mut flaws| flaws.swap_remove(0))
+    }
+
+    /// Reads the two files to the end of what can be said of them.
+    ///
+    /// # Errors
+    /// Everything that will not do: one thing of each file at most, and one at least.
+    pub async fn examine(cert: &Path, key: &Path) -> Result<Certificate, Vec<Flaw>> {
+        let (chain, secret) = (read(cert).await, read(key).await);
+        let named = |path: &Path, text: String| format!("{} {text}", path.display());
+        let chain = chain.and_then(|bytes| parse_chain(&bytes).map_err(|text| named(cert, text))).map_err(Flaw::Cert);
+        let secret = secret.and_then(|bytes| parse_key(&bytes).map_err(|text| named(key, text))).map_err(Flaw::Key);
+        match (chain, secret) {
+            (Ok(chain), Ok(secret)) => Certificate::of(chain, secret).map_err(|flaw| match flaw {
+                Flaw::Cert(text) => vec![Flaw::Cert(named(cert, text))],
+                Flaw::Key(text) => vec![Flaw::Key(named(key, text))],
+            }),
+            (chain, secret) => Err(chain.err().into_iter().chain(secret.err()).collect()),
+        }
     }
 
     /// Checks a chain and a key, both in PEM: what is wrong is said as the end of a sentence.
@@ -67,23 +80,10 @@ impl Certificate {
     /// # Errors
     /// The first thing in them that will not do.
     pub fn new(chain: &[u8], key: &[u8]) -> Result<Certificate, Flaw> {
-        let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(chain).collect();
-        let certificates = certificates.map_err(|error| Flaw::Cert(format!("is broken PEM: {error}")))?;
-        let Some(first) = certificates.first() else {
-            return Err(Flaw::Cert("holds no certificate in PEM form".to_owned()));
-        };
-        let facts = Facts::read(first)
-            .map_err(|error| Flaw::Cert(format!("holds a certificate that can't be understood: {:?}", error.kind())))?;
-        if let Some(broken) = certificates.iter().position(|certificate| Facts::read(certificate).is_err()) {
-            return Err(Flaw::Cert(format!("holds a chain whose certificate number {} is broken", broken + 1)));
-        }
-        // The errors of a key say what is wrong with its form, and nothing of what is in it.
-        let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| match error {
-            rustls_pki_types::pem::Error::NoItemsFound => Flaw::Key(
-                "holds no private key in PEM form that is not encrypted (PKCS #8, PKCS #1 or SEC 1)".to_owned(),
-            ),
-            _ => Flaw::Key("is broken PEM".to_owned()),
-        })?;
+        Certificate::of(parse_chain(chain).map_err(Flaw::Cert)?, parse_key(key).map_err(Flaw::Key)?)
+    }
+
+    fn of((certificates, facts): Chain, key: PrivateKeyDer<'static>) -> Result<Certificate, Flaw> {
         let provider = rustls::crypto::ring::default_provider();
         let key = CertifiedKey::from_der(certificates, key, &provider).map_err(|error| match error {
             rustls::Error::InconsistentKeys(_) => {
@@ -104,6 +104,33 @@ impl Certificate {
     pub fn is(&self, other: &Certificate) -> bool {
         self.key.cert == other.key.cert
     }
+}
+
+/// A chain, and what its first certificate says.
+type Chain = (Vec<CertificateDer<'static>>, Facts);
+
+fn parse_chain(chain: &[u8]) -> Result<Chain, String> {
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(chain).collect();
+    let certificates = certificates.map_err(|error| format!("is broken PEM: {error}"))?;
+    let Some(first) = certificates.first() else {
+        return Err("holds no certificate in PEM form".to_owned());
+    };
+    let facts = Facts::read(first)
+        .map_err(|error| format!("holds a certificate that can't be understood: {:?}", error.kind()))?;
+    if let Some(broken) = certificates.iter().position(|certificate| Facts::read(certificate).is_err()) {
+        return Err(format!("holds a chain whose certificate number {} is broken", broken + 1));
+    }
+    Ok((certificates, facts))
+}
+
+/// What is wrong is about a key's form, and says nothing of what is in it.
+fn parse_key(key: &[u8]) -> Result<PrivateKeyDer<'static>, String> {
+    PrivateKeyDer::from_pem_slice(key).map_err(|error| match error {
+        rustls_pki_types::pem::Error::NoItemsFound => {
+            "holds no private key in PEM form that is not encrypted (PKCS #8, PKCS #1 or SEC 1)".to_owned()
+        }
+        _ => "is broken PEM".to_owned(),
+    })
 }
 
 async fn read(path: &Path) -> Result<Vec<u8>, String> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::certificate::{Certificate, Facts};
-use crate::telemetry::lines::span;
+use crate::telemetry::lines::{moment, span};
 
 /// So long before a certificate expires a person must act; of one with a short life, in its last tenth.
 const LAST_DAYS: Duration = Duration::from_hours(7 * 24);
@@ -14,6 +14,8 @@ const LAST_DAYS: Duration = Duration::from_hours(7 * 24);
 pub struct Expiry {
     of: Option<Arc<Certificate>>,
     said: Stage,
+    /// That it is not valid yet.
+    said_early: bool,
 }
 
 /// How much life a certificate has left.
@@ -34,13 +36,22 @@ fn stage(facts: &Facts, now: SystemTime) -> Stage {
 }
 
 impl Expiry {
-    /// Looks at the clock, and tells the journal if `served` is about to expire, or has. `remedy` says what helps.
+    /// Looks at the clock, and tells the journal if `served` is about to expire, or has, or is not valid yet. `remedy` says
+    /// what helps.
     pub fn look(&mut self, served: Option<Arc<Certificate>>, remedy: &str) {
         let Some(served) = served else { return };
         if self.of.as_ref().is_none_or(|of| !Arc::ptr_eq(of, &served)) {
-            *self = Expiry { of: Some(Arc::clone(&served)), said: Stage::Good };
+            *self = Expiry { of: Some(Arc::clone(&served)), ..Expiry::default() };
         }
         let (facts, now) = (&served.facts, SystemTime::now());
+        if facts.not_before > now && !std::mem::replace(&mut self.said_early, true) {
+            let since = moment(facts.not_before);
+            tracing::error!(
+                service = crate::http::NAME,
+                "browsers refuse the {facts}, as it is valid from {since} on; set the clock of this host if that is past, \
+                 or {remedy}"
+            );
+        }
         let stage = stage(facts, now);
         if stage <= self.said {
             return;

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use tokio::sync::{Notify, watch};
 
 pub mod certificate;
+pub mod examine;
 pub mod expiry;
 pub mod files;
 pub mod handshake;
