@@ -312,6 +312,50 @@ await tell('chat page', stage, {
     await chat.hears('from the first window')
   },
 
+  async 'sees at once what is said in another window, and that it was deleted there'(person) {
+    person.forgiven = REFUSED
+    const here = await Chat.open(person)
+    await here.talk('one')
+    const { page } = person
+    await person.openTab(`/${new URL(page.url()).hash}`)
+    const there = new Chat(person)
+    await there.hears('You said: one')
+    await there.talk('two')
+    person.page = page
+    await here.hears('You said: two')
+    await here.button('New conversation').click()
+    await here.talk('another')
+    person.page = person.context.pages().at(-1)
+    await there.list.nth(1).waitFor()
+    same(await there.list.allInnerTexts(), ['another', 'one'], 'the list in the other window')
+    await there.field.fill('half a thought')
+    person.page = page
+    await here.button('Delete “one”').click()
+    await here.button('Delete').click()
+    person.page = person.context.pages().at(-1)
+    await person.page.getByText('There is no such conversation. It was deleted, or it is not yours.').waitFor()
+    same(await there.questions.count(), 0, 'the number of questions')
+    same(await there.list.allInnerTexts(), ['another'], 'the list')
+    same(await there.field.inputValue(), 'half a thought', 'what is being written')
+    await there.field.press('Enter')
+    await there.hears('You said: half a thought')
+  },
+
+  async 'deletes the conversation that is being answered'(person, { model }) {
+    const chat = await Chat.open(person)
+    const asked = model.asked.length
+    model.answers('On and on', gate().opened)
+    await chat.say('go on')
+    await chat.sees('On and on')
+    await chat.button('Delete “go on”').click()
+    await chat.button('Delete').click()
+    await model.left[asked]
+    await chat.questions.first().waitFor({ state: 'detached' })
+    await chat.button('Stop').waitFor({ state: 'hidden' })
+    same(await person.page.evaluate(() => Object.keys(localStorage)), [], 'what the browser keeps')
+    await chat.talk('something else')
+  },
+
   async 'deletes a conversation, once asked twice'(person) {
     const chat = await Chat.open(person)
     await chat.talk('keep me')

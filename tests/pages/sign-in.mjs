@@ -42,9 +42,23 @@ await tell('sign-in', closed, {
     check(!kept[0].includes(KEY), 'the key outlives the tab')
     check(kept[1].includes(KEY), 'the key is not kept for the tab')
     await chat.field.fill('a secret thought')
+    await person.page.locator('#files').setInputFiles({ name: 'secret.pdf', mimeType: 'application/pdf', buffer: Buffer.from('%PDF-1.4') })
+    await person.page.locator('#attached .name').waitFor()
     await chat.button('Sign out').click()
     await token.waitFor()
     same(await chat.field.inputValue(), '', 'what somebody else sees of what was being written')
     same(await chat.questions.count(), 0, 'the number of questions that somebody else sees')
+    await chat.button('New conversation').click()
+    same(await person.page.locator('#attached .name').count(), 0, 'the number of files that somebody else sees')
+    const files = await person.page.evaluate(
+      () =>
+        new Promise((resolve) => {
+          indexedDB.open('perch').onsuccess = ({ target: { result: database } }) => {
+            const all = database.transaction('files').objectStore('files').getAllKeys()
+            all.onsuccess = () => resolve(all.result)
+          }
+        }),
+    )
+    same(files, [], 'the files that the browser keeps')
   },
 })

@@ -69,6 +69,7 @@ function changed(conversation, exchange, before) {
     else log.changed(exchange)
     drawDoing()
   }
+  tellOthers(conversation, exchange)
   const ended = exchange && !exchange.underWay
   if (ended) list.refresh()
   else if (before !== undefined || exchange?.state === 'waiting') drawList()
@@ -82,6 +83,7 @@ function show() {
   byId('open-retry').hidden = state !== 'failed'
   const title = list.titleOf(current.id) || current.title
   document.title = title ? `${title} · perch` : 'perch'
+  byId('welcome').classList.toggle('opening', state === 'opening')
   drawDoing()
 }
 
@@ -102,6 +104,40 @@ function begin() {
   input.focus()
 }
 byId('new').addEventListener('click', begin)
+
+// --- other tabs -------------------------------------------------------------------------------------------------
+
+const others = 'BroadcastChannel' in window ? new BroadcastChannel('perch') : null
+const told = new WeakMap() // the state of which the others know
+
+function tellOthers({ id }, exchange) {
+  if (!id || !exchange || !['answering', 'done', 'stopped', 'failed'].includes(exchange.state)) return
+  if (told.get(exchange) === exchange.state) return
+  told.set(exchange, exchange.state)
+  others?.postMessage({ said: id })
+}
+
+others?.addEventListener('message', ({ data: { said, deleted } }) => {
+  if (deleted) heardOfDeletion(deleted)
+  else if (document.visibilityState === 'visible') {
+    list.refresh()
+    if (current.id === said && !current.busy) current.open()
+  }
+})
+
+/** What is being written stays; what was said is gone. */
+function heardOfDeletion(ids) {
+  const typed = input.value
+  for (const id of ids) forget(id)
+  list.entries = list.entries.filter(({ id }) => !ids.includes(id))
+  const { id } = current
+  if (ids.includes(id)) {
+    current = null
+    open(id)
+    write(typed)
+  }
+  drawList()
+}
 
 // --- what is being written --------------------------------------------------------------------------------------
 
@@ -353,9 +389,11 @@ function listItem({ id, title }) {
 
 async function remove(id, title) {
   if (!(await confirmed(words.confirm1, title))) return
+  conversations.get(id)?.stop()
   const place = list.entries.findIndex((entry) => entry.id === id)
   await deletes(`/api/conversations/${encodeURIComponent(id)}`, () => {
     forget(id)
+    others?.postMessage({ deleted: [id] })
     list.entries = list.entries.filter((entry) => entry.id !== id)
     if (current.id === id) begin()
     drawList()
@@ -366,8 +404,11 @@ async function remove(id, title) {
 
 byId('delete-all').addEventListener('click', async () => {
   if (!(await confirmed(() => words.confirmAll))) return
+  for (const conversation of conversations.values()) conversation.stop()
   await deletes('/api/conversations', () => {
-    for (const id of [...conversations.keys(), ...list.entries.map((entry) => entry.id)]) forget(id)
+    const ids = [...conversations.keys(), ...list.entries.map((entry) => entry.id)]
+    ids.forEach(forget)
+    others?.postMessage({ deleted: ids })
     Object.assign(list, { entries: [], next: null })
     begin()
     drawList()
