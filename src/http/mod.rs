@@ -380,7 +380,7 @@ impl Service for Http {
         leave(&mut open, |_| false);
         leave(&mut unasked, |_| false);
         let drain = context.live.borrow().config.run.drain;
-        let late = sleep(drain - LAST_WORDS.min(drain / 4));
+        let late = sleep(drain.saturating_sub(LAST_WORDS.min(drain / 4)));
         tokio::pin!(late);
         loop {
             tokio::select! {

@@ -363,13 +363,19 @@ fn whoever_is_answered_when_the_drain_is_over_is_told_so_and_finds_what_was_said
     let question = json!({ "message": "one" });
     let mut stream = guest.stream_with(key, &question);
     assert_eq!(stream.delta(), "Well, ");
-    perch.signal("TERM");
     let conversation = stream.start["conversation"].as_str().unwrap().to_owned();
+    // Somebody else waits for a whole answer.
+    upstream.fault(Fault::Silence);
+    let patient = std::thread::spawn(move || chat::post(port, "two"));
+    wait("both questions", || (upstream.asked().len() == 2).then_some(()));
+    perch.signal("TERM");
     let (text, name, problem) = stream.rest();
     assert_eq!((&*text, &*name, &problem["status"]), ("", "error", &json!(503)));
     assert_eq!(problem["detail"], "perch is restarting; try again in a moment");
+    let whole = patient.join().unwrap();
+    assert_eq!((whole.status, &parsed(&whole)["detail"]), (503, &problem["detail"]));
     assert_eq!(perch.wait().code(), Some(0), "{}", perch.log_text());
-    let said_by_it = "answers cut off by the drain's deadline of 1 s: 1; what was said of them is kept";
+    let said_by_it = "answers cut off by the drain's deadline of 1 s: 2; what was said of them is kept";
     assert_eq!(perch.messages("WARN"), [said_by_it]);
     let _perch = ready(perch.again());
     assert_eq!(said(&guest, &conversation), ["you: one", "perch: Well,  (stopped)"]);

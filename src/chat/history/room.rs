@@ -192,8 +192,9 @@ impl Room {
 
     /// Ends an answer: with all of it, or as far as it was said.
     pub fn end(&mut self, place: Place, state: State, answer: Option<&str>, archive: &dyn Archive) {
-        let class = self.change(place.id, |held| held.end(place, state, answer, now(), archive));
-        class.into_iter().for_each(|class| self.make_room(class));
+        if let Some(class) = self.change(place.id, |held| held.end(place, state, answer, now(), archive)) {
+            self.make_room(class);
+        }
     }
 
     /// Lets `work` change a conversation, unless that was deleted meanwhile, and keeps the sums right.
