@@ -11,6 +11,7 @@ use super::support::chat;
 use super::support::exchange::{Response, exchange};
 use super::support::host::Host;
 use super::support::perch::{PATIENCE, Perch, Start, free_port, wait};
+use super::support::socket::{Line, PING, Person};
 
 /// From a notice to all that perch does about it. A load balancer needs its own time beside it.
 const IN_TIME: Duration = Duration::from_secs(10);
@@ -156,6 +157,29 @@ fn what_was_asked_before_the_notice_is_answered() {
     assert!(answer.contains(r#""reply":"half""#), "{answer}");
     let counters = host.discord.counters();
     assert_eq!((counters.messages_created, counters.nonce_deduplicated), (1, 0));
+}
+
+#[test]
+fn people_in_rooms_are_told_to_come_back_elsewhere_when_the_host_is_to_go() {
+    let (host, perch) = serving();
+    let (mut one, mut other) = (Person::connect(host.port), Person::connect(host.port));
+    one.join("here", None);
+    other.join("here", None);
+    let last = one.say("here", "are we safe here?")["id"].as_u64();
+    assert_eq!(other.frame_of("message")["text"], "are we safe here?");
+    leaves(&host, &perch, &json!({ "spot": r#"{"action": "terminate", "time": "2033-05-18T03:33:20Z"}"# }));
+    // Somebody who finds no other host is served, and not sent away again and again.
+    let mut stranded = Line::open(host.port);
+    let told = (1012, "this host is to go; connect again, and another may answer".to_owned());
+    assert_eq!([one.farewell(), other.farewell()], [told.clone(), told]);
+    let port = free_port();
+    let _another = Start::with_text(&format!("[http]\nlisten = \"127.0.0.1:{port}\"\n")).ready();
+    let mut one = Person::connect(port);
+    assert_eq!(one.join("here", last)["incomplete"], true, "another host knows nothing of it");
+    assert!(one.say("here", "here we are")["id"].as_u64() > last);
+    assert_eq!(stranded.next().map(|(opcode, _)| opcode), Some(PING), "its time has come, and it stays");
+    stranded.send_frame(&json!({ "type": "join", "room": "here" }));
+    assert_eq!(stranded.frame_of("joined")["history"][0]["text"], "are we safe here?");
 }
 
 #[test]

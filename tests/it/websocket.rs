@@ -11,6 +11,7 @@ use super::support::exchange::exchange;
 use super::support::perch::{Perch, Start, free_port, wait};
 use super::support::socket::{Line, PING, Person, TEXT};
 use super::support::upstream::{Fault, MODEL, Then, Upstream, piece};
+use super::tls;
 
 /// perch with the echo as its model.
 fn start() -> (Perch, u16) {
@@ -109,6 +110,28 @@ fn a_restart_closes_with_1012_and_people_come_back_to_higher_ids() {
     // Nobody knows any more what was said in between.
     assert_eq!(person.join("here", Some(last))["incomplete"], true);
     assert!(person.say("here", "after")["id"].as_u64().unwrap() > last);
+}
+
+#[test]
+fn people_over_tls_talk_on_while_the_certificate_changes() {
+    let host = tls::Host::start();
+    let authority = host.path("authority.pem");
+    let mut one = Person::connect_tls("chat.test", host.https, &authority);
+    let mut other = Person::connect_tls("chat.test", host.https, &authority);
+    one.join("here", None);
+    other.join("here", None);
+    one.say("here", "before");
+    assert_eq!(other.frame_of("message")["text"], "before");
+    host.certify(&["new.test"]);
+    host.wait_served("new.test");
+    // Whoever was there has noticed nothing, and whoever comes now is let in by the new name.
+    one.say("here", "after");
+    assert_eq!(other.frame_of("message")["text"], "after");
+    let mut late = Person::connect_tls("new.test", host.https, &authority);
+    let joined = late.join("here", None);
+    assert_eq!((&joined["members"], joined["history"].as_array().unwrap().len()), (&json!(3), 2));
+    late.say("here", "hello");
+    assert_eq!(one.frame_of("message")["text"], "hello");
 }
 
 #[test]
@@ -222,8 +245,9 @@ fn a_site_that_is_taken_off_the_list_loses_the_sockets_it_has() {
     let (mut taken, mut listed) = (page("https://a.example"), page("https://b.example"));
     let silent = page("https://a.example");
     let (mut own, mut program) = (page(&format!("http://127.0.0.1:{port}")), Person::connect(port));
-    for person in [&mut taken, &mut listed, &mut own, &mut program] {
-        person.join("here", None);
+    taken.join("here", None);
+    for (person, room) in [(&mut listed, "1"), (&mut own, "2"), (&mut program, "3")] {
+        person.join(room, None);
     }
     std::fs::write(perch.config_path(), config("\"https://b.example\"")).unwrap();
     assert_eq!(perch.verb(&["reload"]).status.code(), Some(0), "{}", perch.log_text());
@@ -231,8 +255,8 @@ fn a_site_that_is_taken_off_the_list_loses_the_sockets_it_has() {
     let reason = "the operator of perch does not allow this site any more (http.origins)";
     assert_eq!(taken.farewell(), (1008, reason.to_owned()));
     assert_eq!(Person::try_connect(port, &["Origin: https://a.example"]).next(), json!(["refused", 403]));
-    for person in [&mut listed, &mut own, &mut program] {
-        person.say("here", "so are we");
+    for (person, room) in [(&mut listed, "1"), (&mut own, "2"), (&mut program, "3")] {
+        person.say(room, "so am I");
     }
     // Whoever says nothing, the next time that they are looked at.
     assert_eq!(silent.farewell(), (1008, reason.to_owned()));

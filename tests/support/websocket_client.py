@@ -2,6 +2,9 @@
 
 websocket_client.py URL [HEADER: VALUE…]
 
+Whatever the URL's host is called, it is 127.0.0.1; under TLS it is shown a certificate that SSL_CERT_FILE vouches for, and
+HTTP/1.1 is asked for, as browsers do.
+
 Takes JSON arrays on standard input, one a line: ["send", TEXT], ["fragments", [TEXT…]], ["binary", HEX], ["ping"], ["close"].
 Says what happens in JSON arrays on standard output: ["open"], ["refused", STATUS], ["message", TEXT], ["pong"],
 ["closed", CODE, REASON].
@@ -9,6 +12,7 @@ Says what happens in JSON arrays on standard output: ["open"], ["refused", STATU
 
 import asyncio
 import json
+import ssl
 import sys
 
 import websockets
@@ -45,8 +49,12 @@ async def obey(connection):
 
 async def main(url, *headers):
     named = [tuple(header.split(": ", 1)) for header in headers]
+    how = {"host": "127.0.0.1"}
+    if url.startswith("wss:"):
+        how["ssl"] = ssl.create_default_context()
+        how["ssl"].set_alpn_protocols(["http/1.1"])
     try:
-        connection = await websockets.connect(url, additional_headers=named, ping_interval=None, max_size=None)
+        connection = await websockets.connect(url, additional_headers=named, ping_interval=None, max_size=None, **how)
     except websockets.InvalidStatus as refused:
         say("refused", refused.response.status_code)
         return

@@ -36,6 +36,7 @@ use crate::http::request_id::RequestId;
 use crate::http::router::App;
 use crate::limits::Who;
 use crate::rooms::{Behind, Bell, Full, Joined, Membership, RoomName, Said};
+use crate::service::Departure;
 
 /// How long a client may be silent before it is asked whether it is still there, and how long it may take to say so.
 const SILENCE: Duration = Duration::from_secs(25);
@@ -81,6 +82,7 @@ pub async fn serve(upgraded: Upgraded, app: App, visitor: Visitor, id: RequestId
     let wire = Wire::new(TokioIo::new(upgraded));
     let stream = WebSocketStream::from_raw_socket(wire, Role::Server, Some(config)).await;
     let _open = Open::new(&app);
+    let departing = app.departure.borrow().is_some();
     let client = visitor.address.and_then(|address| app.live.borrow().config.limits.client(address));
     let mut socket = Socket {
         stream,
@@ -96,6 +98,7 @@ pub async fn serve(upgraded: Upgraded, app: App, visitor: Visitor, id: RequestId
         pinged: false,
         stuck: None,
         held: 0,
+        departing,
         leaving: false,
         app,
     };
@@ -148,6 +151,8 @@ struct Socket {
     stuck: Option<Instant>,
     /// How much of a message that is still coming is counted against what all of them may hold.
     held: usize,
+    /// The host was to go when it was opened already: there is nowhere else, or whoever comes would not be here.
+    departing: bool,
     /// It ends with the answers that are under way.
     leaving: bool,
 }
@@ -191,8 +196,16 @@ impl Socket {
                 return farewell;
             }
             if self.leaving && self.asks.is_empty() {
-                return Some((CloseCode::Restart, "perch is restarting; connect again"));
+                return Some((CloseCode::Restart, self.why_leaving()));
             }
+        }
+    }
+
+    fn why_leaving(&self) -> &'static str {
+        if self.app.departure.borrow().as_ref().is_some_and(Departure::leaves_work) && !self.app.stop.is_cancelled() {
+            "this host is to go; connect again, and another may answer"
+        } else {
+            "perch is restarting; connect again"
         }
     }
 
@@ -342,10 +355,12 @@ impl Socket {
     fn due(&mut self, timer: Pin<&mut Sleep>) -> Result<(), Farewell> {
         let now = Instant::now();
         self.stands()?;
-        if self.app.departure.borrow().is_some() {
+        let departing = self.app.departure.borrow().is_some();
+        if departing && !self.departing {
             // Not all of them at once: each timer has its own moment.
             self.leaving = true;
         }
+        self.departing &= departing;
         if self.stuck.is_some_and(|since| now >= since + STUCK) {
             count(&self.app.requests.sockets.slow);
             tracing::debug!(service = crate::http::NAME, "a WebSocket's reader took nothing for {} s", STUCK.as_secs());
@@ -394,7 +409,7 @@ impl Socket {
             return self.refuse(&problem, wish.reference());
         }
         if self.leaving {
-            let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "perch is restarting; connect again");
+            let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, self.why_leaving());
             return self.refuse(&problem, wish.reference());
         }
         let reference = wish.reference().cloned();

@@ -31,8 +31,20 @@ impl Person {
         person
     }
 
-    /// The same with headers; what comes of it is what they hear first.
+    /// Connects over TLS to this name and port at 127.0.0.1, trusting the authority in this file.
+    #[track_caller]
+    pub fn connect_tls(name: &str, port: u16, authority: &Path) -> Person {
+        let person = Person::spawn(&format!("wss://{name}:{port}/api/ws"), &[], Some(authority));
+        assert_eq!(person.next(), json!(["open"]));
+        person
+    }
+
+    /// The same as [`Person::connect`] with headers; what comes of it is what they hear first.
     pub fn try_connect(port: u16, headers: &[&str]) -> Person {
+        Person::spawn(&format!("ws://127.0.0.1:{port}/api/ws"), headers, None)
+    }
+
+    fn spawn(url: &str, headers: &[&str], authority: Option<&Path>) -> Person {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let environment = root.join("target/venv-websocket");
         let mut install = Command::new(root.join("tests/venv"));
@@ -40,7 +52,8 @@ impl Person {
         assert!(output.status.success(), "tests/venv: {}", output.status);
         let python = Path::new(String::from_utf8(output.stdout).unwrap().trim()).join("python3");
         let mut client = Command::new(python);
-        client.arg(root.join(CLIENT)).arg(format!("ws://127.0.0.1:{port}/api/ws")).args(headers);
+        client.arg(root.join(CLIENT)).arg(url).args(headers);
+        client.envs(authority.map(|authority| ("SSL_CERT_FILE", authority)));
         let mut child = client.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let (input, output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
         let (sender, heard) = mpsc::channel();
