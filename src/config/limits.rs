@@ -139,11 +139,10 @@ impl Limits {
         self.exempt.iter().any(|network| network.contains(address))
     }
 
-    /// What one person who comes from `address` may have.
+    /// Whether the requests of a person who comes from `address` are not limited, and not counted either.
     #[must_use]
-    pub fn of_person(&self, address: Option<IpAddr>) -> Allowance {
-        let spared = self.people_spared && address.is_some_and(|address| self.exempts(address.to_canonical()));
-        Allowance { requests: self.person.requests.filter(|_| !spared), ..self.person }
+    pub fn spares(&self, address: Option<IpAddr>) -> bool {
+        self.people_spared && address.is_some_and(|address| self.exempts(address.to_canonical()))
     }
 
     /// The client that `address` belongs to, unless it is exempt: an IPv4 address is one of its own.

@@ -7,6 +7,7 @@
 //! half an answer, and then the next process says that it was interrupted rather than begin another.
 
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -21,7 +22,7 @@ use super::talk::Talk;
 use super::{attached, mention};
 use crate::chat::files::File;
 use crate::chat::history::{Asked, Asking, Attachment, Question, Which};
-use crate::chat::{Ask, Deltas, Failure, PersonId, Why};
+use crate::chat::{Ask, Deltas, Failure, Why};
 use crate::limits::Bill;
 use crate::service::Live;
 use crate::store::{Attempt, Key, Ledger};
@@ -71,21 +72,22 @@ impl Conversing<'_> {
         if text.trim().is_empty() && self.message.attachments.is_empty() {
             return self.once(HINT).await;
         }
-        if let Err(refusal) = self.talk.admit(self.message, self.live) {
-            if !self.talk.tells(self.message, &refusal) {
-                return Outcome::Limited;
+        let bill = match self.talk.admit(self.message, text.len(), self.live) {
+            Ok(bill) => bill,
+            Err(refusal) if !self.talk.tells(self.message, &refusal) => return Outcome::Limited,
+            Err(refusal) => {
+                return match self.once(&spoken(&refusal.to_string())).await {
+                    Outcome::Answered => Outcome::Limited,
+                    outcome => outcome,
+                };
             }
-            return match self.once(&spoken(&refusal.to_string())).await {
-                Outcome::Answered => Outcome::Limited,
-                outcome => outcome,
-            };
-        }
+        };
         let (parts, said) = mpsc::unbounded_channel();
         let think = async {
             // Whoever waits sees that somebody is at it, until there is no more to wait for.
             tokio::select! {
                 biased;
-                () = self.think(text.trim(), parts) => {}
+                () = self.think(text.trim(), parts, bill) => {}
                 () = self.keep_typing() => {}
             }
             Ok(())
@@ -180,7 +182,7 @@ impl Conversing<'_> {
     }
 
     /// Has the responder answer, and passes the answer on in parts.
-    async fn think(&self, text: &str, parts: mpsc::UnboundedSender<Part>) {
+    async fn think(&self, text: &str, parts: mpsc::UnboundedSender<Part>, bill: Arc<Bill>) {
         let telling = Telling { parts, count: 0 };
         let readable = self.live.config.chat.attachments();
         let files = match attached::fetch(self.message, readable, &self.account.rest, self.talk).await {
@@ -198,7 +200,7 @@ impl Conversing<'_> {
             None => return telling.only(&spoken(&Why::Broken.sentence())),
         };
         let ask = Ask { message: text, earlier: asking.earlier(), files: &files, ..Ask::default() };
-        self.listen(ask, &asking, telling).await;
+        self.listen(ask, &asking, telling, &bill).await;
     }
 
     /// Puts the question into the conversation.
@@ -213,11 +215,9 @@ impl Conversing<'_> {
         self.talk.history.ask(&asker, Which::Own(conversation), question, turns).await.ok()
     }
 
-    async fn listen(&self, ask: Ask<'_>, asking: &Asking, mut telling: Telling) {
+    async fn listen(&self, ask: Ask<'_>, asking: &Asking, mut telling: Telling, bill: &Arc<Bill>) {
         let (sender, mut deltas) = mpsc::channel(DELTAS);
-        let person = PersonId::discord(self.message.author.id.get());
-        let bill = Bill::new(&self.talk.limits, &self.live.config, None, person);
-        let sink = Deltas::to(sender).on(&bill);
+        let sink = Deltas::to(sender).on(bill);
         let mut answer = pin!(timeout(ANSWER_TIMEOUT, self.live.responder.answer(ask, sink)));
         let mut heard = Heard::default();
         let ended = loop {

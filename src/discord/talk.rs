@@ -13,7 +13,7 @@ use super::event::{ChannelId, Incoming};
 use crate::chat::PersonId;
 use crate::chat::files::{Refused, Room};
 use crate::chat::history::{Asker, ConversationId, History};
-use crate::limits::{Limits, Refusal, Scope, Who};
+use crate::limits::{Bill, Limits, Refusal, Scope, Who};
 use crate::service::Live;
 
 /// How much of people's files is held at once, in bytes.
@@ -46,10 +46,11 @@ impl Talk {
         Talk { history, limits, refused, room: Room::new(ROOM), threads: Mutex::default(), told: Mutex::default() }
     }
 
-    /// Lets the author of `message` ask, or says when they may again.
-    pub fn admit(&self, message: &Incoming, live: &Live) -> Result<(), Refusal> {
+    /// Lets the author of `message` ask something of so many bytes, or says when they may again.
+    pub fn admit(&self, message: &Incoming, question: usize, live: &Live) -> Result<Arc<Bill>, Refusal> {
         let person = PersonId::discord(message.author.id.get());
-        self.limits.admit(&live.config.limits, Who { address: None, person: &person }).map(drop)
+        self.limits.admit(&live.config.limits, Who { address: None, person: &person })?;
+        Bill::open(&self.limits, &live.config, None, person, question)
     }
 
     /// Whether to say that: whoever asks on and on is told once.

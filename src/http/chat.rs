@@ -151,6 +151,8 @@ pub async fn chat(State(app): State<App>, request: Request) -> Result<Response, 
     let text: Arc<str> = message.into();
     let attachments = files.iter().map(Attachment::from).collect();
     let question = history::Question { text: Arc::clone(&text), attachments, key: key(&head.headers)? };
+    let address = head.extensions.get().map(|ClientAddress(address)| *address);
+    let bill = Bill::open(&app.limits, &live.config, address, asker.person.clone(), text.len())?;
     let found = app.history.ask(&asker, which, question, live.config.chat.history()).await;
     let found = found.map_err(|NoSuchConversation| no_such_conversation())?;
     let id = RequestId::of(&head.extensions)?;
@@ -161,8 +163,6 @@ pub async fn chat(State(app): State<App>, request: Request) -> Result<Response, 
         }
         Asked::Before { conversation, message, answer } => Ok(stream::again(conversation, message, answer, live, id)),
         Asked::Now(asking) => {
-            let address = head.extensions.get().map(|ClientAddress(address)| *address);
-            let bill = Bill::new(&app.limits, &live.config, address, asker.person.clone());
             let last_call = app.last_call.clone();
             let exchange = Exchange { live, asking, message: text, files, bill, last_call };
             if stream {

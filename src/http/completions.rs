@@ -187,8 +187,9 @@ pub async fn complete(State(app): State<App>, request: Request) -> Result<Respon
     let person = person::asker(&head.extensions)?.person;
     let address = head.extensions.get().map(|ClientAddress(address)| *address);
     let stream = asked.stream;
+    let said = asked.message.len() + asked.earlier.iter().map(|turn| turn.text.len()).sum::<usize>();
     let exchange = Exchange {
-        bill: Bill::new(&app.limits, &live.config, address, person),
+        bill: Bill::open(&app.limits, &live.config, address, person, said)?,
         live,
         asked,
         particulars: Arc::default(),

@@ -17,6 +17,7 @@ mod open;
 mod table;
 #[cfg(test)]
 mod tests;
+mod under_way;
 mod used;
 
 pub use bill::{Bill, tokens_of};
@@ -24,6 +25,7 @@ pub use open::Seat;
 
 use open::Open;
 use table::Table;
+use under_way::{Party, Reservation, UnderWay};
 use used::{Reached, Used};
 
 /// Who asks for something.
@@ -117,10 +119,12 @@ pub struct Refusal {
     pub policy: Policy,
     /// When it is worth coming again.
     pub retry_after: Duration,
+    /// Answers that are being made may reach the limit.
+    pub under_way: bool,
 }
 
 impl Refusal {
-    /// The same in whole seconds, as the header says it: whoever waits that long is let in.
+    /// The same in whole seconds, as the header says it: whoever waits that long is let in, if no answer is under way.
     #[must_use]
     pub fn retry_after_seconds(&self) -> u64 {
         (self.retry_after.as_secs() + u64::from(self.retry_after.subsec_nanos() > 0)).max(1)
@@ -131,6 +135,14 @@ impl Refusal {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let wait = spell(self.retry_after_seconds());
+        if self.under_way {
+            let whose = match self.policy.scope {
+                Scope::Address => "your address may have for now",
+                Scope::Person => "you may have for now",
+                Scope::Total => "there is for now",
+            };
+            return write!(f, "answers that are being made may take all that {whose}; try again in {wait}");
+        }
         match (self.policy.scope, self.policy.kind) {
             (Scope::Address, Kind::Requests | Kind::Files) => {
                 write!(f, "too many requests come from your address; try again in {wait}")
@@ -173,6 +185,8 @@ pub struct Limits {
     people: Table,
     total: Mutex<Used>,
     open: Arc<Open>,
+    /// Locked before any of the others.
+    under_way: Arc<UnderWay>,
     /// Tokens of all answers since perch started.
     tokens: Counter,
     clock: Clock,
@@ -200,6 +214,7 @@ impl Default for Limits {
             people: Table::default(),
             total: Mutex::new(Used::default()),
             open: Arc::default(),
+            under_way: Arc::default(),
             tokens: Counter::default(),
             clock: Clock::Real(Instant::now()),
         }
@@ -246,13 +261,20 @@ impl Limits {
         errand: Errand,
     ) -> Result<Standing, Refusal> {
         let now = self.now();
-        let allowance = &config.of_person(address);
-        let taken = self.people.with(person.as_str(), now, allowance, |used| used.take(allowance, errand));
+        let allowance = &config.person;
+        let spared = config.spares(address);
+        let taken = self.people.with(person.as_str(), now, allowance, |used| match errand {
+            _ if !spared => used.take(allowance, errand),
+            Errand::Answer => used.afford(allowance, 0).map(|()| None),
+            Errand::Request | Errand::File => Ok(None),
+        });
         let standing = told(Scope::Person, taken)?;
         match told(Scope::Total, self.in_all(now, config, |used| used.take(&config.total, errand))) {
             Ok(_) => Ok(standing),
             Err(refusal) => {
-                self.people.with(person.as_str(), now, allowance, Used::take_back);
+                if !spared {
+                    self.people.with(person.as_str(), now, allowance, Used::take_back);
+                }
                 Err(refusal)
             }
         }
@@ -266,16 +288,42 @@ impl Limits {
         }
     }
 
+    /// Puts tokens by that an answer may take, until the reservation is dropped: whoever asks meanwhile has so many fewer.
+    /// However few there are left, one answer at a time may begin.
+    ///
+    /// # Errors
+    /// The limit of tokens that is reached, or may be by answers which are being made.
+    fn reserve(&self, config: &config::Limits, who: Who<'_>, tokens: u64) -> Result<Reservation, Refusal> {
+        let now = self.now();
+        let client = who.address.and_then(|address| config.client(address));
+        let mut parties = vec![Party::Person(who.person.clone()), Party::Total];
+        parties.extend(client.map(Party::Address));
+        self.under_way.reserve(parties, tokens, |party, under_way| {
+            let (scope, affords) = match party {
+                Party::Address(client) => {
+                    let affords = |used: &mut Used| used.afford(&config.address, under_way);
+                    (Scope::Address, self.addresses.with(client, now, &config.address, affords))
+                }
+                Party::Person(person) => {
+                    let affords = |used: &mut Used| used.afford(&config.person, under_way);
+                    (Scope::Person, self.people.with(person.as_str(), now, &config.person, affords))
+                }
+                Party::Total => (Scope::Total, self.in_all(now, config, |used| used.afford(&config.total, under_way))),
+            };
+            told(scope, affords.map(|()| None)).map(drop)
+        })
+    }
+
     /// Counts the tokens of an answer that was given. No limit undoes it: whoever had an answer that goes beyond what
-    /// was left owes the rest, and is refused until time has paid it.
+    /// was left owes the rest, and is refused until time has paid it, a day at most.
     pub fn spent(&self, config: &config::Limits, who: Who<'_>, tokens: u64) {
         self.tokens.add_many(tokens);
         let now = self.now();
         if let Some(client) = who.address.and_then(|address| config.client(address)) {
-            self.addresses.with(&client, now, &config.address, |used| used.spend(&config.address, tokens));
+            self.addresses.with(&client, now, &config.address, |used| used.spend(tokens));
         }
-        self.people.with(who.person.as_str(), now, &config.person, |used| used.spend(&config.person, tokens));
-        self.in_all(now, config, |used| used.spend(&config.total, tokens));
+        self.people.with(who.person.as_str(), now, &config.person, |used| used.spend(tokens));
+        self.in_all(now, config, |used| used.spend(tokens));
     }
 
     /// One more connection from `address`, unless that has as many as it may have. It counts until the seat is dropped.
@@ -310,6 +358,8 @@ fn told(scope: Scope, taken: Result<Option<used::Left>, Reached>) -> Result<Stan
             });
             Ok(Standing { nearest })
         }
-        Err(Reached { kind, wait }) => Err(Refusal { policy: Policy { scope, kind }, retry_after: wait }),
+        Err(Reached { kind, wait, under_way }) => {
+            Err(Refusal { policy: Policy { scope, kind }, retry_after: wait, under_way })
+        }
     }
 }

@@ -148,16 +148,165 @@ fn an_answer_beyond_the_limit_is_owed_until_time_has_paid_it() {
 }
 
 #[test]
-fn nobody_owes_more_than_a_day() {
-    let config = limits("[limits.total]\ntokens_per_day = 1_000\n[limits.person]\ntokens_per_day = \"off\"");
-    let limits = Limits::standing_still();
+fn nobody_is_told_to_wait_for_longer_than_a_day_and_that_is_enough() {
     let person = PersonId::visitor("a");
     let who = Who { address: None, person: &person };
-    limits.spent(&config, who, u64::MAX);
-    limits.pass(0);
-    let refusal = limits.admit(&config, who).unwrap_err();
-    assert_eq!(refusal.policy.name(), "total-tokens");
-    assert!(refusal.retry_after <= Duration::from_nanos(DAY + 90 * SECOND), "{:?}", refusal.retry_after);
+    let limited = |tokens: u32| {
+        limits(&format!("[limits.total]\ntokens_per_day = {tokens}\n[limits.person]\ntokens_per_day = \"off\""))
+    };
+    for (tokens, spent) in
+        [(1_000, u64::MAX), (1, 1), (1, 100), (500, 1_000), (86_400, 10_000_000), (u32::MAX, u64::MAX)]
+    {
+        let (config, limits) = (limited(tokens), Limits::standing_still());
+        limits.spent(&config, who, spent);
+        let refusal = limits.admit(&config, who).unwrap_err();
+        assert_eq!(refusal.policy.name(), "total-tokens");
+        assert!(refusal.retry_after_seconds() <= 86_400, "{tokens}: {:?}", refusal.retry_after);
+        assert_ne!(refusal.to_string().split_once("try again in ").unwrap().1, "25 hours");
+        // Whether they asked in between or not.
+        limits.pass(SECOND * refusal.retry_after_seconds());
+        assert!(limits.admit(&config, who).is_ok(), "{spent} of {tokens}");
+    }
+    // Nor after a limit that became much smaller than what was used.
+    let limits = Limits::standing_still();
+    limits.spent(&limited(1_000_000), who, 1_000_000);
+    limits.pass(DAY / 2);
+    let refusal = limits.admit(&limited(10), who).unwrap_err();
+    assert_eq!(refusal.to_string(), "there are no more answers for anybody for now; try again in 12 hours");
+    limits.pass(DAY / 2);
+    assert!(limits.admit(&limited(10), who).is_ok());
+}
+
+#[test]
+fn a_limit_that_is_turned_off_and_on_again_remembers_who_used_what() {
+    let on = limits(
+        "[limits.address]\nrequests_per_minute = 100\nburst = 100\ntokens_per_day = 10_000\nfiles_per_minute = 10",
+    );
+    let off =
+        limits("[limits.address]\nrequests_per_minute = \"off\"\ntokens_per_day = \"off\"\nfiles_per_minute = \"off\"");
+    let limits = Limits::standing_still();
+    let client = address("203.0.113.1");
+    let person = PersonId::visitor("a");
+    let who = Who { address: Some(client), person: &person };
+    let files = |config: &config::Limits| {
+        (0..50).take_while(|_| limits.admit_address(config, client, Errand::File).is_ok()).count()
+    };
+    // What was used before it was off, and while it was.
+    for config in [&on, &off] {
+        for _ in 0..40 {
+            limits.admit_address(config, client, Errand::Request).unwrap();
+        }
+        limits.spent(config, who, 6_000);
+    }
+    assert_eq!(files(&off), 50);
+    assert_eq!(drain(&limits, &on, "203.0.113.1"), 20);
+    assert_eq!(files(&on), 0);
+    let refusal = limits.admit_address(&on, client, Errand::Answer).unwrap_err();
+    assert_eq!((refusal.policy.name(), refusal.retry_after_seconds()), ("address-tokens", 17_289));
+    // In time it is forgotten, whether somebody looks or not.
+    limits.pass(DAY / 2);
+    assert!(limits.admit_address(&off, client, Errand::Answer).is_ok());
+    limits.pass(DAY / 2);
+    assert_eq!(drain(&limits, &on, "203.0.113.1"), 100);
+    assert!(limits.admit_address(&on, address("203.0.113.1"), Errand::File).is_ok());
+    assert_eq!(
+        limits.addresses.with(&client, limits.now(), &off.address, |used| used.afford(&on.address, 9_999)),
+        Ok(())
+    );
+    limits.pass(20 * MINUTE);
+    for number in 0..1_000_u32 {
+        let other = std::net::Ipv4Addr::from_bits(0x0a00_0000 + number);
+        limits.admit_address(&off, other.into(), Errand::Request).unwrap();
+    }
+    assert_eq!(limits.addresses.clients(), 1_000, "who has used nothing for long is forgotten");
+}
+
+#[test]
+fn what_nobody_limits_is_remembered_in_bounded_memory() {
+    let config = limits("[limits.address]\nrequests_per_minute = \"off\"\ntokens_per_day = \"off\"");
+    let limits = Limits::standing_still();
+    assert_eq!(drain(&limits, &config, "203.0.113.1"), 10_000);
+    for number in 0..200_000_u32 {
+        let client = std::net::Ipv4Addr::from_bits(0x0a00_0000 + number);
+        limits.admit_address(&config, client.into(), Errand::Request).unwrap();
+    }
+    assert!(limits.addresses.clients() <= 16 * 3_584, "{} clients", limits.addresses.clients());
+    let on = self::limits("[limits.address]\nrequests_per_minute = 100");
+    assert_eq!(drain(&limits, &on, "203.0.113.1"), 0, "those who used most are known longest");
+}
+
+/// A configuration with a model, whose answers have so many tokens at most, under these limits.
+fn with_model(most: &str, text: &str) -> Arc<Config> {
+    let model = "[chat]\nbackend = \"openai\"\nbase_url = \"http://127.0.0.1:1\"\nmodel = \"m\"";
+    let text = format!("[http]\nlisten = \"127.0.0.1:8080\"\n{model}\n{most}\n{text}");
+    Arc::new(Config::load(text.as_bytes()).expect("the configuration is good"))
+}
+
+#[test]
+fn answers_that_are_being_made_count_as_if_they_were_there() {
+    let config = with_model("max_tokens = 400", "[limits.person]\ntokens_per_day = 1_000");
+    let limits = Arc::new(Limits::standing_still());
+    let (client, person) = (Some(address("203.0.113.1")), PersonId::visitor("a"));
+    let open = |person: &PersonId| Bill::open(&limits, &config, client, person.clone(), 40);
+    let first = open(&person).unwrap();
+    let second = open(&person).unwrap();
+    let third = open(&person).unwrap();
+    let refusal = open(&person).err().expect("three of 410 may be 1,230 of 1,000");
+    assert_eq!((refusal.policy.name(), refusal.retry_after_seconds()), ("person-tokens", 5));
+    assert_eq!(
+        refusal.to_string(),
+        "answers that are being made may take all that you may have for now; try again in 5 seconds"
+    );
+    assert!(open(&PersonId::visitor("b")).is_ok(), "it is nobody else's");
+    // They cost less than was thought, or nothing.
+    first.tokens(100);
+    drop(first);
+    assert!(open(&person).is_ok());
+    drop(second);
+    third.text(4 * 950);
+    drop(third);
+    let refusal = open(&person).err().expect("1,050 of 1,000 are used");
+    assert_eq!((refusal.under_way, refusal.retry_after_seconds()), (false, 51 * 864 / 10 + 1));
+    assert_eq!(limits.under_way.parties(), 0);
+}
+
+#[test]
+fn an_answer_that_panics_or_is_given_up_leaves_nothing_put_by() {
+    let config = with_model("", "[limits.total]\ntokens_per_day = 10");
+    let limits = Arc::new(Limits::standing_still());
+    let person = PersonId::visitor("a");
+    let open = || Bill::open(&limits, &config, None, person.clone(), 4_000);
+    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let _bill = open().unwrap();
+        // What can't be had does not stay put by for those for whom it could.
+        assert_eq!(open().err().map(|refusal| refusal.policy.name()), Some("total-tokens"));
+        panic!("the responder broke");
+    }));
+    assert!(panicked.is_err());
+    assert_eq!(limits.under_way.parties(), 0);
+    let mut pending = Box::pin(async {
+        let _bill = open().unwrap();
+        std::future::pending::<()>().await;
+    });
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    assert!(pending.as_mut().poll(&mut context).is_pending());
+    assert_eq!(limits.under_way.parties(), 2);
+    drop(pending);
+    assert_eq!(limits.under_way.parties(), 0);
+    assert!(open().is_ok());
+}
+
+#[test]
+fn programs_on_the_host_itself_use_nothing_up_for_whoever_has_the_same_key_elsewhere() {
+    let config = limits("");
+    let limits = Limits::standing_still();
+    let person = PersonId::key("ada");
+    let ask = |from: &str| {
+        limits.admit_person(&config, Who { address: Some(address(from)), person: &person }, Errand::Answer)
+    };
+    assert!((0..1_000).all(|_| ask("127.0.0.1").is_ok()));
+    assert!((0..60).all(|_| ask("203.0.113.1").is_ok()));
+    assert!(ask("203.0.113.1").is_err() && ask("127.0.0.1").is_ok());
 }
 
 #[test]

@@ -18,9 +18,12 @@ use crate::config::limits::Allowance;
 
 const MINUTE: Duration = Duration::from_mins(1);
 const DAY: Duration = Duration::from_hours(24);
-/// An answer may cost more than there was left, by no more than so many whole days: nobody is shut out for longer, also
-/// when the limit becomes much smaller than what was used.
+/// More than so much of a limit is as good as that: what governor reckons with stays within its numbers.
 const MOST_DAYS: f64 = 2.0;
+/// Less than this is nothing.
+const LEAST: f64 = 0.01;
+/// How long whoever asks shall wait for answers that are being made: most take no longer.
+const UNDER_WAY: Duration = Duration::from_secs(5);
 
 /// What somebody has used, as of a moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -30,6 +33,8 @@ pub struct Used {
     requests: f64,
     files: f64,
     tokens: f64,
+    /// When tokens were last spent.
+    spent: u64,
 }
 
 /// What is left to somebody who was let in.
@@ -46,6 +51,8 @@ pub struct Left {
 pub struct Reached {
     pub kind: Kind,
     pub wait: Duration,
+    /// It is not, but may be by answers that are being made.
+    pub under_way: bool,
 }
 
 impl Used {
@@ -55,29 +62,55 @@ impl Used {
         // Whoever read the clock first need not come first.
         self.at = self.at.max(now);
         let rest = |used: f64, limit: Option<NonZeroU32>, window: Duration| {
-            let paid = |limit: NonZeroU32| passed * f64::from(limit.get()) / window.as_secs_f64();
-            limit.map_or(0.0, |limit| (used - paid(limit)).max(0.0))
+            let rest = match limit {
+                Some(limit) => used - passed * f64::from(limit.get()) / window.as_secs_f64(),
+                // Where no limit says how fast it is paid, this stays about what was used within the last window; so
+                // whoever is limited again starts from that.
+                None => used * (-passed / window.as_secs_f64()).exp(),
+            };
+            if rest < LEAST { 0.0 } else { rest }
         };
         self.requests = rest(self.requests, allowance.requests.map(|rate| rate.per_minute), MINUTE);
         self.files = rest(self.files, allowance.files.map(|rate| rate.per_minute), MINUTE);
-        self.tokens = rest(self.tokens, allowance.tokens, DAY);
+        self.tokens = if self.free_in().is_zero() { 0.0 } else { rest(self.tokens, allowance.tokens, DAY) };
+    }
+
+    /// How long until all tokens are forgiven: a day after the last were spent, however much more they were than
+    /// there may be, and however much smaller the limit became.
+    fn free_in(&self) -> Duration {
+        DAY.saturating_sub(Duration::from_nanos(self.at.saturating_sub(self.spent)))
+    }
+
+    /// Whether there are tokens left for an answer, where others that are being made may take so many.
+    pub fn afford(&self, allowance: &Allowance, under_way: u64) -> Result<(), Reached> {
+        let Some(limit) = allowance.tokens else { return Ok(()) };
+        let judge = |tokens: f64| judge(tokens.min(f64::from(limit.get()) * MOST_DAYS), quota(limit, DAY, limit));
+        if let Err(wait) = judge(self.tokens) {
+            return Err(Reached { kind: Kind::Tokens, wait: wait.min(self.free_in()), under_way: false });
+        }
+        match judge(self.tokens + whole(under_way)) {
+            Ok(_) => Ok(()),
+            Err(_) => Err(Reached { kind: Kind::Tokens, wait: UNDER_WAY, under_way: true }),
+        }
     }
 
     /// Takes one request, if there is one left, and where the answer costs tokens, if there are any left.
     pub fn take(&mut self, allowance: &Allowance, errand: Errand) -> Result<Option<Left>, Reached> {
-        if let (Errand::Answer, Some(limit)) = (errand, allowance.tokens) {
-            self.tokens = self.tokens.min(f64::from(limit.get()) * MOST_DAYS);
-            judge(self.tokens, quota(limit, DAY, limit)).map_err(|wait| Reached { kind: Kind::Tokens, wait })?;
+        if errand == Errand::Answer {
+            self.afford(allowance, 0)?;
         }
         let (kind, used, rate) = match errand {
             Errand::Answer | Errand::Request => (Kind::Requests, &mut self.requests, allowance.requests),
             Errand::File => (Kind::Files, &mut self.files, allowance.files),
         };
-        let Some(rate) = rate else { return Ok(None) };
+        let Some(rate) = rate else {
+            *used += 1.0;
+            return Ok(None);
+        };
         let quota = quota(rate.per_minute, MINUTE, rate.burst);
         // Under a wider limit it may have become more.
         *used = used.min(f64::from(rate.burst.get()));
-        let requests = judge(*used, quota).map_err(|wait| Reached { kind, wait })?;
+        let requests = judge(*used, quota).map_err(|wait| Reached { kind, wait, under_way: false })?;
         *used += 1.0;
         let missing = *used - f64::from(rate.burst.get() - requests - 1);
         Ok(Some(Left { kind, requests, window: quota.replenish_interval().mul_f64(missing.clamp(0.0, 1.0)) }))
@@ -89,19 +122,24 @@ impl Used {
     }
 
     /// Counts tokens, whether they are left or not.
-    pub fn spend(&mut self, allowance: &Allowance, tokens: u64) {
-        if allowance.tokens.is_some() {
-            self.tokens += f64::from(u32::try_from(tokens).unwrap_or(u32::MAX));
-        }
+    pub fn spend(&mut self, tokens: u64) {
+        self.tokens += whole(tokens);
+        self.spent = self.at;
     }
 
-    /// The largest part of any limit that is used: 0 for who may as well be forgotten.
+    /// The largest part of any limit that is used: 0 for who may as well be forgotten. What is not limited counts as
+    /// under the largest limit that can be written: whoever is near a real one is remembered first.
     pub fn share(&self, allowance: &Allowance) -> f64 {
-        let part = |used: f64, limit: Option<NonZeroU32>| limit.map_or(0.0, |limit| used / f64::from(limit.get()));
+        let part = |used: f64, limit: Option<NonZeroU32>| used / f64::from(limit.unwrap_or(NonZeroU32::MAX).get());
         part(self.requests, allowance.requests.map(|rate| rate.burst))
             .max(part(self.files, allowance.files.map(|rate| rate.burst)))
             .max(part(self.tokens, allowance.tokens))
     }
+}
+
+/// So many tokens; a limit has no more than this.
+fn whole(tokens: u64) -> f64 {
+    f64::from(u32::try_from(tokens).unwrap_or(u32::MAX))
 }
 
 /// So many in a `window`, of which `burst` at once.

@@ -8,6 +8,7 @@ use super::support::chat::{Guest, Stream};
 use super::support::exchange::{Response, exchange};
 use super::support::perch::{Perch, Start, free_port, wait};
 use super::support::raw;
+use super::support::socket::Person;
 use super::support::upstream::{Fault, MODEL, Then, Upstream, piece};
 
 /// perch on `port` with these lines as well; its own host is a client like any other.
@@ -158,11 +159,72 @@ fn an_answer_that_somebody_stopped_is_charged_by_its_length() {
     stream.delta();
     drop(stream);
     upstream.wait_left(0);
-    let refused = wait("the charge", || Some(ask(port, &[])).filter(|answer| answer.status == 429));
-    // Of about 1,000, 500 are owed: a day, and until one more is there.
+    // Until then it counts as under way.
+    let charged = |answer: &Response| answer.status == 429 && answer.header("Retry-After") != Some("5");
+    let refused = wait("the charge", || Some(ask(port, &[])).filter(charged));
+    // Of about 1,000, 500 are owed: a day, and not more.
     let wait: u32 = refused.header("Retry-After").unwrap().parse().unwrap();
-    assert!((86_000..87_000).contains(&wait), "{wait}");
+    assert!((86_000..=86_400).contains(&wait), "{wait}");
+    assert!(refused.text().contains("try again in 24 hours"), "{}", refused.text());
     assert!(refused.text().contains("your address has had as many answers"), "{}", refused.text());
+}
+
+#[test]
+fn questions_that_come_all_at_once_do_not_cost_more_than_there_is() {
+    let (upstream, port) = (Upstream::start(), free_port());
+    let _perch = with_model(&upstream, port, "[limits.address]\ntokens_per_day = 500");
+    let mut person = Person::connect(port);
+    upstream.fault(Fault::Stream(piece("Well"), Then::Hang));
+    for number in 0..4 {
+        person.send(&json!({ "type": "ask", "text": "how are you?", "ref": number }));
+    }
+    let (mut told, mut refused) = (Vec::new(), Vec::new());
+    while told.len() + refused.len() < 4 {
+        let frame = person.frame();
+        match frame["type"].as_str() {
+            Some("delta") => told.push(frame["ref"].clone()),
+            _ => refused.push(frame["problem"].clone()),
+        }
+    }
+    assert_eq!(told, [0]);
+    for problem in refused {
+        assert_eq!(problem["status"], 429);
+        let sentence =
+            "answers that are being made may take all that your address may have for now; try again in 5 seconds";
+        assert_eq!(problem["detail"], sentence);
+    }
+    // Another way in is none.
+    let other = ask(port, &[]);
+    assert_eq!((other.status, other.header("Retry-After")), (429, Some("5")), "{}", other.text());
+    assert_eq!(upstream.asked().len(), 1);
+    // It cost next to nothing.
+    person.send(&json!({ "type": "stop", "ref": 0 }));
+    wait("what was put by to be free", || (ask(port, &[]).status == 200).then_some(()));
+}
+
+#[test]
+fn limits_that_are_turned_off_and_on_again_know_who_used_what() {
+    let (upstream, port) = (Upstream::start(), free_port());
+    let model = format!("[chat]\nbackend = \"openai\"\nbase_url = \"{}\"\nmodel = \"{MODEL}\"\n", upstream.url());
+    let with = |limits: &str| config(port, "", limits) + &model;
+    let on = "[limits.address]\nrequests_per_minute = 5\nburst = 5\ntokens_per_day = 10_000";
+    let perch = Start::with_text(&with(on)).ready();
+    perch.wait_status("the chat", |status| status["services"]["chat"]["state"] == "running");
+    let answer = json!({ "choices": [{ "message": { "content": "hm" }, "finish_reason": "stop" }],
+        "usage": { "prompt_tokens": 7, "total_tokens": 12_000 } });
+    upstream.fault(Fault::Refuse(200, "", answer));
+    assert_eq!(ask(port, &[]).status, 200);
+    assert_eq!(ask(port, &[]).header("RateLimit").map(|value| value.starts_with("\"address-tokens\";r=0")), Some(true));
+    reload(&perch, &with("[limits.address]\nrequests_per_minute = \"off\"\ntokens_per_day = \"off\""));
+    for _ in 0..20 {
+        assert_eq!(ask(port, &[]).status, 200);
+    }
+    reload(&perch, &with("[limits.address]\nrequests_per_minute = 5\nburst = 5\ntokens_per_day = \"off\""));
+    assert_eq!(ask(port, &[]).header("RateLimit").map(|value| value.starts_with("\"address\";r=0")), Some(true));
+    reload(&perch, &with("[limits.address]\nrequests_per_minute = \"off\"\ntokens_per_day = 10_000"));
+    let refused = ask(port, &[]);
+    let wait: u32 = refused.header("Retry-After").unwrap().parse().unwrap();
+    assert!((17_000..18_000).contains(&wait), "{wait}");
 }
 
 #[test]

@@ -8,12 +8,13 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::Visitor;
 use super::frame::Reference;
-use crate::chat::history::{Asked, ConversationId, NoSuchConversation, Question};
+use crate::chat::history::{Asked, Asker, ConversationId, NoSuchConversation, Question};
 use crate::chat::{Deltas, Failure, Why};
 use crate::http::chat::{Exchange, no_such_conversation, which};
 use crate::http::problem::Problem;
 use crate::http::router::App;
-use crate::limits::Bill;
+use crate::limits::{Bill, Refusal, Who};
+use crate::service::Live;
 use crate::telemetry::panics;
 
 /// How many pieces may wait for a client that reads slowly, before the model has to.
@@ -39,16 +40,24 @@ pub enum Told {
 
 impl Ask {
     /// Has `text` answered, in a conversation of the visitor's or a new one.
+    ///
+    /// # Errors
+    /// The limit that is reached.
     pub fn begin(
         app: App,
         visitor: Visitor,
         text: String,
         conversation: Option<String>,
         reference: Option<Reference>,
-    ) -> Ask {
+    ) -> Result<Ask, Refusal> {
+        let live = Arc::clone(&app.live.borrow());
+        let (address, person) = (visitor.address, &visitor.asker.person);
+        app.limits.admit(&live.config.limits, Who { address, person })?;
+        let bill = Bill::open(&app.limits, &live.config, address, person.clone(), text.len())?;
         let (sender, told) = mpsc::channel(PIECES);
         let work = async move {
-            let end = match answer(&app, &visitor, text.into(), conversation.as_deref(), &sender).await {
+            let asker = &visitor.asker;
+            let end = match answer(&app, live, asker, bill, text.into(), conversation.as_deref(), &sender).await {
                 Ok(()) => Told::Done,
                 Err(problem) => Told::Failed(problem),
             };
@@ -56,7 +65,7 @@ impl Ask {
             drop(sender.send(end).await);
         };
         let work = AbortOnDropHandle::new(tokio::spawn(panics::SERVICE.scope(crate::http::NAME, work)));
-        Ask { reference, conversation: None, told, _work: work }
+        Ok(Ask { reference, conversation: None, told, _work: work })
     }
 
     /// What comes next; after [`Told::Done`] or [`Told::Failed`] nothing does.
@@ -69,13 +78,13 @@ impl Ask {
 
 async fn answer(
     app: &App,
-    visitor: &Visitor,
+    live: Arc<Live>,
+    asker: &Asker,
+    bill: Arc<Bill>,
     text: Arc<str>,
     conversation: Option<&str>,
     told: &mpsc::Sender<Told>,
 ) -> Result<(), Problem> {
-    let Visitor { asker, address, .. } = visitor;
-    let live = Arc::clone(&app.live.borrow());
     let question = Question { text: Arc::clone(&text), attachments: [].into(), key: None };
     let asked = app.history.ask(asker, which(conversation)?, question, live.config.chat.history()).await;
     let asking = match asked.map_err(|NoSuchConversation| no_such_conversation())? {
@@ -87,7 +96,6 @@ async fn answer(
         }
     };
     drop(told.send(Told::Begun(asking.conversation())).await);
-    let bill = Bill::new(&app.limits, &live.config, *address, asker.person.clone());
     let last_call = app.last_call.clone();
     let exchange = Exchange { live, asking, message: text, files: Vec::new(), bill, last_call };
     let (sender, mut pieces) = mpsc::channel::<String>(1);

@@ -34,7 +34,6 @@ use crate::http::origins;
 use crate::http::problem::Problem;
 use crate::http::request_id::RequestId;
 use crate::http::router::App;
-use crate::limits::Who;
 use crate::rooms::{Behind, Bell, Full, Joined, Membership, RoomName, Said};
 use crate::service::Departure;
 
@@ -505,10 +504,8 @@ impl Socket {
         if reference.is_some() && self.asks.iter().any(|ask| ask.reference == reference) {
             return Err(Problem::new(StatusCode::CONFLICT, "a question with this `ref` is being answered already"));
         }
-        let who = Who { address: self.visitor.address, person: self.person() };
-        let live = Arc::clone(&self.app.live.borrow());
-        self.app.limits.admit(&live.config.limits, who)?;
-        self.asks.push(Ask::begin(Arc::clone(&self.app), self.visitor.clone(), text, conversation, reference));
+        let (app, visitor) = (Arc::clone(&self.app), self.visitor.clone());
+        self.asks.push(Ask::begin(app, visitor, text, conversation, reference)?);
         Ok(())
     }
 
