@@ -45,7 +45,7 @@ async fn fetch_all(message: &Incoming, readable: Attachments, rest: &Rest, talk:
             let what = format!("`{}` is larger than Discord says", clean_name(&attached.filename));
             Unfit::new(Reason::Size, what)
         })?;
-        files.push(announced.with(content, share)?);
+        files.push(announced.with(content, share).await?);
     }
     Ok(files)
 }

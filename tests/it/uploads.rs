@@ -113,7 +113,7 @@ fn name_type_and_content_have_to_agree() {
     415: `cat.pdf` is no PDF: it does not begin like one
     415: `cat.png` is no PNG: it does not begin like one
     415: `cat.png` has 50000 × 50000 pixels; 8000 a side and 40 million in all are the most
-    415: `cat.pdf` has a script in it; print it to a PDF anew to have it taken
+    415: `cat.pdf` does something by itself when it is read; print it to a PDF anew to have it taken
     415: `cat.pdf` has other files in it; print it to a PDF anew to have it taken
     415: `` is none of pdf, png, jpg, jpeg and gif by its name
     415: `a.pdf` is application/pdf by its name, and declared as nothing; send its Content-Type
@@ -346,7 +346,7 @@ fn an_api_that_will_not_have_a_picture_is_understood() {
     );
     let warnings = perch.messages("WARN");
     let warning = warnings[0].split_once(" failed: ").unwrap().1.replace(&upstream.host(), "HOST");
-    insta::assert_snapshot!(warning, @"HOST would not take image/png (400: Invalid content type. image_url is only supported by certain models.); say which files `parrot-1` reads with `attachments` in [chat]");
+    insta::assert_snapshot!(warning, @"HOST would not take image/png (400); say which files `parrot-1` reads with `attachments` in [chat]");
     assert_eq!(warnings.len(), 1);
     // The same words about a message without a file are about something else, and the chat is well.
     assert_eq!(perch.status()["services"]["chat"]["state"], "running");

@@ -1,8 +1,9 @@
 //! Files that people send along with a message: looked at, never opened.
 //!
 //! A [`File`] can only be one whose name, declared type and content agree. The content is checked as far as its structure
-//! goes ([`picture`], [`pdf`]); no picture is decoded and nothing is decompressed, so a file can't grow in here. It is held
-//! in memory alone, takes its [`Share`] of a [`Room`], and is let go as soon as the model has it.
+//! goes ([`picture`], [`pdf`]); no picture is decoded, and of a PDF no more is unpacked than says what it does, one at a time
+//! and within bounds. It is held in memory alone, takes its [`Share`] of a [`Room`], and is let go as soon as the model has
+//! it.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -139,17 +140,27 @@ impl Announced {
     ///
     /// # Errors
     /// The content is something else, or something that perch passes on to nobody.
-    pub fn with(self, mut bytes: Vec<u8>, mut share: Share) -> Result<File, Unfit> {
+    pub async fn with(self, bytes: Vec<u8>, share: Share) -> Result<File, Unfit> {
         let Announced { name, kind } = self;
         if bytes.len() > LARGEST {
             return Err(Announced { name, kind }.too_large());
         }
         let size = bytes.len();
-        let looked = match kind {
-            Kind::Png => picture::png(&bytes),
-            Kind::Jpeg => picture::jpeg(&bytes),
-            Kind::Gif => picture::gif(&bytes),
-            Kind::Pdf => pdf::look(&bytes),
+        let (looked, mut bytes, mut share) = match kind {
+            Kind::Png => (picture::png(&bytes), bytes, share),
+            Kind::Jpeg => (picture::jpeg(&bytes), bytes, share),
+            Kind::Gif => (picture::gif(&bytes), bytes, share),
+            Kind::Pdf => {
+                let turn = share.turn().await;
+                // It may take some tenths of a second, and whoever waits may leave meanwhile.
+                let looking = tokio::task::spawn_blocking(move || {
+                    let looked = pdf::look(&bytes);
+                    drop(turn);
+                    (looked, bytes, share)
+                });
+                let gone = |_| Unfit::new(Reason::Broken, format!("`{name}` can't be looked at; try again in a while"));
+                looking.await.map_err(gone)?
+            }
         };
         let end = looked.map_err(|flaw| flaw.of(&name, kind))?;
         // Whatever hides behind a picture's end is no part of the picture.
@@ -306,7 +317,7 @@ pub mod tests {
         let end = bytes.len();
         bytes.extend_from_slice(b"PK\x03\x04 a whole archive");
         let share = room.take(64 << 10).await.unwrap();
-        let file = Announced::new("cat.png", Some("image/png")).unwrap().with(bytes.clone(), share).unwrap();
+        let file = Announced::new("cat.png", Some("image/png")).unwrap().with(bytes.clone(), share).await.unwrap();
         assert_eq!((file.size, file.content().unwrap().bytes()), (bytes.len(), &bytes[..end]));
         assert_eq!(room.taken(), 1 << 10);
         let held = file.content();

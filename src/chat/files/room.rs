@@ -18,6 +18,7 @@ pub struct Room {
     units: Arc<Semaphore>,
     clients: Arc<Mutex<HashMap<IpAddr, Weak<Semaphore>>>>,
     bytes: usize,
+    turn: Arc<Semaphore>,
 }
 
 /// A part of a [`Room`], given back when it is dropped.
@@ -26,13 +27,19 @@ pub struct Share {
     units: OwnedSemaphorePermit,
     /// The same of the client's half.
     own: Option<OwnedSemaphorePermit>,
+    turn: Arc<Semaphore>,
 }
 
 impl Room {
     /// Room for so many bytes.
     #[must_use]
     pub fn new(bytes: usize) -> Room {
-        Room { units: Arc::new(Semaphore::new(bytes / UNIT)), clients: Arc::default(), bytes }
+        Room {
+            units: Arc::new(Semaphore::new(bytes / UNIT)),
+            clients: Arc::default(),
+            bytes,
+            turn: Arc::new(Semaphore::new(1)),
+        }
     }
 
     /// Waits until there is room for `bytes`; `None` if there never is.
@@ -54,7 +61,7 @@ impl Room {
             None => None,
         };
         let units = Arc::clone(&self.units).acquire_many_owned(units).await.ok()?;
-        Some(Share { units, own })
+        Some(Share { units, own, turn: Arc::clone(&self.turn) })
     }
 
     fn half(&self) -> usize {
@@ -93,7 +100,16 @@ impl Share {
     #[must_use]
     pub fn part(&mut self, bytes: usize) -> Option<Share> {
         let part = |permit: &mut OwnedSemaphorePermit| permit.split(bytes.div_ceil(UNIT).min(permit.num_permits()));
-        Some(Share { units: part(&mut self.units)?, own: self.own.as_mut().and_then(part) })
+        Some(Share {
+            units: part(&mut self.units)?,
+            own: self.own.as_mut().and_then(part),
+            turn: Arc::clone(&self.turn),
+        })
+    }
+
+    /// Waits for the one turn that there is at what takes memory of its own for a moment.
+    pub(super) async fn turn(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.turn).acquire_owned().await.ok()
     }
 }
 

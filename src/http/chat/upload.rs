@@ -211,7 +211,7 @@ impl Form<'_> {
             next = part.chunk().await.map_err(|error| malformed(&error))?;
         }
         let share = share.part(bytes.len()).ok_or_else(|| Refusal::broken("there is more than was announced"))?;
-        Ok(Some(announced.with(bytes, share)?))
+        Ok(Some(announced.with(bytes, share).await?))
     }
 }
 
