@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::outgoing::Outgoing;
 use super::wire::ApiError;
+use crate::chat::NAME;
 
 /// For trying a key, while somebody waits for a reload, or a host for its boot.
 const TRIAL_TIMEOUT: Duration = Duration::from_secs(3);
@@ -19,6 +20,8 @@ const EXPLANATION_TIMEOUT: Duration = Duration::from_secs(2);
 const EXPLANATION: usize = 16 << 10;
 /// How much of what an API says is repeated, in characters.
 const QUOTE: usize = 300;
+/// The longest word for programs that is repeated, in bytes.
+const LONGEST_MARK: usize = 64;
 /// A connection that nobody used for so long is closed; many servers close theirs after a minute.
 const IDLE: Duration = Duration::from_secs(50);
 
@@ -120,7 +123,7 @@ impl Account {
                 if error.message.contains("Missing scopes") {
                     return Trial::Good;
                 }
-                Trial::Refused(self.refused(status, &error))
+                Trial::Refused(self.refused(&self.said(status, &error)))
             }
             StatusCode::TOO_MANY_REQUESTS => Trial::Unavailable(format!("{host} was asked too often")),
             _ if status.is_server_error() => {
@@ -147,8 +150,8 @@ impl Account {
     }
 
     /// How a refused key is told.
-    pub fn refused(&self, status: StatusCode, error: &ApiError) -> String {
-        let (host, said) = (&self.host, self.said(status, error));
+    pub fn refused(&self, said: &str) -> String {
+        let host = &self.host;
         match self.key {
             Some(_) => format!("{host} refused the key ({said}); store a good one"),
             None => format!("{host} asks for a key ({said}); name one with `api_key`"),
@@ -166,11 +169,33 @@ impl Account {
         )
     }
 
-    /// A status and the API's own words, fit for the journal.
+    /// A status and the API's own words, fit for the journal where nothing was put to it that somebody wrote.
     pub fn said(&self, status: StatusCode, error: &ApiError) -> String {
         match self.clean(&error.message).as_str() {
             "" => status.as_u16().to_string(),
             words => format!("{}: {words}", status.as_u16()),
+        }
+    }
+
+    /// The same without the words, which may be those of the person who asked: the status, and what the API has for programs.
+    /// The words are for whoever turns debugging on.
+    pub fn marks(&self, status: Option<StatusCode>, error: &ApiError) -> String {
+        tracing::debug!(service = NAME, "{} said: {}", self.host, self.clean(&error.message));
+        let status = status.map(|status| status.as_u16().to_string());
+        let mut marks = Vec::new();
+        for mark in [&error.code, &error.kind].into_iter().map(|mark| self.clean(mark)) {
+            if is_mark(&mark) && status.as_ref() != Some(&mark) && !marks.contains(&mark) {
+                marks.push(mark);
+            }
+        }
+        let about = Some(self.clean(&error.param)).filter(|param| is_mark(param));
+        marks.extend(about.map(|param| format!("about `{param}`")));
+        let marks = marks.join(", ");
+        match status {
+            Some(status) if marks.is_empty() => status,
+            Some(status) => format!("{status}: {marks}"),
+            None if marks.is_empty() => "it does not say why".to_owned(),
+            None => marks,
         }
     }
 
@@ -188,6 +213,12 @@ impl Account {
         }
         clean
     }
+}
+
+/// Whether it is for programs, and not a sentence.
+fn is_mark(text: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.' | b'[' | b']');
+    (1..=LONGEST_MARK).contains(&text.len()) && text.bytes().all(plain)
 }
 
 /// Why a request was not done, in the words of whatever is at the bottom of it.

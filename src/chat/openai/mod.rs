@@ -149,11 +149,11 @@ impl OpenAi {
             return (Failure::new(Why::Refused(Blame::Configuration), self.account.redirected(&response)), None);
         }
         let error = self.account.explanation(response).await;
-        let said = self.account.said(status, &error);
+        let said = self.account.marks(Some(status), &error);
         let (host, model) = (&self.account.host, &self.config.model);
         let (why, cause, again) = match status {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-                let cause = self.account.refused(status, &error) + &stored(&self.config);
+                let cause = self.account.refused(&said) + &stored(&self.config);
                 (Why::Refused(Blame::Credential), cause, None)
             }
             _ if !files.is_empty() && is_about_files(status, &error) => {
@@ -347,9 +347,14 @@ impl Reading<'_> {
         wire::read(data).map_err(|error| match error {
             Some(error) => {
                 let why = if self.text.is_empty() { Why::Unavailable } else { Why::CutShort };
-                Failure::new(why, format!("{} failed at the answer: {}", account.host, account.clean(&error.message)))
+                Failure::new(why, format!("{} failed at the answer ({})", account.host, account.marks(None, &error)))
             }
-            None => self.nonsense(&account.clean(&String::from_utf8_lossy(data))),
+            None => {
+                // It may repeat what somebody wrote.
+                let text = account.clean(&String::from_utf8_lossy(data));
+                tracing::debug!(service = super::NAME, "{} sent: {text}", account.host);
+                self.nonsense(&format!("{} bytes of something else", data.len()))
+            }
         })
     }
 
