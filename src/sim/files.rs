@@ -3,12 +3,15 @@
 //! Sources: Message resource, "Attachment Structure"; API Reference, "CDN Formatting" and "Signed Attachment CDN URLs".
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::future::ready;
 use std::sync::Arc;
 
-use axum::body::Bytes;
+use axum::body::{Body, Bytes};
 use axum::extract::{Path, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use futures_util::{StreamExt, stream};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -28,6 +31,17 @@ pub struct File {
     pub content: Option<Vec<u8>>,
     /// What Discord says that it has, in bytes; what it has, when left out.
     pub size: Option<u64>,
+    /// What comes of fetching it.
+    pub trouble: Option<Trouble>,
+}
+
+/// What comes of fetching a file, in place of all of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// Half of it, and then nothing for as long as anybody waits.
+    Hang,
+    /// It is said to be elsewhere.
+    Redirect(String),
 }
 
 #[derive(Deserialize)]
@@ -49,7 +63,7 @@ impl From<Written> for File {
             Written::Name(name) => File { name, ..File::default() },
             Written::File { name, content_type, content, size } => {
                 let content = content.and_then(|content| aws_smithy_types::base64::decode(content).ok());
-                File { name, content_type, content, size }
+                File { name, content_type, content, size, trouble: None }
             }
         }
     }
@@ -59,7 +73,14 @@ impl From<Written> for File {
 pub struct Files {
     /// Where they are fetched from.
     base: String,
-    kept: VecDeque<(Snowflake, Option<String>, Bytes)>,
+    kept: VecDeque<Kept>,
+}
+
+struct Kept {
+    id: Snowflake,
+    kind: Option<String>,
+    content: Bytes,
+    trouble: Option<Trouble>,
 }
 
 impl Files {
@@ -76,7 +97,8 @@ impl Files {
             attachment["content_type"] = json!(kind);
         }
         if let Some(content) = file.content {
-            self.kept.push_back((id, file.content_type, content.into()));
+            let (kind, trouble) = (file.content_type, file.trouble);
+            self.kept.push_back(Kept { id, kind, content: content.into(), trouble });
             if self.kept.len() > KEPT {
                 self.kept.pop_front();
             }
@@ -92,10 +114,18 @@ pub async fn file(
 ) -> Response {
     let mut state = shared.state();
     state.counters.files_fetched += 1;
-    let Some((_, kind, content)) = state.files.kept.iter().find(|(kept, ..)| *kept == id) else {
+    let Some(Kept { kind, content, trouble, .. }) = state.files.kept.iter().find(|kept| kept.id == id) else {
         return StatusCode::NOT_FOUND.into_response();
     };
     let kind = kind.as_deref().and_then(|kind| HeaderValue::from_str(kind).ok());
     let kind = kind.unwrap_or(HeaderValue::from_static("application/octet-stream"));
-    ([(header::CONTENT_TYPE, kind)], content.clone()).into_response()
+    match trouble {
+        None => ([(header::CONTENT_TYPE, kind)], content.clone()).into_response(),
+        Some(Trouble::Redirect(to)) => (StatusCode::FOUND, [(header::LOCATION, to.clone())]).into_response(),
+        Some(Trouble::Hang) => {
+            let half = stream::once(ready(Ok::<_, Infallible>(content.slice(..content.len() / 2))));
+            let length = (header::CONTENT_LENGTH, HeaderValue::from(content.len()));
+            ([(header::CONTENT_TYPE, kind), length], Body::from_stream(half.chain(stream::pending()))).into_response()
+        }
+    }
 }

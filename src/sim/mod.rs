@@ -42,7 +42,7 @@ pub use control::say::Say;
 pub use control::settings::Settings;
 pub use counters::{Counters, Violation};
 pub use faults::{Fault, Order, Scope, When};
-pub use files::File;
+pub use files::{File, Trouble as FileTrouble};
 pub use gateway::events::intent;
 pub use rate_limit::RateLimits;
 pub use snowflake::Snowflake;

@@ -1,6 +1,9 @@
 //! The bot answering by a model: what people in Discord see of it, whatever becomes of the model and of perch.
 
-use perch::sim::{DEFAULT_TOKEN, Fault as Trouble, Say};
+use std::net::TcpListener;
+use std::time::{Duration, Instant};
+
+use perch::sim::{DEFAULT_TOKEN, Fault as Trouble, File, FileTrouble, Say};
 use serde_json::{Value, json};
 
 use super::support::bot::{Bot, ID};
@@ -84,9 +87,9 @@ fn what_keeps_a_model_from_answering_is_said_in_discord_and_in_the_journal() {
     }
     insta::assert_snapshot!(told.join("\n"), @r#"
     "The chat has too much to do at the moment; try again in 42 s."
-    the responder did not answer message ID: HOST was asked too often (429: slow down)
+    the responder did not answer message ID: HOST was asked too often (429: error)
     "The chat is not set up right, and can't answer until its operator mends it."
-    the responder did not answer message ID: HOST asks for a key (401: no such key); name one with `api_key`
+    the responder did not answer message ID: HOST asks for a key (401: error); name one with `api_key`
     "The answer did not come in time; try again."
     the responder did not answer message ID: HOST began no answer within 1 s (chat.timeout.first_token)
     "Well, you see,\n\n(The answer broke off; try again.)"
@@ -216,4 +219,48 @@ fn limits_are_those_of_the_configuration_and_change_with_it() {
         .map(|asked| asked.body["messages"].as_array().unwrap().last().unwrap()["content"].clone())
         .collect();
     assert_eq!(asked, ["one", "five"]);
+}
+
+/// How long a file may take to come from Discord, as perch has it.
+const FILE_TIMEOUT: Duration = Duration::from_secs(20);
+
+#[test]
+fn a_file_that_hangs_swells_or_leads_elsewhere_is_told_and_the_bot_answers_others() {
+    let stage = Stage::new();
+    let perch = stage.start("attachments = \"images\"");
+    // Where nobody may be sent: what runs beside perch, or the instance's own address.
+    let beside = TcpListener::bind("127.0.0.1:0").unwrap();
+    let elsewhere = format!("http://{}/latest/meta-data/", beside.local_addr().unwrap());
+    let picture = png(64, 64, 5_000);
+    let file = |name: &str, size: Option<u64>, trouble: Option<FileTrouble>| {
+        let (content_type, content) = (Some("image/png".to_owned()), Some(picture.clone()));
+        let file = File { name: name.to_owned(), content_type, content, size, trouble };
+        Say { attachments: vec![file], ..Say::new(format!("<@{ID}> look")) }
+    };
+    let simulator = stage.bot.discord.simulator();
+    // Within a channel everything has its turn.
+    stage.bot.add_channel("slow", true);
+    let begun = Instant::now();
+    simulator.say(file("hangs.png", None, Some(FileTrouble::Hang)).in_channel("slow")).unwrap();
+    simulator.say(file("swells.png", Some(100), None)).unwrap();
+    simulator.say(file("elsewhere.png", None, Some(FileTrouble::Redirect(elsewhere)))).unwrap();
+    let said = stage.texts(2);
+    insta::assert_snapshot!(said.join("\n"), @"");
+    stage.bot.mention("general", "hello");
+    assert_eq!(stage.texts(3)[2], "You said: hello");
+    assert!(begun.elapsed() < FILE_TIMEOUT, "{:?}: others waited for the one that hangs", begun.elapsed());
+    let late = stage.bot.wait_answers("slow", 1).pop().unwrap().text;
+    assert_eq!(late, "`hangs.png` can't be fetched from Discord at the moment; try again in a while.");
+    assert!(begun.elapsed() >= FILE_TIMEOUT, "{:?}", begun.elapsed());
+    beside.set_nonblocking(true).unwrap();
+    assert!(beside.accept().is_err(), "perch went where it was sent");
+    let mut warnings = perch.messages("WARN");
+    for warning in &mut warnings {
+        let id: String = warning.chars().filter(char::is_ascii_digit).take(19).collect();
+        *warning = warning.replace(&id, "ID");
+    }
+    insta::assert_snapshot!(warnings.join("\n"), @"");
+    assert_eq!(stage.upstream.asked().len(), 1);
+    simulator.say(file("good.png", None, None)).unwrap();
+    assert_eq!(stage.texts(4)[3], "You said: look");
 }

@@ -182,6 +182,7 @@ async fn what_is_attached_and_not_taken_is_told_and_the_model_not_asked() {
         content_type: Some("image/png".to_owned()),
         content: Some(vec![0; 2_000]),
         size: Some(6 << 20),
+        trouble: None,
     };
     let lies = File { name: "lies.png".to_owned(), size: Some(1_000), ..large.clone() };
     let gone = File { name: "gone.png".to_owned(), content: None, size: Some(10), ..large.clone() };

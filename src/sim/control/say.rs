@@ -59,7 +59,7 @@ impl Say {
     #[must_use]
     pub fn with(mut self, name: &str, content_type: &str, content: Vec<u8>) -> Self {
         let (name, content_type) = (name.to_owned(), Some(content_type.to_owned()));
-        self.attachments.push(File { name, content_type, content: Some(content), size: None });
+        self.attachments.push(File { name, content_type, content: Some(content), ..File::default() });
         self
     }
 
