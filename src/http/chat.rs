@@ -1,12 +1,12 @@
 //! `POST /api/chat`: one message in, one reply out, whole or piece by piece.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Request, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use http_body_util::BodyExt;
@@ -22,13 +22,18 @@ use super::router::App;
 use crate::chat::files::File;
 use crate::chat::history::{self, Asked, Asking, Attachment, ConversationId, NoSuchConversation, Which};
 use crate::chat::{Ask, Deltas};
+use crate::config::Config;
 use crate::limits::Bill;
 use crate::service::Live;
 
+mod bodies;
 pub(super) mod stream;
 mod upload;
 
+pub(super) use bodies::{BODIES, Flood};
 pub use upload::ROOM;
+
+use bodies::Held;
 
 /// How much of a body that is too large is read and thrown away, in bytes: a client that is still sending would meet a
 /// reset connection in place of the answer.
@@ -38,42 +43,14 @@ const DISCARDED: u64 = 16 << 20;
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 const LAST_BODY: Duration = Duration::from_secs(3);
 
-/// How much of all bodies together is held while they come, in bytes: a host has 1 GiB of memory.
-pub(super) const BODIES: usize = 64 << 20;
-
 /// By which a client marks a request that it may have to send again
 /// (<https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/>).
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// The longest of these, in characters.
 const LONGEST_KEY: usize = 64;
 
-/// So much of each body is not counted: whoever says little is heard, however much others send.
-const UNCOUNTED: usize = 4 << 10;
-
-/// One request's share of what all bodies together may hold, given back when it ends.
-struct Held<'a> {
-    app: &'a App,
-    bytes: usize,
-}
-
-impl Held<'_> {
-    fn grow(&mut self, by: usize) -> Result<(), Problem> {
-        let counted = self.bytes.saturating_sub(UNCOUNTED);
-        self.bytes += by;
-        let by = self.bytes.saturating_sub(UNCOUNTED) - counted;
-        if by > 0 && self.app.bodies.fetch_add(by, Ordering::Relaxed) + by + self.app.room.taken() > BODIES {
-            let detail = "too many large requests are coming in at the moment; try again shortly";
-            return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail));
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Held<'_> {
-    fn drop(&mut self) {
-        self.app.bodies.fetch_sub(self.bytes.saturating_sub(UNCOUNTED), Ordering::Relaxed);
-    }
-}
+/// How much is made room for before a body comes that says how long it is, in bytes. A longer one grows.
+const AHEAD: u64 = 1 << 20;
 
 #[derive(Deserialize, ToSchema)]
 struct Question {
@@ -136,8 +113,8 @@ pub async fn chat(State(app): State<App>, request: Request) -> Result<Response, 
                 "send the message with `Content-Type: application/json`, or with files as `multipart/form-data`";
             return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
         }
-        let bytes = read(&app, &head.headers, body, limit).await?;
-        serde_json::from_slice(&bytes).map_err(|error| {
+        let bytes = read(&app, &head, body, limit, &live.config).await?;
+        question_in(&bytes).map_err(|error| {
             let detail = format!("the body is not {{\"message\": \"…\", \"conversation\": \"…\"?}}: {error}");
             Problem::new(StatusCode::BAD_REQUEST, detail)
         })?
@@ -246,16 +223,26 @@ pub(super) fn is_json(headers: &HeaderMap) -> bool {
 }
 
 /// Reads a body of at most `limit` bytes.
-pub(super) async fn read(app: &App, headers: &HeaderMap, mut body: Body, limit: u64) -> Result<Vec<u8>, Problem> {
+pub(super) async fn read(
+    app: &App,
+    head: &Parts,
+    mut body: Body,
+    limit: u64,
+    config: &Config,
+) -> Result<Vec<u8>, Problem> {
+    let headers = &head.headers;
+    let client = head.extensions.get().and_then(|ClientAddress(address)| config.limits.client(*address));
     let too_large = || Problem::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the request is larger than {limit} bytes"));
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     let patient = headers.contains_key(header::EXPECT);
     if announced.is_some_and(|length| length > limit && (patient || length > limit + DISCARDED)) {
         return Err(too_large());
     }
-    let mut bytes = Vec::new();
+    // What does not grow is not copied, and leaves no holes behind. Nothing is taken of it before it is written to.
+    let ahead = announced.unwrap_or(0).min(limit).min(AHEAD);
+    let mut bytes = Vec::with_capacity(usize::try_from(ahead).unwrap_or(0));
     let mut received: u64 = 0;
-    let mut held = Held { app, bytes: 0 };
+    let mut held = Held::new(app, client);
     let deadline = tokio::time::Instant::now() + BODY_TIMEOUT;
     let frames = async {
         while let Some(frame) = body.frame().await {
@@ -283,4 +270,12 @@ pub(super) async fn read(app: &App, headers: &HeaderMap, mut body: Body, limit: 
         return Err(too_large());
     }
     Ok(bytes)
+}
+
+/// Reads an object; serde takes an array for one as well, and its values for the fields in their order.
+fn question_in(json: &[u8]) -> Result<Question, String> {
+    match json.trim_ascii_start().first() {
+        Some(b'{') | None => serde_json::from_slice(json).map_err(|error| error.to_string()),
+        Some(_) => Err("it is no object".to_owned()),
+    }
 }

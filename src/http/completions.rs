@@ -183,7 +183,7 @@ pub async fn complete(State(app): State<App>, request: Request) -> Result<Respon
         let detail = "send the request with `Content-Type: application/json`";
         return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
     }
-    let asked = request::read(&super::chat::read(&app, &head.headers, body, limit).await?)?;
+    let asked = request::read(&super::chat::read(&app, &head, body, limit, &live.config).await?)?;
     let person = person::asker(&head.extensions)?.person;
     let address = head.extensions.get().map(|ClientAddress(address)| *address);
     let stream = asked.stream;

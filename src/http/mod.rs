@@ -56,6 +56,7 @@ pub use tls::examine;
 pub use ws::Sockets;
 
 use acme::kept::Kept;
+use chat::Flood;
 use crowd::Crowd;
 use tls::Certificates;
 use tls::certificate::{Certificate, Flaw};
@@ -83,6 +84,7 @@ pub struct Http {
     certificates: Arc<Certificates>,
     encryption: Arc<ServerConfig>,
     kept: Arc<Kept>,
+    flood: Arc<Flood>,
 }
 
 /// Of the files that the process may open, so many are not for connections: S3, Discord, the admin socket, the state.
@@ -113,7 +115,7 @@ impl Http {
         let certificates = Arc::new(Certificates::default());
         let encryption = certificates.server_config();
         let inherited = inherited.into_iter().filter_map(named).collect();
-        Http { inherited, resources, room, certificates, encryption, kept: Arc::default() }
+        Http { inherited, resources, room, certificates, encryption, kept: Arc::default(), flood: Arc::default() }
     }
 
     /// Keeps what ACME needs from one process to the next in this state directory, once somebody holds that.
@@ -314,7 +316,8 @@ impl Service for Http {
         let closed = router::closed(&context, self);
         let crowd = Crowd::new(&self.resources.limits, Some(context.live.clone()));
         let tended = self.resources.rooms.tend();
-        tokio::pin!(tended);
+        let calmed = self.flood.give_back();
+        tokio::pin!(tended, calmed);
         // With this task ends all that it started, even when it panics.
         let mut connections = JoinSet::new();
         let mut open: BTreeMap<SocketAddr, CancellationToken> = BTreeMap::new();
@@ -374,6 +377,7 @@ impl Service for Http {
                 () = keeper.died() => {}
                 Some(left) = connections.join_next() => left??,
                 () = tended.as_mut() => {}
+                () = calmed.as_mut() => {}
             }
         }
         context.reporter.state(State::Draining, "finishing what is in flight");

@@ -56,6 +56,8 @@ pub struct Shared {
     pub rooms: Arc<Rooms>,
     /// How many bytes of requests that are still coming are held, in all.
     pub bodies: AtomicUsize,
+    /// Who holds how much of that.
+    pub flood: Arc<chat::Flood>,
     /// The same for files, which are held until the model has them.
     pub room: Room,
 }
@@ -74,6 +76,7 @@ impl Shared {
             certificates,
             rooms,
             bodies: AtomicUsize::new(0),
+            flood: Arc::clone(&http.flood),
             room: Room::new(chat::ROOM),
         })
     }
