@@ -3,8 +3,8 @@
 use std::convert::Infallible;
 use std::io::IoSlice;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, OwnedSemaphorePermit};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_rustls::server::TlsStream;
 use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
@@ -34,8 +34,8 @@ use crate::telemetry::panics;
 /// How long an idle connection is kept: longer than AWS's load balancers keep theirs (60 s), which would else send a
 /// request on one that is just being closed.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
-/// The longest head of a request in HTTP/1, in bytes, and what is held of a connection's bytes at most.
-const LONGEST_HEAD: usize = 32 << 10;
+/// The longest head of a request, in bytes, and what is held of a connection's bytes at most in HTTP/1.
+pub const LONGEST_HEAD: usize = 32 << 10;
 /// How long a connection without a request is kept once its listener is left: one may be on its way, and closing
 /// before it comes would lose it. Its answer then says that the connection is over.
 const LAST_REQUEST: Duration = Duration::from_millis(500);
@@ -52,15 +52,29 @@ const RESET_UNSEEN: usize = 20;
 /// How many requests may break the protocol, each of which is remembered for a while, before that ends the connection
 /// (CVE-2025-8671).
 const RESET_BROKEN: usize = 64;
-/// How large a request's head may be, in bytes, counted as RFC 9113, section 6.5.2, does. h2 counts what comes in
-/// CONTINUATION frames as well (CVE-2024-27316).
-const HEAD: u32 = 16 << 10;
+/// How large a request's head may be, in bytes, counted as RFC 9113, section 6.5.2, does, with 32 for each of 100 headers:
+/// what is longer than [`LONGEST_HEAD`] and comes by here is told so. h2 counts what comes in CONTINUATION frames as well
+/// (CVE-2024-27316).
+const HEAD: u32 = 36 << 10;
 /// How much of one request, and of all of a connection, is taken before somebody reads it, in bytes: enough for 1 MiB/s
 /// from 100 ms away, and little beside what thousands of connections take.
 const STREAM_WINDOW: u32 = 128 << 10;
 const CONNECTION_WINDOW: u32 = 256 << 10;
 /// How much of an answer waits for a client that reads slowly, in bytes; the next piece is made when there is room.
 const SEND_BUFFER: usize = 64 << 10;
+
+/// How long a client of HTTP/2 may take nothing of an answer that has something for it. One whose model is thinking has
+/// nothing, and may be quiet for as long as it likes. In HTTP/1 the kernel watches ([`super::connections`]).
+const UNTAKEN_TIMEOUT: Duration = Duration::from_secs(60);
+/// An answer leaves in pieces of this many bytes, each when there is room for the first byte of it, and its last bytes apart:
+/// h2 keeps a piece until the client takes it, also when the answer has ended here.
+const PIECE: usize = 16 << 10;
+const LAST_PIECE: usize = 1 << 10;
+
+tokio::task_local! {
+    /// Of the request of HTTP/2 that a task is about.
+    static TAKING: Arc<Taking>;
+}
 
 /// What answers requests, whatever is behind it.
 pub type Answerer = BoxCloneService<hyper::Request<Incoming>, Response<Body>, Infallible>;
@@ -137,9 +151,16 @@ async fn requests(
                         answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
                     }
                     // In HTTP/1 one that is all there leaves as it is; a stream is in flight until its end.
-                    match answer.body().size_hint().exact() {
-                        Some(_) if version < Version::HTTP_2 => answer,
-                        _ => answer.map(|body| Body::new(Streaming { body, _done: done })),
+                    match (answer.body().size_hint().exact(), TAKING.try_with(Arc::clone).ok()) {
+                        (Some(_), None) => answer,
+                        (None, None) => answer.map(|body| Body::new(Streaming { body, _done: done })),
+                        (_, Some(taking)) => answer.map(|body| {
+                            Body::new(Measured {
+                                streaming: Streaming { body, _done: done },
+                                rest: Bytes::new(),
+                                taking,
+                            })
+                        }),
                     }
                 })
             }
@@ -245,7 +266,98 @@ struct Requests(TaskTracker);
 
 impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Requests {
     fn execute(&self, request: F) {
-        drop(self.0.spawn(panics::SERVICE.scope(super::NAME, request)));
+        let taking = Arc::new(Taking::default());
+        let watched = {
+            let taking = Arc::clone(&taking);
+            async move {
+                tokio::select! {
+                    biased;
+                    () = request => {}
+                    // With the request goes its stream: h2 tells the client that it was reset.
+                    () = taking.stalls() => tracing::debug!(service = super::NAME, "a client takes nothing of its answer"),
+                }
+            }
+        };
+        drop(self.0.spawn(panics::SERVICE.scope(super::NAME, TAKING.scope(taking, watched))));
+    }
+}
+
+/// Whether a client takes what there is for it: hyper asks for the next piece of an answer when the one before has left.
+#[derive(Default)]
+struct Taking {
+    /// Since when a piece has been waiting.
+    since: Mutex<Option<Instant>>,
+    waits: Notify,
+}
+
+impl Taking {
+    fn note(&self, since: Option<Instant>) {
+        *self.since.lock().unwrap_or_else(PoisonError::into_inner) = since;
+        if since.is_some() {
+            self.waits.notify_one();
+        }
+    }
+
+    /// Completes when a piece has been waiting for too long.
+    async fn stalls(&self) {
+        loop {
+            let since = *self.since.lock().unwrap_or_else(PoisonError::into_inner);
+            match since {
+                None => self.waits.notified().await,
+                Some(since) if since.elapsed() >= UNTAKEN_TIMEOUT => return,
+                Some(since) => sleep_until(since + UNTAKEN_TIMEOUT).await,
+            }
+        }
+    }
+}
+
+/// The body of an answer in HTTP/2, in pieces.
+struct Measured {
+    streaming: Streaming,
+    /// What is to follow of what came last.
+    rest: Bytes,
+    taking: Arc<Taking>,
+}
+
+impl HttpBody for Measured {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        if self.rest.is_empty() {
+            let frame = match Pin::new(&mut self.streaming).poll_frame(context) {
+                Poll::Ready(Some(Ok(frame))) => frame,
+                other => {
+                    self.taking.note(None);
+                    return other;
+                }
+            };
+            match frame.into_data() {
+                Ok(data) => self.rest = data,
+                Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+            }
+        }
+        self.taking.note(Some(Instant::now()));
+        let length = self.rest.len();
+        let piece = if length > LAST_PIECE { PIECE.min(length - LAST_PIECE) } else { length };
+        Poll::Ready(Some(Ok(Frame::data(self.rest.split_to(piece)))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.rest.is_empty() && self.streaming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let (hint, rest) = (self.streaming.size_hint(), self.rest.len() as u64);
+        let mut whole = SizeHint::new();
+        if let Some(upper) = hint.upper() {
+            whole.set_upper(upper + rest);
+        }
+        whole.set_lower(hint.lower() + rest);
+        whole
     }
 }
 

@@ -5,19 +5,36 @@
 use std::ops::ControlFlow;
 
 use axum::body::Body;
-use axum::http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version, header};
+use axum::http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
 use axum::response::IntoResponse;
 
+use super::connection::LONGEST_HEAD;
 use super::gate::Gate;
 use super::problem::Problem;
 
 /// The longest address of a request, in bytes: nothing here has one that is longer than a hundred.
 const LONGEST_ADDRESS: usize = 8 << 10;
+/// How many headers a request may have. hyper counts those of HTTP/1, and h2 their bytes alone.
+const MOST_HEADERS: usize = 100;
+
+/// What a header takes beside its name and its value: a colon, a space, and the end of the line.
+const LINE: usize = 4;
+
+fn length(address: &Uri) -> usize {
+    address.path_and_query().map_or(0, |address| address.as_str().len())
+}
 
 /// What is wrong with a request's head.
-fn flaw(version: Version, address: &Uri, headers: &HeaderMap) -> Option<(StatusCode, &'static str)> {
-    let length = address.path_and_query().map_or(0, |address| address.as_str().len());
-    if length > LONGEST_ADDRESS {
+fn flaw(method: &Method, version: Version, address: &Uri, headers: &HeaderMap) -> Option<(StatusCode, &'static str)> {
+    // hyper looks at how much it holds, which may be less than came at once.
+    let lines: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + LINE).sum();
+    if method.as_str().len() + length(address) + LINE + lines > LONGEST_HEAD {
+        return Some((StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "the request's head is longer than 32 KiB"));
+    }
+    if headers.len() > MOST_HEADERS {
+        return Some((StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "the request has more than 100 headers"));
+    }
+    if length(address) > LONGEST_ADDRESS {
         return Some((StatusCode::URI_TOO_LONG, "the address is longer than 8 KiB"));
     }
     // RFC 9112, section 3.2.
@@ -46,7 +63,7 @@ impl Gate for WellFormed {
     type Known = ();
 
     fn enter(&self, request: &mut Request<Body>) -> ControlFlow<Response<Body>> {
-        let Some((status, detail)) = flaw(request.version(), request.uri(), request.headers()) else {
+        let Some((status, detail)) = flaw(request.method(), request.version(), request.uri(), request.headers()) else {
             return ControlFlow::Continue(());
         };
         let mut response = Problem::new(status, detail).into_response();

@@ -309,6 +309,114 @@ fn heads_that_are_too_large_are_refused_before_they_are_whole() {
 }
 
 #[test]
+fn one_header_of_forty_thousand_bytes_in_one_send_is_refused() {
+    let (_perch, port) = perch_with("");
+    for length in [33 << 10, 40_000, 60_000] {
+        let head =
+            format!("GET /health HTTP/1.1\r\nHost: perch\r\nConnection: close\r\na: {}\r\n\r\n", "b".repeat(length));
+        let answers = raw::send(port, head.as_bytes());
+        assert_eq!(raw::statuses(&answers), [431], "{length}: {answers}");
+    }
+    let head = format!("GET /health HTTP/1.1\r\nHost: perch\r\nConnection: close\r\na: {}\r\n\r\n", "b".repeat(32_600));
+    assert_eq!(raw::statuses(&raw::send(port, head.as_bytes())), [200], "all but 32 KiB");
+}
+
+#[test]
+fn a_list_in_place_of_the_message_object_is_told_like_other_wrong_json() {
+    let (_perch, port) = perch_with("");
+    let url = format!("http://127.0.0.1:{port}/api/chat");
+    let mut told = Vec::new();
+    for body in [r#"["hello", null]"#, " [\"hello\"]", "\"hello\"", "null", "7", "", r#"{"message": ["hello"]}"#] {
+        let answer = exchange("POST", &url, &[("Content-Type", "application/json")], body.as_bytes());
+        let problem: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
+        assert_hardened(&answer, body);
+        told.push(format!("{body} → {}: {}", answer.status, problem["detail"].as_str().unwrap()));
+    }
+    insta::assert_snapshot!(told.join("\n"), @"");
+}
+
+/// Begins to send a body of `length` bytes, of which the last is still to come.
+fn nearly(port: u16, length: usize) -> TcpStream {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let head = format!(
+        "POST /api/chat HTTP/1.1\r\nHost: perch\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\
+         Connection: close\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    let text = format!("{{\"message\": \"{}\"}}", "x".repeat(length - 15));
+    stream.write_all(&text.as_bytes()[..length - 1]).unwrap();
+    stream
+}
+
+fn finish(mut stream: TcpStream) -> Vec<u16> {
+    drop(stream.write_all(b"}"));
+    raw::statuses(&raw::read_to_end(&mut stream))
+}
+
+#[test]
+fn one_clients_large_bodies_leave_room_for_those_of_others() {
+    let (perch, port) = perch_with("max_body = \"8MiB\"\n[limits.address]\nrequests_per_minute = 1000");
+    let before = memory(&perch);
+    let mut held: Vec<TcpStream> = (0..2).map(|_| nearly(port, 8 << 20)).collect();
+    wait("two bodies", || (memory(&perch) > before + (15 << 20)).then_some(()));
+    // The third one is too much for this client, whatever room there is.
+    assert_eq!(finish(nearly(port, 8 << 20)), [503]);
+    let body = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(body.path(), format!("{{\"message\": \"{}\"}}", "y".repeat(8_000_000))).unwrap();
+    let others = std::process::Command::new("curl")
+        .args(["-sS", "--max-time", "30", "--interface", "127.0.0.2", "-o", "/dev/null", "-w", "%{http_code}"])
+        .args(["-H", "Content-Type: application/json", "--data-binary", &format!("@{}", body.path().display())])
+        .arg(format!("http://127.0.0.1:{port}/api/chat"))
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8_lossy(&others.stdout), "200", "{others:?}");
+    assert_eq!(chat::ask(port, "and little is always heard"), "and little is always heard");
+    assert_eq!(finish(held.pop().unwrap()), [200]);
+    assert_eq!(finish(nearly(port, 7 << 20)), [200], "its share is its own again");
+}
+
+#[test]
+fn memory_comes_back_after_two_hundred_large_bodies() {
+    let (perch, port) = perch_with("");
+    raw::times(port, 50);
+    let before = memory(&perch);
+    let crowd: Vec<TcpStream> = (0..200).map(|_| nearly(port, 64 << 10)).collect();
+    let most = wait("all that is on its way", || Some(memory(&perch)).filter(|now| *now > before + (11 << 20)));
+    // A body, and what its connection reads into.
+    assert!(most < before + (40 << 20), "{most} bytes, {before} before");
+    assert!(crowd.into_iter().map(finish).all(|statuses| statuses == [200]));
+    let peak = memory(&perch);
+    let after = wait("memory as before", || Some(memory(&perch)).filter(|after| *after < before + (8 << 20)));
+    println!("{} MiB before, {} and {} during, {} after", before >> 20, most >> 20, peak >> 20, after >> 20);
+}
+
+#[test]
+fn a_reader_who_takes_nothing_of_an_answer_is_let_go_after_a_minute() {
+    let (perch, port) = perch_with("max_body = \"16MiB\"");
+    let sockets = || {
+        let open = std::fs::read_dir(format!("/proc/{}/fd", perch.pid())).unwrap().filter_map(|entry| {
+            std::fs::read_link(entry.ok()?.path()).ok().filter(|to| to.to_string_lossy().starts_with("socket:"))
+        });
+        open.count()
+    };
+    let before = sockets();
+    // More than the buffers of both ends hold.
+    let mut stream = nearly(port, 15 << 20);
+    stream.write_all(b"}").unwrap();
+    let begun = Instant::now();
+    let mut first = [0; 12];
+    stream.read_exact(&mut first).unwrap();
+    assert_eq!(&first, b"HTTP/1.1 200");
+    while sockets() > before {
+        assert!(begun.elapsed() < Duration::from_secs(90), "still there after {:?}", begun.elapsed());
+        std::thread::sleep(TRICKLE);
+    }
+    assert!(begun.elapsed() > Duration::from_secs(50), "let go after {:?}", begun.elapsed());
+    assert_eq!(chat::ask(port, "hello"), "hello");
+}
+
+#[test]
 fn chunks_are_counted_as_they_come() {
     let (_perch, port) = perch_with("max_body = \"1KiB\"");
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();

@@ -2,13 +2,18 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use axum::body::Body;
+use http_body_util::BodyExt;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls_pki_types::ServerName;
 
 use super::Host;
 use super::connections::client;
 use crate::support::perch::{PATIENCE, wait};
+use crate::support::upstream::{Fault, MODEL, Upstream};
 
 /// What every client of HTTP/2 begins with, and a SETTINGS frame without settings.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
@@ -149,4 +154,112 @@ fn no_more_requests_at_once_are_taken_than_was_said() {
         refused += usize::from(head[3] == RST_STREAM && payload == 7_u32.to_be_bytes());
     }
     assert_eq!(host.get("chat.test", "/health"), "ok\n");
+}
+
+#[test]
+fn a_head_of_forty_thousand_bytes_is_refused_over_http_2_as_well() {
+    let host = Host::start();
+    let trust = client(&host.authority, "h2");
+    runtime().block_on(async {
+        let sender = http_2(&host, &trust, None).await;
+        for (length, status) in [(32_000, 200), (33_000, 431), (34_000, 431)] {
+            let request = hyper::Request::get(format!("https://chat.test:{}/health", host.https));
+            let request = request.header("a", "b".repeat(length)).body(Body::empty()).unwrap();
+            let answer = sender.clone().send_request(request).await.unwrap();
+            assert_eq!(answer.status(), status, "{length}");
+            assert_eq!(answer.headers()["x-frame-options"], "DENY");
+            assert!(answer.headers().contains_key("strict-transport-security"));
+        }
+        let request = hyper::Request::get(format!("https://chat.test:{}/health", host.https));
+        let request = request.header("a", "b".repeat(40_000)).body(Body::empty()).unwrap();
+        // h2 answers this by itself, if the client sends it at all.
+        if let Ok(answer) = sender.clone().send_request(request).await {
+            assert_eq!(answer.status(), 431);
+        }
+    });
+    assert_eq!(host.get("chat.test", "/health"), "ok\n");
+}
+
+/// How long an answer waits for who takes nothing of it, as perch has it.
+const UNTAKEN: Duration = Duration::from_secs(60);
+
+#[test]
+fn an_answer_whose_window_never_opens_is_given_up_and_one_that_waits_for_its_model_is_not() {
+    let host = Host::start();
+    let upstream = Upstream::start();
+    let text = std::fs::read_to_string(host.perch.config_path()).unwrap();
+    let chat = format!(
+        "[chat]\nbackend = \"openai\"\nbase_url = \"{}\"\nmodel = \"{MODEL}\"\n[chat.timeout]\nfirst_token = \"90s\"\n",
+        upstream.url()
+    );
+    std::fs::write(host.perch.config_path(), text + &chat).unwrap();
+    assert_eq!(host.perch.verb(&["reload"]).status.code(), Some(0), "{}", host.perch.log_text());
+    let trust = client(&host.authority, "h2");
+    let question = |text: &str, accept: &str| {
+        let body = serde_json::json!({ "message": text }).to_string();
+        let request = hyper::Request::post(format!("https://chat.test:{}/api/chat", host.https));
+        let request = request.header("content-type", "application/json").header("accept", accept);
+        request.body(Body::from(body)).unwrap()
+    };
+    runtime().block_on(async {
+        // A window of 100 bytes, which opens for who reads; and one that is never open.
+        let (small, shut) = (http_2(&host, &trust, Some(100)).await, http_2(&host, &trust, Some(0)).await);
+        let long = "word ".repeat(10_000);
+        let read = small.clone().send_request(question(&long, "application/json")).await.unwrap();
+        assert_eq!(read.into_body().collect().await.unwrap().to_bytes().len(), whole(&long));
+        let begun = Instant::now();
+        let mut untaken = Vec::new();
+        for (sender, accept) in
+            [(&small, "application/json"), (&small, "text/event-stream"), (&shut, "text/event-stream")]
+        {
+            untaken.push(sender.clone().send_request(question(&long, accept)).await.unwrap());
+        }
+        upstream.fault(Fault::Silence);
+        let mut quiet = small.clone().send_request(question("think", "text/event-stream")).await.unwrap().into_body();
+        let mut said = Vec::new();
+        while begun.elapsed() < UNTAKEN + Duration::from_secs(10) {
+            // Comments keep it alive while there is nothing to say.
+            let piece = tokio::time::timeout(PATIENCE, quiet.frame()).await.unwrap().unwrap().unwrap();
+            said.extend_from_slice(&piece.into_data().unwrap());
+        }
+        let said = String::from_utf8(said).unwrap();
+        assert!(said.starts_with("event: start\n") && said.ends_with(":\n\n"), "{said}");
+        for answer in untaken {
+            let taken = answer.into_body().collect().await;
+            assert!(taken.is_err(), "{:?}", taken.map(|all| all.to_bytes().len()));
+        }
+        // The connection is as good as before.
+        let read = small.clone().send_request(question("hello", "application/json")).await.unwrap();
+        assert_eq!(read.status(), 200);
+    });
+}
+
+/// How long the answer to `text` is, in bytes.
+fn whole(text: &str) -> usize {
+    let reply = serde_json::json!({ "reply": format!("You said: {text}"), "conversation": "x".repeat(32) });
+    reply.to_string().len()
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+}
+
+/// A connection whose streams take so much before somebody reads.
+async fn http_2(
+    host: &Host,
+    trust: &Arc<rustls::ClientConfig>,
+    window: Option<u32>,
+) -> hyper::client::conn::http2::SendRequest<Body> {
+    let stream = tokio::net::TcpStream::connect(("127.0.0.1", host.https)).await.unwrap();
+    let name = ServerName::try_from("chat.test").unwrap();
+    let stream = tokio_rustls::TlsConnector::from(Arc::clone(trust)).connect(name, stream).await.unwrap();
+    let (sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+        .initial_stream_window_size(window)
+        .max_header_list_size(64 << 10)
+        .handshake(TokioIo::new(stream))
+        .await
+        .unwrap();
+    // It ends with the runtime.
+    drop(tokio::spawn(connection));
+    sender
 }
