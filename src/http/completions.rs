@@ -59,6 +59,7 @@ struct CompletionRequest {
 }
 
 #[derive(ToSchema)]
+#[schema(as = CompletionMessage)]
 #[expect(dead_code, reason = "as above")]
 struct Message {
     /// system, developer, user or assistant
@@ -90,6 +91,7 @@ struct Completion {
 }
 
 #[derive(Serialize, ToSchema)]
+#[schema(as = CompletionChoice)]
 struct Choice {
     index: u32,
     message: Answer,
@@ -99,6 +101,7 @@ struct Choice {
 }
 
 #[derive(Serialize, ToSchema)]
+#[schema(as = CompletionAnswer)]
 struct Answer {
     /// `assistant`
     role: &'static str,
@@ -108,6 +111,7 @@ struct Answer {
 
 /// In the model's tokens, as far as its API says, else a quarter of the bytes; the echo takes none.
 #[derive(Serialize, ToSchema)]
+#[schema(as = CompletionUsage)]
 struct Usage {
     prompt_tokens: u64,
     completion_tokens: u64,

@@ -363,7 +363,7 @@ fn openais_own_client_raises_what_it_should() {
 fn a_model_in_trouble_is_an_exception_that_fits() {
     let stage = Stage::with_model("[chat.timeout]\nfirst_token = \"1s\"\nbetween_tokens = \"1s\"");
     let refuse = |status, headers, body: Value| Fault::Refuse(status, headers, json!({ "error": body }));
-    let mut told = Vec::new();
+    let mut calls = Vec::new();
     for (fault, streamed) in [
         (refuse(429, "Retry-After: 42\r\n", json!({ "message": "slow down" })), true),
         (refuse(400, "", json!({ "message": "long", "code": "context_length_exceeded" })), false),
@@ -374,9 +374,9 @@ fn a_model_in_trouble_is_an_exception_that_fits() {
         (Fault::Stream(piece("Well, "), Then::Cut), true),
     ] {
         stage.upstream.fault(fault);
-        let answer = client(stage.port, "anything", &[with(said("hello"), "stream", json!(streamed))]).remove(0);
-        told.push(raised(&answer));
+        calls.push(with(said("hello"), "stream", json!(streamed)));
     }
+    let told: Vec<_> = client(stage.port, "anything", &calls).iter().map(raised).collect();
     insta::assert_snapshot!(told.join("\n"), @r"
     InternalServerError 503 server_error null null the chat has too much to do at the moment; try again in 42 s
     BadRequestError 400 invalid_request_error context_length_exceeded messages this is more than the model can read at once; write less, or begin a new conversation

@@ -28,6 +28,7 @@ mod metrics;
 mod openapi;
 mod packages;
 mod pages;
+mod readme;
 mod reload;
 mod restart;
 mod role;
