@@ -23,6 +23,7 @@ pub mod chat;
 pub mod cli;
 pub mod config;
 pub mod discord;
+pub mod hexadecimal;
 pub mod http;
 pub mod limits;
 pub mod os;

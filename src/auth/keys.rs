@@ -12,6 +12,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::chat::PersonId;
+use crate::hexadecimal;
 
 /// What every key begins with, and nothing else that perch takes.
 pub const PREFIX: &str = "perch_";
@@ -46,8 +47,8 @@ pub struct NewKey {
 pub fn make() -> anyhow::Result<NewKey> {
     let mut bytes = [0; 32];
     SystemRandom::new().fill(&mut bytes).map_err(|_| anyhow::anyhow!("the system gives no random bytes"))?;
-    let key = format!("{PREFIX}{}", hexadecimal(&bytes));
-    let hash = format!("{KIND}{}", hexadecimal(&hash(&key)));
+    let key = format!("{PREFIX}{}", hexadecimal::of(&bytes));
+    let hash = format!("{KIND}{}", hexadecimal::of(&hash(&key)));
     Ok(NewKey { key: key.into(), hash })
 }
 
@@ -149,10 +150,6 @@ impl<'de> Visitor<'de> for Pairs {
         }
         Ok(pairs)
     }
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The bytes of a hash in hexadecimal.

@@ -12,6 +12,7 @@ use flate2::write::GzEncoder;
 use sha2::{Digest, Sha256};
 
 use super::problem::Problem;
+use crate::hexadecimal;
 
 /// Nothing from elsewhere, nothing inline: <https://www.w3.org/TR/CSP3/>. The previews of pictures that a person is
 /// about to send are `blob:`.
@@ -68,7 +69,7 @@ struct Form {
 impl Page {
     fn new() -> Self {
         let version = ASSETS.iter().fold(Sha256::new(), |hash, (_, _, text)| hash.chain_update(text)).finalize();
-        let version = hexadecimal(&version);
+        let version = beginning(&version);
         let index = include_str!("page/index.html").replace(VERSION, &version);
         let assets = ASSETS.map(|(name, kind, text)| (name, File::new(kind, Bytes::from_static(text.as_bytes()))));
         Page { version, index: File::new("text/html; charset=utf-8", index.into()), assets: assets.into() }
@@ -102,14 +103,14 @@ impl File {
 
 impl Form {
     fn new(bytes: Bytes) -> Self {
-        let etag = format!("\"{}\"", hexadecimal(&Sha256::digest(&bytes)));
+        let etag = format!("\"{}\"", beginning(&Sha256::digest(&bytes)));
         Form { bytes, etag: etag.try_into().expect("hexadecimal digits in quotes") }
     }
 }
 
 /// The beginning of a hash, long enough to tell any two versions of a file apart.
-fn hexadecimal(hash: &[u8]) -> String {
-    hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+fn beginning(hash: &[u8]) -> String {
+    hexadecimal::of(&hash[..8])
 }
 
 /// The members of a header that is a list, over all of its lines.

@@ -15,6 +15,7 @@ use super::problem::Problem;
 use super::router::is_api;
 use crate::chat::PersonId;
 use crate::chat::history::Asker;
+use crate::hexadecimal;
 
 /// The cookie's name, and under HTTPS, where the prefix keeps other hosts and plain HTTP from setting it
 /// (RFC 6265bis, section 4.1.3).
@@ -94,13 +95,7 @@ fn is_ours(value: &str) -> bool {
 }
 
 fn person(cookie: &str) -> PersonId {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let mut mark = String::with_capacity(64);
-    for byte in Sha256::digest(cookie) {
-        mark.push(char::from(DIGITS[usize::from(byte >> 4)]));
-        mark.push(char::from(DIGITS[usize::from(byte & 15)]));
-    }
-    PersonId::visitor(&mark)
+    PersonId::visitor(&hexadecimal::of(&Sha256::digest(cookie)))
 }
 
 fn set_cookie(value: &str, encrypted: bool) -> String {

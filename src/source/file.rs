@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use tokio::io::AsyncReadExt;
 
 use super::{Found, Look, SIZE_LIMIT, Source, SourceError, Version};
+use crate::hexadecimal;
 
 /// A file costs nothing to look at, and an edit shall be seen within a second.
 const PACE: Duration = Duration::from_millis(400);
@@ -108,7 +109,7 @@ impl Source for ConfigFile {
         file.take(SIZE_LIMIT + 1).read_to_end(&mut bytes).await.map_err(|error| self.failed(&error))?;
         let fresh = stamp.age().is_some_and(|age| age < SETTLE);
         let digest = Sha256::digest(&bytes);
-        let version = Version(digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect());
+        let version = Version(hexadecimal::of(&digest[..6]));
         if bytes.len() as u64 > SIZE_LIMIT {
             let text = format!("{path} is larger than {} KiB, which no configuration needs", SIZE_LIMIT / 1024);
             return Err(SourceError::Unusable { version, text });

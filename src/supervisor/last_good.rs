@@ -15,6 +15,7 @@ use anyhow::{Context, ensure};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::hexadecimal;
 use crate::source::Version;
 
 const DIRECTORY: &str = "last-good";
@@ -103,9 +104,7 @@ pub fn save(state_dir: &Path, source: &str, good: &LastGood) -> anyhow::Result<(
 }
 
 fn file_name(bytes: &[u8]) -> String {
-    let digest = Sha256::digest(bytes);
-    let short: String = digest[..8].iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("perch-{short}.toml")
+    format!("perch-{}.toml", hexadecimal::of(&Sha256::digest(bytes)[..8]))
 }
 
 /// Writes a file whole or not at all, and to the disk itself.

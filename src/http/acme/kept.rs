@@ -19,6 +19,7 @@ use sha2::{Digest, Sha256};
 
 use super::schedule::Tries;
 use crate::config::http_tls::Acme;
+use crate::hexadecimal;
 use crate::http::tls::certificate::Certificate;
 
 /// How much of a name is part of a file's name, in bytes: it may have 255.
@@ -63,7 +64,7 @@ impl Place {
 fn called(shown: &str, whole: &str) -> String {
     let hash = Sha256::digest(whole);
     let shown: String = shown.chars().filter(|c| c.is_ascii_alphanumeric() || ".-".contains(*c)).take(SHOWN).collect();
-    format!("{shown}-{:02x}{:02x}{:02x}{:02x}", hash[0], hash[1], hash[2], hash[3])
+    format!("{shown}-{}", hexadecimal::of(&hash[..4]))
 }
 
 impl Kept {
