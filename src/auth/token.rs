@@ -6,12 +6,10 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, Deserializer, IgnoredAny};
 
-use super::jwks::{Algorithm, KeySet};
+use super::jwks::{self, Algorithm, KeySet};
 
 /// The longest token, in bytes; those of today's issuers are under 2,000.
 const LONGEST: usize = 8 << 10;
@@ -258,9 +256,8 @@ fn seconds(moment: SystemTime) -> f64 {
     moment.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 
-/// Without padding, white space, another alphabet or bits that mean nothing: one text for one value.
 fn decode(part: &str) -> Result<Vec<u8>, Flaw> {
-    URL_SAFE_NO_PAD.decode(part).map_err(|_| Flaw::Form)
+    jwks::decode(part).ok_or(Flaw::Form)
 }
 
 /// A JSON object. serde would read a struct from a list as well.
@@ -271,6 +268,8 @@ fn object<T: DeserializeOwned>(json: &[u8]) -> Option<T> {
 
 #[cfg(test)]
 mod tests {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
     use ring::rand::SystemRandom;
     use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
     use serde_json::{Value, json};
