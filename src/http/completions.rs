@@ -112,6 +112,7 @@ struct Answer {
 /// In the model's tokens, as far as its API says, else a quarter of the bytes; the echo takes none.
 #[derive(Serialize, ToSchema)]
 #[schema(as = CompletionUsage)]
+#[expect(clippy::struct_field_names, reason = "the names are OpenAI's")]
 struct Usage {
     prompt_tokens: u64,
     completion_tokens: u64,

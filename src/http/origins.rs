@@ -25,9 +25,22 @@ use crate::service::Live;
 /// How long a browser may take a site for allowed, or not, without asking again.
 const PREFLIGHT_AGE: Duration = Duration::from_mins(10);
 
-/// What a script of a listed site may send beside what any form may.
-const REQUEST_HEADERS: [HeaderName; 3] =
-    [header::CONTENT_TYPE, header::AUTHORIZATION, HeaderName::from_static("idempotency-key")];
+/// What a script of a listed site may send beside what any form may; what is not perch's own comes from OpenAI's client for
+/// JavaScript (<https://github.com/openai/openai-node>), and says on what it runs.
+const REQUEST_HEADERS: [HeaderName; 12] = [
+    header::CONTENT_TYPE,
+    header::AUTHORIZATION,
+    HeaderName::from_static("idempotency-key"),
+    HeaderName::from_static("x-stainless-arch"),
+    HeaderName::from_static("x-stainless-helper-method"),
+    HeaderName::from_static("x-stainless-lang"),
+    HeaderName::from_static("x-stainless-os"),
+    HeaderName::from_static("x-stainless-package-version"),
+    HeaderName::from_static("x-stainless-retry-count"),
+    HeaderName::from_static("x-stainless-runtime"),
+    HeaderName::from_static("x-stainless-runtime-version"),
+    HeaderName::from_static("x-stainless-timeout"),
+];
 /// What it may read beside what any script may.
 const ANSWER_HEADERS: [HeaderName; 4] = [
     HeaderName::from_static("x-request-id"),

@@ -44,8 +44,15 @@ pub struct Problem {
     /// What really happened, for the journal.
     cause: Option<Cause>,
     retry_after: Option<Duration>,
-    /// Which part of the request it is about, and a word for programs, where a client of OpenAI's is told.
+    /// What else a client of OpenAI's is told.
+    about: Option<Box<About>>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct About {
+    /// Which part of the request it is about.
     param: Option<String>,
+    /// A word for programs.
     code: Option<&'static str>,
 }
 
@@ -81,19 +88,21 @@ struct Cause {
 impl Problem {
     /// A problem whose `detail` the client may read.
     pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
-        Problem { status, detail: detail.into(), cause: None, retry_after: None, param: None, code: None }
+        Problem { status, detail: detail.into(), cause: None, retry_after: None, about: None }
     }
 
     /// The same, about this part of a request to an API of OpenAI's.
     #[must_use]
-    pub fn about(self, param: impl Into<String>) -> Self {
-        Problem { param: Some(param.into()), ..self }
+    pub fn about(mut self, param: impl Into<String>) -> Self {
+        self.about.get_or_insert_default().param = Some(param.into());
+        self
     }
 
     /// The same with this status and this word, by which a client of OpenAI's knows it.
     #[must_use]
-    pub fn known_as(self, status: StatusCode, code: &'static str) -> Self {
-        Problem { status, code: Some(code), ..self }
+    pub fn known_as(mut self, status: StatusCode, code: &'static str) -> Self {
+        self.about.get_or_insert_default().code = Some(code);
+        Problem { status, ..self }
     }
 
     /// The same, with when to come again.
@@ -127,7 +136,11 @@ impl Problem {
                 cause,
             }),
             Dialect::OpenAi => {
-                json!(error::Document::new(self.status, &self.detail, self.param.as_deref(), self.code, cause))
+                let (param, code) = match self.about.as_deref() {
+                    Some(About { param, code }) => (param.as_deref(), *code),
+                    None => (None, None),
+                };
+                json!(error::Document::new(self.status, &self.detail, param, code, cause))
             }
         }
     }

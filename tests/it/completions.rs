@@ -213,6 +213,21 @@ fn what_the_model_says_of_its_answer_is_passed_on() {
 }
 
 #[test]
+fn an_answer_that_was_to_be_too_short_for_a_word_is_empty_and_says_why() {
+    let stage = Stage::with_model("");
+    let end = json!({ "choices": [{ "index": 0, "message": { "content": "" }, "finish_reason": "length" }] });
+    for streamed in [false, true] {
+        stage.upstream.fault(Fault::Refuse(200, "", end.clone()));
+        let body = with(with(said("think"), "max_completion_tokens", json!(1)), "stream", json!(streamed));
+        let answer = client(stage.port, "anything", &[body]).remove(0);
+        let last =
+            if streamed { &answer.as_array().unwrap().last().unwrap()["choices"][0] } else { &answer["choices"][0] };
+        assert_eq!(last["finish_reason"], "length", "{answer}");
+    }
+    assert_eq!(stage.perch.messages("WARN"), [""; 0]);
+}
+
+#[test]
 fn what_is_not_done_is_refused_where_it_stands() {
     let (_perch, port) = echo();
     let tool = json!({ "type": "function", "function": { "name": "fly" } });

@@ -245,7 +245,9 @@ fn keys_are_made_and_used_as_pasted() {
     let said = terminal.paste(&[first, reload(), used, client, second, reload(), shown("bob")]);
     let keys: Vec<&str> = said.lines().filter_map(|line| line.split("perch_").nth(1)).collect();
     assert_eq!(keys.len(), 2, "{said}");
-    keys.iter().for_each(|key| keep_secret(key));
+    for key in &keys {
+        keep_secret(key);
+    }
     // Ada has asked, with curl and with OpenAI's client; then there is a key for Bob too.
     let answers: Vec<&str> = said.lines().filter(|line| line.contains("reply") || *line == "hello").collect();
     assert_eq!(answers.len(), 2, "{said}");

@@ -225,6 +225,7 @@ impl OpenAi {
             openai: self,
             deltas,
             read,
+            shortened: ask.wishes.max_tokens.is_some(),
             text: String::new(),
             begun: false,
             finished: false,
@@ -258,6 +259,8 @@ struct Reading<'a> {
     deltas: Deltas,
     /// How much the model had to read, in bytes.
     read: usize,
+    /// It was to be short: a model that thinks first may be at the end before it says a word.
+    shortened: bool,
     text: String,
     /// Something came, if not of the text.
     begun: bool,
@@ -380,7 +383,8 @@ impl Reading<'_> {
     }
 
     fn end(self) -> Result<String, Failure> {
-        if self.text.is_empty() {
+        let cut = self.shortened && self.ending == Ending::Long;
+        if self.text.is_empty() && !cut {
             return Err(self.nonsense("an answer without a word in it"));
         }
         let usage = self.usage.unwrap_or_else(|| Usage::guess(self.read, self.text.len()));

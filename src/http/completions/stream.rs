@@ -33,17 +33,14 @@ pub async fn answer(exchange: Exchange, usage: bool) -> Result<Response, Problem
     let first = pieces.recv().await;
     let mut telling = Telling { exchange, usage, pieces, work: None, ready: VecDeque::new() };
     telling.chunk(&json!({ "role": "assistant", "content": "" }), None);
-    match first {
-        Some(piece) => {
-            telling.say(&piece);
-            telling.work = Some(work);
-        }
+    if let Some(piece) = first {
+        telling.say(&piece);
+        telling.work = Some(work);
+    } else {
         // It comes in no pieces.
-        None => {
-            let whole = ended(work).await?;
-            telling.say(&whole);
-            telling.end();
-        }
+        let whole = ended(work).await?;
+        telling.say(&whole);
+        telling.end();
     }
     Ok(response(stream::unfold(telling, async |mut telling| Some((telling.next().await?, telling)))))
 }
