@@ -1,6 +1,5 @@
 //! One connection, from its first byte to its last: HTTP/1.1 or HTTP/2, idle, busy, and let finish.
 
-use std::convert::Infallible;
 use std::io::IoSlice;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -9,7 +8,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes, HttpBody};
-use axum::http::{HeaderValue, Response, StatusCode, Version, header};
+use axum::http::{HeaderValue, StatusCode, Version, header};
+use futures_util::future::BoxFuture;
 use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -23,11 +23,12 @@ use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
-use tower::util::BoxCloneService;
 
 use super::afterwards::Afterwards;
 use super::arrival::Arrival;
+use super::gate::Answer;
 use super::patience::Patient;
+use super::router::Answers;
 use crate::limits::Seat;
 use crate::telemetry::panics;
 
@@ -76,8 +77,15 @@ tokio::task_local! {
     static TAKING: Arc<Taking>;
 }
 
-/// What answers requests, whatever is behind it.
-pub type Answerer = BoxCloneService<hyper::Request<Incoming>, Response<Body>, Infallible>;
+/// What answers requests. Whatever is behind it, connections are made of the same code.
+#[derive(Clone)]
+pub struct Answerer(Arc<dyn Fn(hyper::Request<Incoming>) -> BoxFuture<'static, Answer> + Send + Sync>);
+
+impl Answerer {
+    pub fn new(app: impl Answers + Sync) -> Self {
+        Answerer(Arc::new(move |request| Box::pin(app.clone().oneshot(request))))
+    }
+}
 
 /// What was agreed on in the TLS handshake (ALPN). Without TLS it is HTTP/1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,7 +148,7 @@ async fn requests(
             async move {
                 // However the answer ends, or is given up.
                 let done = Done(busy);
-                let answer = app.oneshot(request).await;
+                let answer = (app.0)(request).await;
                 answer.map(|mut answer| {
                     if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
                         done.0.upgraded.store(true, Ordering::Release);

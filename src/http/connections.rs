@@ -11,10 +11,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
-use tower::util::BoxCloneService;
 
 use super::arrival::Arrival;
-use super::connection::{self, Place, Protocol, Stream};
+use super::connection::{self, Answerer, Place, Protocol, Stream};
 use super::crowd::Crowd;
 use super::patience;
 use super::router::Answers;
@@ -46,10 +45,9 @@ pub struct Door {
 ///
 /// # Errors
 /// When the runtime can't watch the listener.
-pub async fn serve(door: Door, app: impl Answers, leave: CancellationToken) -> std::io::Result<()> {
+pub async fn serve(door: Door, app: impl Answers + Sync, leave: CancellationToken) -> std::io::Result<()> {
     let listener = tokio::net::TcpListener::from_std(door.socket.try_clone()?)?;
-    // Whatever answers, connections are made of the same code.
-    let app = BoxCloneService::new(app);
+    let app = Answerer::new(app);
     // A task that dies with this one: the service's end, even by a panic, leaves no connection behind.
     let mut connections = JoinSet::new();
     let tls = door.tls.clone();

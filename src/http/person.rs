@@ -62,7 +62,7 @@ impl Gate for Acquainted {
             request.extensions_mut().insert(person);
             return ControlFlow::Continue(None);
         }
-        let cookie = format!("{:032x}", crate::random::bits());
+        let cookie = hexadecimal::of(&crate::random::bits().to_be_bytes());
         request.extensions_mut().insert(person(&cookie));
         request.extensions_mut().insert(Newcomer);
         let read = request.method() == Method::GET;
