@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use super::token::Flaw;
 use crate::telemetry::metrics::{Counter, Kind, Page, Source};
 
-/// How often the journal hears that somebody is guessing.
-const COMPLAINT_PAUSE: Duration = Duration::from_mins(1);
+/// How often the journal hears that somebody is guessing; a client with an old key may do so for days.
+const COMPLAINT_PAUSE: Duration = Duration::from_hours(1);
 
 /// The counters.
 #[derive(Default)]
@@ -38,7 +38,7 @@ impl Counts {
             Flaw::Algorithm | Flaw::WrongAlgorithm => &self.algorithm,
             Flaw::UnknownKey => &self.unknown_key_id,
             Flaw::Signature => &self.signature,
-            Flaw::Claims | Flaw::Issuer | Flaw::Audience | Flaw::Use | Flaw::Subject => &self.claims,
+            Flaw::Claims | Flaw::Issuer | Flaw::Audience | Flaw::Use | Flaw::Subject | Flaw::NoEnd => &self.claims,
             Flaw::Expired => &self.expired,
             Flaw::NotYet | Flaw::FromTheFuture => &self.not_yet,
         }

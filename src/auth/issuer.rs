@@ -129,29 +129,38 @@ impl Issuer {
     /// # Errors
     /// There are none, and none came in time.
     pub async fn keys(&self) -> Result<Arc<KeySet>, NoKeys> {
-        if let Some(keys) = self.keys.load_full() {
+        if let Some(keys) = self.at_hand() {
             return Ok(keys);
         }
         let mut asked = self.asked.subscribe();
-        // The first answer is on its way; after that, whoever waits would wait for an outage to end.
+        if asked.borrow_and_update().times > 0 {
+            // It may be back by now.
+            return self.newer().await;
+        }
+        // The first answer is on its way.
         drop(timeout(PATIENCE, asked.wait_for(|asked| asked.times > 0)).await);
-        self.keys.load_full().ok_or(NoKeys)
+        self.at_hand().ok_or(NoKeys)
     }
 
-    /// The keys after the issuer was asked once more, because a token names one that is not among those known; `None`
-    /// where it was asked too often for that.
+    /// The keys that are known.
+    #[must_use]
+    pub fn at_hand(&self) -> Option<Arc<KeySet>> {
+        self.keys.load_full()
+    }
+
+    /// The keys after the issuer was asked once more, because a token names one that is not among those known.
     ///
     /// # Errors
-    /// Nobody can know: the issuer does not answer.
-    pub async fn newer(&self) -> Result<Option<Arc<KeySet>>, NoKeys> {
-        let mut asked = self.asked.subscribe();
-        let before = asked.borrow_and_update().clone();
+    /// Nobody can know at the moment: the issuer does not answer, or was asked too often of late.
+    pub async fn newer(&self) -> Result<Arc<KeySet>, NoKeys> {
         if !self.may_ask() {
-            return if before.trouble.is_some() { Err(NoKeys) } else { Ok(None) };
+            return Err(NoKeys);
         }
+        let mut asked = self.asked.subscribe();
+        let before = asked.borrow_and_update().times;
         self.wanted.notify_one();
-        match timeout(PATIENCE, asked.wait_for(|asked| asked.times > before.times)).await {
-            Ok(Ok(asked)) if asked.trouble.is_none() => Ok(self.keys.load_full()),
+        match timeout(PATIENCE, asked.wait_for(|asked| asked.times > before)).await {
+            Ok(Ok(asked)) if asked.trouble.is_none() => self.at_hand().ok_or(NoKeys),
             _ => Err(NoKeys),
         }
     }

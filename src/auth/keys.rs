@@ -76,9 +76,6 @@ impl Keys {
             let (line, column) = (error.line(), error.column());
             format!("it is not a JSON object of names and hashes (line {line}, column {column})")
         })?;
-        if pairs.is_empty() {
-            return Err("it names nobody".to_owned());
-        }
         let mut keys = Vec::new();
         let (mut names, mut hashes) = (BTreeSet::new(), BTreeSet::new());
         for (index, (name, value)) in pairs.into_iter().enumerate() {
@@ -203,7 +200,6 @@ mod tests {
             "hunter2".to_owned(),
             r#"{"hunter2": }"#.to_owned(),
             r#"["hunter2"]"#.to_owned(),
-            "{}".to_owned(),
             format!(r#"{{"hunter2!": "{hash}"}}"#),
             format!(r#"{{"{PREFIX}hunter2": "{hash}"}}"#),
             r#"{"ada": "hunter2"}"#.to_owned(),
@@ -221,7 +217,6 @@ mod tests {
         it is not a JSON object of names and hashes (line 1, column 1)
         it is not a JSON object of names and hashes (line 1, column 13)
         it is not a JSON object of names and hashes (line 1, column 1)
-        it names nobody
         entry 1 has a name that is not 1 to 64 of A–Z a–z 0–9 - _ . @
         entry 1 has a name that is not 1 to 64 of A–Z a–z 0–9 - _ . @
         entry 1 holds no hash; `perch key NAME` prints one

@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
 use serde_json::json;
@@ -27,6 +27,7 @@ mod token;
 use attempts::Attempts;
 use counts::Counts;
 use issuer::{Asked, Issuer, NoKeys};
+use jwks::KeySet;
 use keys::{Hash, Keys};
 use token::{Expected, Flaw, Token};
 
@@ -71,10 +72,16 @@ pub struct Verifier {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Signed {
     pub person: PersonId,
-    /// When what they showed ends, where it does by itself.
+    /// When what they showed is good for nothing any more, where that comes by itself.
     pub until: Option<SystemTime>,
-    /// The key that they showed, by its hash; nothing where it was a token.
-    key: Option<Hash>,
+    shown: Shown,
+}
+
+/// What somebody showed, as far as it takes to know whether it is still good.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Shown {
+    Key(Hash),
+    Token { issuer: String, audience: Vec<String> },
 }
 
 /// Why somebody is not let in.
@@ -83,7 +90,7 @@ pub enum Refusal {
     /// What they showed is no good, in words for them.
     Invalid(&'static str),
     /// Too many tries failed.
-    Wait(std::time::Duration),
+    Wait(Duration),
     /// Nobody can tell at the moment: the issuer's keys can't be had.
     Unknown,
 }
@@ -96,14 +103,13 @@ impl Verifier {
     pub async fn identify(&self, credential: &str, address: IpAddr) -> Result<Signed, Refusal> {
         let hash = keys::hash(credential);
         let proven = self.memory.proven.lock().unwrap_or_else(PoisonError::into_inner).contains(&hash);
-        if !proven && let Some(wait) = self.memory.attempts.wait(address, Instant::now()) {
-            self.memory.counts.waiting.add();
-            return Err(Refusal::Wait(wait));
-        }
-        let shown = if credential.starts_with(keys::PREFIX) {
-            self.key(&hash, address)
-        } else {
-            self.token(credential, address).await
+        let wait = self.memory.attempts.wait(address, Instant::now()).filter(|_| !proven);
+        let shown = match (credential.starts_with(keys::PREFIX), wait) {
+            (true, None) => self.key(&hash, address),
+            (false, None) => self.token(credential, address).await,
+            (true, Some(wait)) => Err(self.wait(wait)),
+            // Nobody guesses a signature: who comes with a new token each hour waits for nobody with an old key.
+            (false, Some(wait)) => self.signed_by_key_at_hand(credential).ok_or_else(|| self.wait(wait)),
         };
         if shown.is_ok() {
             self.memory.counts.passed.add();
@@ -124,6 +130,11 @@ impl Verifier {
         self.memory.counts.missing.add();
     }
 
+    fn wait(&self, wait: Duration) -> Refusal {
+        self.memory.counts.waiting.add();
+        Refusal::Wait(wait)
+    }
+
     fn failed(&self, address: IpAddr) {
         if self.memory.attempts.failed(address, Instant::now()) && self.memory.counts.complains() {
             tracing::warn!(
@@ -140,11 +151,11 @@ impl Verifier {
             self.failed(address);
             return Err(Refusal::Invalid("the key is not known"));
         };
-        Ok(Signed { person: person.clone(), until: None, key: Some(*hash) })
+        Ok(Signed { person: person.clone(), until: None, shown: Shown::Key(*hash) })
     }
 
     async fn token(&self, text: &str, address: IpAddr) -> Result<Signed, Refusal> {
-        let Some((issuer, audience)) = &self.oidc else {
+        let Some((issuer, _)) = &self.oidc else {
             self.memory.counts.no_issuer.add();
             self.failed(address);
             return Err(Refusal::Invalid("tokens are not taken here, only keys"));
@@ -162,18 +173,29 @@ impl Verifier {
             Refusal::Unknown
         };
         let token = Token::read(text).map_err(invalid)?;
-        let expected = || Expected { issuer: &issuer.name, audience, now: SystemTime::now() };
         let keys = issuer.keys().await.map_err(unknown)?;
-        let proven = match token.prove(&keys, &expected()) {
+        let signed = match self.prove(&token, &keys) {
             // The issuer may have begun to sign with another key.
-            Err(Flaw::UnknownKey) => match issuer.newer().await.map_err(unknown)? {
-                Some(keys) => token.prove(&keys, &expected()),
-                None => Err(Flaw::UnknownKey),
-            },
-            proven => proven,
+            Err(Flaw::UnknownKey) => self.prove(&token, &*issuer.newer().await.map_err(unknown)?),
+            signed => signed,
         };
-        let subject = proven.map_err(invalid)?;
-        Ok(Signed { person: PersonId::subject(&issuer.name, &subject.subject), until: Some(subject.until), key: None })
+        signed.map_err(invalid)
+    }
+
+    /// Whose token it is, where that is sure without asking anybody.
+    fn signed_by_key_at_hand(&self, text: &str) -> Option<Signed> {
+        let (issuer, _) = self.oidc.as_ref()?;
+        self.prove(&Token::read(text).ok()?, &*issuer.at_hand()?).ok()
+    }
+
+    fn prove(&self, token: &Token<'_>, keys: &KeySet) -> Result<Signed, Flaw> {
+        let Some((issuer, audience)) = &self.oidc else { return Err(Flaw::Issuer) };
+        let proven = token.prove(keys, &Expected { issuer: &issuer.name, audience, now: SystemTime::now() })?;
+        Ok(Signed {
+            person: PersonId::subject(&issuer.name, &proven.subject),
+            until: Some(proven.until + token::LEEWAY),
+            shown: Shown::Token { issuer: issuer.name.clone(), audience: proven.audience },
+        })
     }
 }
 
@@ -308,9 +330,12 @@ pub fn stands(signed: Option<&Signed>, live: &Live) -> bool {
     if signed.until.is_some_and(|until| until <= SystemTime::now()) {
         return false;
     }
-    match &signed.key {
-        Some(hash) => verifier.keys.as_ref().and_then(|keys| keys.holder(hash)) == Some(&signed.person),
-        None => verifier.oidc.is_some(),
+    match (&signed.shown, &verifier.oidc) {
+        (Shown::Key(hash), _) => verifier.keys.as_ref().and_then(|keys| keys.holder(hash)) == Some(&signed.person),
+        (Shown::Token { issuer, audience }, Some((taken, wanted))) => {
+            *issuer == taken.name && audience.iter().any(|named| wanted.contains(named))
+        }
+        (Shown::Token { .. }, None) => false,
     }
 }
 

@@ -37,6 +37,7 @@ pub enum Flaw {
     Audience,
     Use,
     Subject,
+    NoEnd,
     Expired,
     NotYet,
     FromTheFuture,
@@ -61,6 +62,7 @@ impl Flaw {
             Flaw::Audience => "the token is for another audience",
             Flaw::Use => "the token is not for signing in",
             Flaw::Subject => "the token names no subject",
+            Flaw::NoEnd => "the token does not say when it ends",
             Flaw::Expired => "the token has expired",
             Flaw::NotYet => "the token is not valid yet",
             Flaw::FromTheFuture => "the token is from the future",
@@ -77,6 +79,7 @@ impl Flaw {
                 | Flaw::Audience
                 | Flaw::Use
                 | Flaw::Subject
+                | Flaw::NoEnd
                 | Flaw::Expired
                 | Flaw::NotYet
                 | Flaw::FromTheFuture
@@ -97,6 +100,8 @@ pub struct Expected<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Subject {
     pub subject: String,
+    /// Whom the token is for.
+    pub audience: Vec<String>,
     /// When the token ends.
     pub until: SystemTime,
 }
@@ -140,9 +145,9 @@ struct Header {
 
 #[derive(Deserialize)]
 struct Claims {
-    iss: String,
-    sub: String,
-    exp: f64,
+    iss: Option<String>,
+    sub: Option<String>,
+    exp: Option<f64>,
     nbf: Option<f64>,
     iat: Option<f64>,
     aud: Option<Audience>,
@@ -214,29 +219,29 @@ impl<'a> Token<'a> {
 
 impl Claims {
     fn check(self, expected: &Expected<'_>) -> Result<Subject, Flaw> {
-        if self.iss != expected.issuer {
+        if self.iss.as_deref() != Some(expected.issuer) {
             return Err(Flaw::Issuer);
         }
-        let wanted = |named: &String| expected.audience.contains(named);
-        let meant = match (&self.aud, &self.client_id) {
-            (Some(Audience::One(named)), _) => wanted(named),
-            (Some(Audience::Many(named)), _) => named.iter().any(wanted),
+        let audience = match (self.aud, self.client_id) {
+            (Some(Audience::One(named)), _) => vec![named],
+            (Some(Audience::Many(named)), _) => named,
             // Cognito's access tokens have no audience, and name the client that they were given to.
-            (None, Some(client)) => wanted(client),
-            (None, None) => false,
+            (None, client) => client.into_iter().collect(),
         };
-        if !meant {
+        if !audience.iter().any(|named| expected.audience.contains(named)) {
             return Err(Flaw::Audience);
         }
         // Cognito's own: a refresh token is for Cognito alone.
         if !matches!(self.token_use.as_deref(), None | Some("access" | "id")) {
             return Err(Flaw::Use);
         }
-        if !(1..=LONGEST_SUBJECT).contains(&self.sub.len()) || self.sub.chars().any(char::is_control) {
+        let subject = self.sub.filter(|sub| (1..=LONGEST_SUBJECT).contains(&sub.len())).ok_or(Flaw::Subject)?;
+        if subject.chars().any(char::is_control) {
             return Err(Flaw::Subject);
         }
         let (now, leeway) = (seconds(expected.now), LEEWAY.as_secs_f64());
-        if self.exp <= now - leeway {
+        let end = self.exp.ok_or(Flaw::NoEnd)?;
+        if end <= now - leeway {
             return Err(Flaw::Expired);
         }
         if self.nbf.is_some_and(|from| from > now + leeway) {
@@ -246,9 +251,9 @@ impl Claims {
             return Err(Flaw::FromTheFuture);
         }
         // Whoever signs a token for longer than a clock can say means "for ever".
-        let until = Duration::try_from_secs_f64(self.exp).ok().and_then(|since| UNIX_EPOCH.checked_add(since));
+        let until = Duration::try_from_secs_f64(end).ok().and_then(|since| UNIX_EPOCH.checked_add(since));
         let until = until.unwrap_or(expected.now + Duration::from_hours(24));
-        Ok(Subject { subject: self.sub, until })
+        Ok(Subject { subject, audience, until })
     }
 }
 
@@ -352,7 +357,8 @@ mod tests {
     fn a_good_token_says_who_it_is_and_until_when() {
         let stand = Stand::new();
         let subject = stand.prove(&stand.sign(&header().to_string(), &claims().to_string())).unwrap();
-        assert_eq!(subject, Subject { subject: "ada".to_owned(), until: UNIX_EPOCH + Duration::from_secs(NOW + 600) });
+        let until = UNIX_EPOCH + Duration::from_secs(NOW + 600);
+        assert_eq!(subject, Subject { subject: "ada".to_owned(), audience: vec!["perch".to_owned()], until });
         for good in [
             json!({ "typ": null }),
             json!({ "typ": "at+jwt" }),
@@ -547,7 +553,7 @@ mod tests {
         {
             assert_eq!(stand.with_claims(json!({ "iss": other })), Err(Flaw::Issuer), "{other}");
         }
-        assert_eq!(stand.with_claims(json!({ "iss": null })), Err(Flaw::Claims));
+        assert_eq!(stand.with_claims(json!({ "iss": null })), Err(Flaw::Issuer));
         assert_eq!(stand.with_claims(json!({ "iss": [ISSUER] })), Err(Flaw::Claims));
         for other in [
             json!({ "aud": "perc" }),
@@ -565,7 +571,7 @@ mod tests {
         for nobody in [json!({ "sub": "" }), json!({ "sub": "a".repeat(256) }), json!({ "sub": "a\nb" })] {
             assert_eq!(stand.with_claims(nobody), Err(Flaw::Subject));
         }
-        assert_eq!(stand.with_claims(json!({ "sub": null })), Err(Flaw::Claims));
+        assert_eq!(stand.with_claims(json!({ "sub": null })), Err(Flaw::Subject));
         assert_eq!(stand.with_claims(json!({ "sub": 7 })), Err(Flaw::Claims));
     }
 
@@ -580,9 +586,8 @@ mod tests {
         assert_eq!(stand.with_claims(json!({ "exp": -1e300 })), Err(Flaw::Expired));
         assert_eq!(stand.with_claims(json!({ "nbf": NOW + leeway + 1 })), Err(Flaw::NotYet));
         assert_eq!(stand.with_claims(json!({ "iat": NOW + leeway + 1 })), Err(Flaw::FromTheFuture));
-        for odd in
-            [json!({ "exp": null }), json!({ "exp": "1800000600" }), json!({ "exp": [] }), json!({ "nbf": "now" })]
-        {
+        assert_eq!(stand.with_claims(json!({ "exp": null })), Err(Flaw::NoEnd));
+        for odd in [json!({ "exp": "1800000600" }), json!({ "exp": [] }), json!({ "nbf": "now" })] {
             assert_eq!(stand.with_claims(odd.clone()), Err(Flaw::Claims), "{odd}");
         }
         let endless = claims().to_string().replace("1800000600", "1e999");

@@ -182,6 +182,10 @@ fn a_key_is_rotated_without_a_restart_and_a_broken_secret_changes_nothing() {
     let status = door.perch.status();
     assert_eq!(status["services"]["auth"]["state"], "running");
     assert!(!status.to_string().contains("hunter2"), "{status:#}");
+    // The only one may be taken away as well, by saying so.
+    std::fs::write(&file, "{}").unwrap();
+    assert!(door.perch.verb(&["reload"]).status.success());
+    door.refused(&new, "the key is not known");
 }
 
 #[test]
@@ -200,6 +204,20 @@ fn a_socket_ends_with_the_key_that_opened_it() {
     ada_there.send(&json!({ "type": "ask", "text": "am I still here?" }));
     assert_eq!(ada_there.closed(), 1008);
     bob_there.say("lobby", "I am");
+}
+
+#[test]
+fn a_socket_ends_where_its_token_is_for_somebody_else_now() {
+    let issuer = Issuer::start();
+    let door = Door::for_tokens(&issuer);
+    let mut there = Person::try_connect(door.port, &[&format!("Authorization: Bearer {}", issuer.token_of("ada"))]);
+    assert_eq!(there.next(), json!(["open"]));
+    there.join("lobby", None);
+    let text = std::fs::read_to_string(door.perch.config_path()).unwrap();
+    std::fs::write(door.perch.config_path(), text.replace(AUDIENCE, "another")).unwrap();
+    assert_eq!(door.perch.verb(&["reload"]).status.code(), Some(0));
+    there.send(&json!({ "type": "ask", "text": "am I still here?" }));
+    assert_eq!(there.closed(), 1008);
 }
 
 #[test]
@@ -228,6 +246,20 @@ fn who_guesses_waits_and_who_is_known_does_not() {
     let warnings = door.perch.messages("WARN");
     assert_eq!(warnings.len(), 1, "{warnings:#?}");
     assert!(warnings[0].starts_with("127.0.0.1 fails to sign in again and again"), "{warnings:#?}");
+}
+
+#[test]
+fn a_new_token_waits_for_nobody_who_guesses_beside_it() {
+    let issuer = Issuer::start();
+    let door = Door::for_tokens(&issuer);
+    door.let_in(&issuer.token_of("ada"));
+    let guess = |number: u8| format!("perch_{}", format!("{number:02x}").repeat(32));
+    let mut answers = (0..40).map(|number| door.show(&guess(number)));
+    answers.find(|answer| answer.status == 429).expect("an end of patience");
+    door.let_in(&issuer.token_of("grace"));
+    let token = issuer.token_of("eve");
+    let (signed, _) = token.rsplit_once('.').unwrap();
+    assert_eq!(door.show(&format!("{signed}.{}", "A".repeat(342))).status, 429);
 }
 
 #[test]
@@ -353,11 +385,16 @@ fn made_up_key_names_do_not_make_perch_hammer_the_issuer() {
     let before = issuer.asked();
     for number in 0..100 {
         let token = issuer.sign(&json!({ "kid": format!("made-up-{number}") }), &issuer.claims("eve"));
-        assert!(matches!(door.show(&token).status, 401 | 429));
+        let answer = door.show(&token);
+        assert!(matches!(answer.status, 401 | 429) || answer.header("Retry-After").is_some(), "{}", answer.status);
     }
     let asked = issuer.asked() - before;
     assert!((1..=4).contains(&asked), "it was asked {asked} times");
     door.let_in(&known);
+    // Nobody can say yet that it is no good.
+    issuer.rotate(false);
+    let answer = door.show(&issuer.token_of("ada"));
+    assert_eq!(answer.status, 503, "{}", answer.text());
 }
 
 #[test]
