@@ -161,6 +161,11 @@ pub(super) fn no_such_conversation() -> Problem {
     Problem::new(StatusCode::NOT_FOUND, "there is no such conversation; leave it out to begin one")
 }
 
+/// What is told to whoever is being answered when perch has to end.
+pub(super) fn restarting() -> Problem {
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "perch is restarting; try again in a moment")
+}
+
 /// The key that the client marks the request with.
 fn key(headers: &HeaderMap) -> Result<Option<Arc<str>>, Problem> {
     let Some(value) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
@@ -198,8 +203,7 @@ impl Exchange {
             }
             () = self.last_call.cancelled() => {
                 self.asking.cut_off();
-                let detail = "perch is restarting; try again in a moment";
-                return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail));
+                return Err(restarting());
             }
             never = self.asking.note_down() => match never {},
         };

@@ -13,6 +13,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::Value;
+use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
 use super::client::ClientAddress;
@@ -150,6 +151,7 @@ struct Exchange {
     live: Arc<Live>,
     asked: Asked,
     bill: Arc<Bill>,
+    last_call: CancellationToken,
     particulars: Arc<Mutex<Particulars>>,
     id: RequestId,
     /// Seconds since 1970.
@@ -161,7 +163,11 @@ impl Exchange {
         let Asked { message, earlier, wishes, .. } = &self.asked;
         let ask = Ask { message, earlier, wishes: *wishes, ..Ask::default() };
         let deltas = deltas.on(&self.bill).telling(&self.particulars);
-        self.live.responder.answer(ask, deltas).await.map_err(refusal)
+        tokio::select! {
+            biased;
+            answer = self.live.responder.answer(ask, deltas) => answer.map_err(refusal),
+            () = self.last_call.cancelled() => Err(super::chat::restarting()),
+        }
     }
 
     fn particulars(&self) -> Particulars {
@@ -197,6 +203,7 @@ pub async fn complete(State(app): State<App>, request: Request) -> Result<Respon
         bill: Bill::open(&app.limits, &live.config, address, person, said)?,
         live,
         asked,
+        last_call: app.last_call.clone(),
         particulars: Arc::default(),
         id: RequestId::of(&head.extensions)?,
         created: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),

@@ -458,6 +458,19 @@ fn an_answer_on_its_way_is_finished_before_perch_ends() {
 }
 
 #[test]
+fn an_answer_that_the_drains_deadline_cuts_off_says_so() {
+    let mut stage = Stage::with_model("[run]\ndrain = \"1s\"");
+    stage.upstream.fault(Fault::Stream(piece("Well, "), Then::Hang));
+    let port = stage.port;
+    let asking = std::thread::spawn(move || post(port, &[], &with(said("tell me"), "stream", json!(true))));
+    stage.upstream.wait_asked(1);
+    stage.perch.signal("TERM");
+    let answer = asking.join().unwrap();
+    assert!(answer.text().contains("\"message\":\"perch is restarting; try again in a moment\""), "{}", answer.text());
+    assert_eq!(stage.perch.wait().code(), Some(0), "{}", stage.perch.log_text());
+}
+
+#[test]
 fn the_doors_are_those_of_the_rest() {
     let port = free_port();
     let text = format!(
