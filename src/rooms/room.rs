@@ -157,6 +157,7 @@ impl Room {
 
     /// Makes `client` answerable for it, as the first who is in it.
     fn begin(&self, seats: &mut Seats, client: Option<IpAddr>) -> bool {
+        let bytes = self.ring().bytes;
         let mut shares = self.common.shares();
         if client.is_some() && seats.answerable == client {
             shares.emptied(client, &self.name, false);
@@ -164,8 +165,8 @@ impl Room {
             if !shares.has_room(client) {
                 return false;
             }
-            shares.give_back(seats.answerable, &self.name);
-            shares.take(client);
+            shares.give_back(seats.answerable, &self.name, bytes);
+            shares.take(client, bytes);
             seats.answerable = client;
         }
         self.common.empty.fetch_sub(1, Ordering::Relaxed);
@@ -179,17 +180,19 @@ impl Room {
         if gone.is_none() || seats.answerable != gone || present().any(|client| client == gone) {
             return;
         }
+        let bytes = self.ring().bytes;
         let mut shares = self.common.shares();
         let Some(next) = present().find(|client| shares.has_room(*client)) else { return };
-        shares.give_back(gone, &self.name);
-        shares.take(next);
+        shares.give_back(gone, &self.name, bytes);
+        shares.take(next, bytes);
         seats.answerable = next;
     }
 
     /// Nobody knows of it any more.
     pub(super) fn end(&self) {
         let mut seats = self.seats();
-        self.common.shares().give_back(seats.answerable.take(), &self.name);
+        let bytes = self.ring().bytes;
+        self.common.shares().give_back(seats.answerable.take(), &self.name, bytes);
         self.common.empty.fetch_sub(1, Ordering::Relaxed);
     }
 
@@ -233,16 +236,21 @@ impl Room {
         compose: impl FnOnce(u64, SystemTime) -> Bytes,
     ) -> u64 {
         let now = SystemTime::now();
+        // Whose room it is stays so until what it keeps is counted.
+        let seats = self.seats();
+        let own = self.common.shares().keeps(seats.answerable);
         let id = {
             let mut ring = self.ring();
             let id = clock(now).max(ring.last + 1);
             let said = Said { id, frame: compose(id, now), by, reference };
-            let (grown, gone) = ring.push(said, self.common.share());
+            let share = [own, self.common.share()].into_iter().flatten().min();
+            let (grown, gone) = ring.push(said, share);
             self.common.bytes.fetch_add(grown, Ordering::Relaxed);
             self.common.bytes.fetch_sub(gone, Ordering::Relaxed);
+            self.common.shares().kept(seats.answerable, grown, gone);
             id
         };
-        self.seats().ring(Some(seat));
+        seats.ring(Some(seat));
         id
     }
 

@@ -8,7 +8,10 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 
-use super::RoomName;
+use super::{KEPT_BYTES, RoomName};
+
+/// What is kept of all of a client's rooms together, in bytes, about: no one client crowds out what others said.
+const KEPT_BYTES_EACH: usize = KEPT_BYTES / 4;
 
 /// How many rooms each client has. It knows no more clients than there are rooms.
 #[derive(Default)]
@@ -21,6 +24,8 @@ pub struct Shares {
 #[derive(Default)]
 struct Share {
     rooms: u32,
+    /// What is kept of them, in bytes.
+    bytes: usize,
     /// Those of them in which nobody is.
     empty: HashSet<RoomName>,
 }
@@ -32,21 +37,37 @@ impl Shares {
         self.clients.get(&client).is_none_or(|share| share.rooms < most.get())
     }
 
-    /// A room is `client`'s from now on.
-    pub fn take(&mut self, client: Option<IpAddr>) {
+    /// A room of which so many bytes are kept is `client`'s from now on.
+    pub fn take(&mut self, client: Option<IpAddr>, bytes: usize) {
         if let Some(client) = client {
-            self.clients.entry(client).or_default().rooms += 1;
+            let share = self.clients.entry(client).or_default();
+            share.rooms += 1;
+            share.bytes += bytes;
         }
     }
 
-    /// A room is not `client`'s any more.
-    pub fn give_back(&mut self, client: Option<IpAddr>, room: &RoomName) {
+    /// It is not `client`'s any more.
+    pub fn give_back(&mut self, client: Option<IpAddr>, room: &RoomName, bytes: usize) {
         let Some(client) = client else { return };
         let Some(share) = self.clients.get_mut(&client) else { return };
         share.rooms -= 1;
+        share.bytes -= bytes;
         share.empty.remove(room);
         if share.rooms == 0 {
             self.clients.remove(&client);
+        }
+    }
+
+    /// What a room of `client`'s may keep while all of them together keep too much, in bytes.
+    pub fn keeps(&self, client: Option<IpAddr>) -> Option<usize> {
+        let share = client.and_then(|client| self.clients.get(&client))?;
+        (share.bytes > KEPT_BYTES_EACH).then(|| KEPT_BYTES_EACH / share.rooms.max(1) as usize)
+    }
+
+    /// So many bytes more are kept of a room of `client`'s, and so many not any more.
+    pub fn kept(&mut self, client: Option<IpAddr>, grown: usize, gone: usize) {
+        if let Some(share) = client.and_then(|client| self.clients.get_mut(&client)) {
+            share.bytes = share.bytes + grown - gone;
         }
     }
 

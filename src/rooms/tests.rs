@@ -195,6 +195,7 @@ fn of(client: u8) -> Arc<Bell> {
 }
 
 /// Joins as that, where each client may have so many rooms.
+#[expect(clippy::needless_pass_by_value, reason = "a number or a name reads better than a reference to one")]
 fn join_as(rooms: &Rooms, client: &Arc<Bell>, room: impl ToString, most: u32) -> Result<Joined, Full> {
     rooms.join(&name(&room.to_string()), None, client, NonZeroU32::new(most))
 }
@@ -271,6 +272,44 @@ fn however_much_is_said_in_however_many_rooms_so_much_is_kept() {
     let one_each = held.len() * (text.len() + 1_024);
     assert!(kept <= KEPT_BYTES + one_each, "{kept} bytes");
     drop((held, rooms.open.lock().unwrap().drain()));
+    assert_eq!(rooms.common.bytes.load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn one_client_that_says_without_end_takes_nothing_from_what_others_said() {
+    let rooms = Rooms::default();
+    let (loud, other) = (of(1), of(2));
+    let theirs = join_as(&rooms, &other, "theirs", 500).unwrap();
+    let first = say(&theirs.membership, "0");
+    for number in 1..100 {
+        say(&theirs.membership, &number.to_string());
+    }
+    let text = "x".repeat(8 << 10);
+    let mut held: Vec<Joined> = (0..500).map(|room| join_as(&rooms, &loud, room, 500).unwrap()).collect();
+    for _ in 0..40 {
+        for joined in &held {
+            say(&joined.membership, &text);
+        }
+    }
+    // Filled one after the other, too.
+    for joined in &held {
+        for _ in 0..200 {
+            say(&joined.membership, &text);
+        }
+    }
+    let kept = rooms.common.bytes.load(Ordering::Relaxed);
+    assert!(kept < KEPT_BYTES / 2, "{kept} bytes");
+    say(&theirs.membership, "100");
+    let back = rooms.join(&name("theirs"), Some(first), &other, NonZeroU32::new(500)).unwrap();
+    assert_eq!((back.history.len(), back.incomplete), (100, false));
+    drop(back);
+    // Somebody else stays, and is answerable for what is kept there.
+    let stays = join_as(&rooms, &other, 0, 500).unwrap();
+    drop(held.drain(..));
+    rooms.sweep(Instant::now() + Duration::from_mins(11));
+    drop((stays, theirs));
+    rooms.sweep(Instant::now() + Duration::from_mins(11));
+    assert_eq!((rooms.count(), rooms.common.shares().clients()), (0, 0));
     assert_eq!(rooms.common.bytes.load(Ordering::Relaxed), 0);
 }
 
