@@ -1,7 +1,6 @@
 //! One WebSocket, from its handshake to its end, as one task that waits for everything at once: what the client sends,
 //! what is said in its rooms, pieces of answers, room to send, the clock, and the listener's end.
 
-use std::num::NonZeroU32;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,44 +8,40 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::body::Bytes;
-use axum::http::StatusCode;
 use futures_util::{Sink, Stream};
-use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use governor::DefaultDirectRateLimiter;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
-use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 
 use super::asks::{Ask, Told};
-use super::frame::{self, Reference, Wish};
+use super::frame;
 use super::wire::Wire;
 use super::{Visitor, name};
 use crate::auth;
 use crate::chat::PersonId;
 use crate::http::chat::BODIES;
 use crate::http::origins;
-use crate::http::problem::Problem;
 use crate::http::request_id::RequestId;
 use crate::http::router::App;
-use crate::rooms::{Behind, Bell, Full, Joined, Membership, RoomName, Said};
+use crate::rooms::{Behind, Bell, Membership, RoomName};
 use crate::service::Departure;
+
+mod end;
+mod wishes;
+
+use end::{CLOSING, Farewell, SIGNED_OUT, UNLISTED, farewell};
 
 /// How long a client may be silent before it is asked whether it is still there, and how long it may take to say so.
 const SILENCE: Duration = Duration::from_secs(25);
 const PONG: Duration = Duration::from_secs(20);
 /// How long a client may take nothing of what waits for it. It can then come back, and ask for what it has not had.
 const STUCK: Duration = Duration::from_secs(15);
-/// How long the other side may take to end a connection that perch closes.
-const CLOSING: Duration = Duration::from_secs(2);
-/// How long a client is read from that breaks the protocol, and may still be sending, so that it meets a reason and not
-/// a reset connection; and no more than so many bytes.
-const DISCARDED: usize = 1 << 20;
 
 /// The library's buffer for what comes in, in bytes: most of what people say fits, and it grows for what does not.
 const READ_BUFFER: usize = 512;
@@ -58,16 +53,6 @@ const ENOUGH: usize = 16 << 10;
 const TURNS: u32 = 8;
 /// So much of a message that is still coming is not counted against what all of them may hold, in bytes.
 const UNCOUNTED: usize = 4 << 10;
-
-/// In so many rooms one may be at once, and so many questions one may have open, over one connection.
-const ROOMS: usize = 16;
-const ASKS: usize = 4;
-/// So many messages one may send a second, and so many at once.
-const RATE: NonZeroU32 = NonZeroU32::new(10).expect("it is not zero");
-const BURST: NonZeroU32 = NonZeroU32::new(60).expect("it is not zero");
-/// So many refused messages are answered a second, and so many at once, before the connection is closed.
-const PATIENCE: NonZeroU32 = NonZeroU32::new(1).expect("it is not zero");
-const PATIENCE_BURST: NonZeroU32 = NonZeroU32::new(60).expect("it is not zero");
 
 /// Serves a WebSocket until either side ends it. Once `leave` is cancelled it ends with the answers that are under way.
 pub async fn serve(upgraded: Upgraded, app: App, visitor: Visitor, id: RequestId, leave: CancellationToken) {
@@ -91,8 +76,8 @@ pub async fn serve(upgraded: Upgraded, app: App, visitor: Visitor, id: RequestId
         bell: Arc::new(Bell::of(client)),
         rooms: Vec::new(),
         asks: Vec::new(),
-        rate: RateLimiter::direct(Quota::per_second(RATE).allow_burst(BURST)),
-        patience: RateLimiter::direct(Quota::per_second(PATIENCE).allow_burst(PATIENCE_BURST)),
+        rate: wishes::rate(),
+        patience: wishes::patience(),
         heard: Instant::now(),
         pinged: false,
         stuck: None,
@@ -123,14 +108,6 @@ enum Event {
     /// More comes in from everybody than perch holds.
     Full,
 }
-
-/// Why perch ends a connection; nothing where the other side did.
-type Farewell = Option<(CloseCode, &'static str)>;
-
-const SIGNED_OUT: Farewell = Some((CloseCode::Policy, "sign in again"));
-const UNLISTED: Farewell =
-    Some((CloseCode::Policy, "the operator of perch does not allow this site any more (http.origins)"));
-const FLOODED: Farewell = Some((CloseCode::Policy, "too many messages"));
 
 struct Socket {
     stream: WebSocketStream<Wire<TokioIo<Upgraded>>>,
@@ -381,216 +358,11 @@ impl Socket {
         timer.reset(stuck.map_or(next, |stuck| stuck.min(next)));
         Ok(())
     }
-
-    fn take(&mut self, message: Message) -> Farewell {
-        if let Err(farewell) = self.stands() {
-            return farewell;
-        }
-        self.heard = Instant::now();
-        self.pinged = false;
-        self.wire().unfinished = 0;
-        let text = match message {
-            Message::Text(text) => text,
-            Message::Binary(_) => return Some((CloseCode::Unsupported, "frames are text here")),
-            // Answered by the library; who sends too many is sent away all the same.
-            Message::Ping(_) | Message::Pong(_) if self.rate.check().is_err() => return FLOODED,
-            Message::Ping(_) | Message::Pong(_) | Message::Close(_) | Message::Frame(_) => return None,
-        };
-        count(&self.app.requests.sockets.received);
-        let limited = self.rate.check().is_err();
-        let wish = match Wish::read(&text) {
-            Ok(wish) => wish,
-            Err((problem, reference)) => return self.refuse(&problem, reference.as_ref()),
-        };
-        if limited {
-            let detail = format!("these are too many messages at once; {RATE} a second are taken");
-            let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, detail);
-            return self.refuse(&problem, wish.reference());
-        }
-        if self.leaving {
-            let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, self.why_leaving());
-            return self.refuse(&problem, wish.reference());
-        }
-        let reference = wish.reference().cloned();
-        match self.grant(wish) {
-            Ok(()) => None,
-            Err(problem) => self.refuse(&problem, reference.as_ref()),
-        }
-    }
-
-    fn refuse(&mut self, problem: &Problem, reference: Option<&Reference>) -> Farewell {
-        count(&self.app.requests.sockets.refused);
-        if self.patience.check().is_err() {
-            return FLOODED;
-        }
-        self.tell_problem(problem, reference);
-        None
-    }
-
-    fn tell_problem(&mut self, problem: &Problem, reference: Option<&Reference>) {
-        let live = Arc::clone(&self.app.live.borrow());
-        let problem = problem.tell(self.id, &live);
-        self.send(frame::error(reference, &problem));
-    }
-
-    fn grant(&mut self, wish: Wish) -> Result<(), Problem> {
-        match wish {
-            Wish::Join { room, after, .. } => self.join(room, after),
-            Wish::Leave { room, .. } => {
-                let place = self.place(&room)?;
-                self.rooms.swap_remove(place);
-                Ok(())
-            }
-            Wish::Say { room, text, reference } => {
-                let place = self.place(&room)?;
-                let (room, membership) = &self.rooms[place];
-                let compose = |id, at| frame::message(room, id, &self.name, &text, at);
-                membership.say(self.person().clone(), reference, compose);
-                Ok(())
-            }
-            Wish::Ask { text, conversation, reference } => self.ask(text, conversation, reference),
-            Wish::Stop { reference } => {
-                // Where it is over already, its last frame is on its way.
-                if let Some(index) = self.asks.iter().position(|ask| ask.reference.as_ref() == Some(&reference)) {
-                    let ask = self.asks.swap_remove(index);
-                    self.send(frame::done(ask.reference.as_ref(), ask.conversation));
-                }
-                Ok(())
-            }
-        }
-    }
-
-    fn place(&self, room: &RoomName) -> Result<usize, Problem> {
-        self.rooms
-            .iter()
-            .position(|(name, _)| name == room)
-            .ok_or_else(|| Problem::new(StatusCode::CONFLICT, "you are not in this room; join it first"))
-    }
-
-    fn join(&mut self, room: RoomName, after: Option<u64>) -> Result<(), Problem> {
-        // Who joins again starts anew.
-        self.rooms.retain(|(name, _)| *name != room);
-        if self.rooms.len() >= ROOMS {
-            let detail = format!("you are in {ROOMS} rooms already; leave one first");
-            return Err(Problem::new(StatusCode::CONFLICT, detail));
-        }
-        let most = self.app.live.borrow().config.limits.rooms;
-        let joined = self.app.rooms.join(&room, after, &self.bell, most).map_err(|full| match full {
-            Full::All => {
-                let detail = "there are as many rooms as there may be; join one that there is, or try again later";
-                Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail)
-            }
-            Full::Share(most) => {
-                let detail = format!(
-                    "your address has begun {most} rooms that there still are, and may have no more at once; leave one of \
-                     them, or join one that somebody is in"
-                );
-                Problem::new(StatusCode::TOO_MANY_REQUESTS, detail)
-            }
-        });
-        let Joined { membership, members, history, incomplete } = joined?;
-        let own = |said: &Said| said.by == *self.person();
-        let frame = frame::joined(&room, members, &history, incomplete, own);
-        self.send(frame);
-        self.rooms.push((room, membership));
-        Ok(())
-    }
-
-    fn ask(&mut self, text: String, conversation: Option<String>, reference: Option<Reference>) -> Result<(), Problem> {
-        if self.asks.len() >= ASKS {
-            let detail = format!("{ASKS} of your questions are being answered already; wait for one, or stop one");
-            return Err(Problem::new(StatusCode::TOO_MANY_REQUESTS, detail));
-        }
-        if reference.is_some() && self.asks.iter().any(|ask| ask.reference == reference) {
-            return Err(Problem::new(StatusCode::CONFLICT, "a question with this `ref` is being answered already"));
-        }
-        let (app, visitor) = (Arc::clone(&self.app), self.visitor.clone());
-        self.asks.push(Ask::begin(app, visitor, text, conversation, reference)?);
-        Ok(())
-    }
-
-    fn tell(&mut self, index: usize, told: Told) {
-        let frame = match told {
-            Told::Begun(conversation) => {
-                self.asks[index].conversation = Some(conversation);
-                return;
-            }
-            Told::Delta(text) => {
-                let ask = &self.asks[index];
-                frame::delta(ask.reference.as_ref(), &text)
-            }
-            Told::Done => {
-                let ask = self.asks.swap_remove(index);
-                frame::done(ask.reference.as_ref(), ask.conversation)
-            }
-            Told::Failed(problem) => {
-                let ask = self.asks.swap_remove(index);
-                return self.tell_problem(&problem, ask.reference.as_ref());
-            }
-        };
-        self.send(frame);
-    }
-
-    // --- how it ends ------------------------------------------------------------------------------------------------
-
-    /// Closes it with a reason, and waits for the other side to do the same, for a while.
-    async fn close(&mut self, code: CloseCode, reason: &'static str) {
-        // What was said before is told before; what is not kept any more is not.
-        let _behind = self.fill();
-        self.rooms = Vec::new();
-        let frame = CloseFrame { code, reason: reason.into() };
-        drop(Pin::new(&mut self.stream).start_send(Message::Close(Some(frame))));
-        let mut discarded = 0;
-        let mut finished = false;
-        let ended = std::future::poll_fn(|context| {
-            if !finished {
-                if ready!(self.wire().poll_send(context)).is_err() {
-                    return Poll::Ready(());
-                }
-                finished = true;
-            }
-            // Until the other side's close frame.
-            while let Some(Ok(_)) = ready!(Pin::new(&mut self.stream).poll_next(context)) {}
-            // Where the protocol was broken there is none: what still comes is thrown away, as unread bytes would reset
-            // the connection before the reason is read.
-            if ready!(self.wire().poll_finish(context)).is_err() || code == CloseCode::Restart {
-                return Poll::Ready(());
-            }
-            ready!(discard(self.wire(), context, &mut discarded));
-            Poll::Ready(())
-        });
-        // The other side is given up after that.
-        drop(timeout(CLOSING, ended).await);
-    }
 }
 
 impl Drop for Socket {
     fn drop(&mut self) {
         self.app.bodies.fetch_sub(self.held, Ordering::Relaxed);
-    }
-}
-
-/// Reads until the other side ends, or has sent too much.
-fn discard(stream: &mut Wire<TokioIo<Upgraded>>, context: &mut Context<'_>, discarded: &mut usize) -> Poll<()> {
-    let mut bytes = [0; 4 << 10];
-    loop {
-        let mut buffer = ReadBuf::new(&mut bytes);
-        let read = ready!(Pin::new(&mut *stream).poll_read(context, &mut buffer));
-        *discarded += buffer.filled().len();
-        if read.is_err() || buffer.filled().is_empty() || *discarded > DISCARDED {
-            return Poll::Ready(());
-        }
-    }
-}
-
-/// What the other side is told whose bytes made no sense.
-fn farewell(error: &Error) -> Farewell {
-    match error {
-        Error::Capacity(_) => Some((CloseCode::Size, "the message is too large")),
-        Error::Utf8(_) => Some((CloseCode::Invalid, "text is UTF-8")),
-        Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => None,
-        Error::Protocol(_) => Some((CloseCode::Protocol, "this is no WebSocket frame")),
-        _ => None,
     }
 }
 
