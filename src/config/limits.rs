@@ -23,6 +23,8 @@ const ADDRESS_FILES: u32 = 3_000;
 const CONNECTIONS: u32 = 1_000;
 /// A twentieth of all that there may be, and some for each of a hundred people.
 const ROOMS: u32 = 500;
+/// One a second from each of a hundred; with a tenth of them at once, all from one address is less than a room keeps.
+const ADDRESS_MESSAGES: u32 = 6_000;
 /// Two a second for a minute is more than anybody types, with what the page asks for by itself.
 const PERSON_REQUESTS: u32 = 120;
 const PERSON_TOKENS: u32 = 1_000_000;
@@ -57,6 +59,8 @@ pub struct Allowance {
     pub requests: Option<Rate>,
     /// Requests for the page, its files, and what is not there: an address alone has a limit for them.
     pub files: Option<Rate>,
+    /// What is said in rooms, each KiB of a message one: an address alone has a limit for that, too.
+    pub messages: Option<Rate>,
     /// Tokens of answers a day; `None` where they are not limited.
     pub tokens: Option<NonZeroU32>,
 }
@@ -73,6 +77,11 @@ impl Rate {
     /// Half of them at once, where nothing else is asked for.
     fn of(per_minute: NonZeroU32) -> Rate {
         Rate { per_minute, burst: NonZeroU32::new(per_minute.get() / 2).unwrap_or(NonZeroU32::MIN) }
+    }
+
+    /// A tenth of them at once.
+    fn steady(per_minute: NonZeroU32) -> Rate {
+        Rate { per_minute, burst: NonZeroU32::new(per_minute.get() / 10).unwrap_or(NonZeroU32::MIN) }
     }
 }
 
@@ -93,17 +102,19 @@ impl Default for Limits {
             address: Allowance {
                 requests: NonZeroU32::new(ADDRESS_REQUESTS).map(Rate::of),
                 files: NonZeroU32::new(ADDRESS_FILES).map(Rate::of),
+                messages: NonZeroU32::new(ADDRESS_MESSAGES).map(Rate::steady),
                 tokens: NonZeroU32::new(ADDRESS_TOKENS),
             },
             person: Allowance {
                 requests: NonZeroU32::new(PERSON_REQUESTS).map(Rate::of),
                 files: None,
+                messages: None,
                 tokens: NonZeroU32::new(PERSON_TOKENS),
             },
             connections: NonZeroU32::new(CONNECTIONS),
             rooms: NonZeroU32::new(ROOMS),
             // perch serves more requests than an operator wants to think about; tokens are what costs money.
-            total: Allowance { requests: None, files: None, tokens: NonZeroU32::new(TOTAL_TOKENS) },
+            total: Allowance { requests: None, files: None, messages: None, tokens: NonZeroU32::new(TOTAL_TOKENS) },
         }
     }
 }
@@ -176,9 +187,13 @@ impl Allowance {
             Some(_) => table.most("files_per_minute").map_or(default.files, |per_minute| per_minute.map(Rate::of)),
             None => None,
         };
+        let messages = match default.messages {
+            Some(_) => table.most("messages_per_minute").map_or(default.messages, |most| most.map(Rate::steady)),
+            None => None,
+        };
         let tokens = table.most("tokens_per_day").unwrap_or(default.tokens);
         table.finish();
-        Allowance { requests, files, tokens }
+        Allowance { requests, files, messages, tokens }
     }
 }
 

@@ -181,6 +181,7 @@ impl Steps {
         for (key, old, new) in [
             ("limits.address.requests_per_minute", old.address.requests, new.address.requests),
             ("limits.address.files_per_minute", old.address.files, new.address.files),
+            ("limits.address.messages_per_minute", old.address.messages, new.address.messages),
             ("limits.person.requests_per_minute", old.person.requests, new.person.requests),
             ("limits.total.requests_per_minute", old.total.requests, new.total.requests),
         ] {

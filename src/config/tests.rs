@@ -48,6 +48,8 @@ exempt = []
 requests_per_minute = 600
 burst = 100
 connections = 50
+rooms = 20
+messages_per_minute = "off"
 files_per_minute = 1_000
 tokens_per_day = "off"
 
@@ -102,7 +104,8 @@ fn every_value_is_read() {
     assert_eq!(network::show(&http.trusted_proxies), "10.0.0.0/8, 2001:db8::1/128");
     let limits = &config.limits;
     assert_eq!((limits.ipv6_prefix, &*limits.exempt), (56, &[][..]));
-    assert_eq!(limits.connections.map(u32::from), Some(50));
+    assert_eq!((limits.connections.map(u32::from), limits.rooms.map(u32::from)), (Some(50), Some(20)));
+    assert_eq!((limits.address.messages, limits.person.messages), (None, None));
     let shown = |allowance: &limits::Allowance| {
         [limits::show(allowance.requests), limits::show(allowance.files), limits::show(allowance.tokens)].join("; ")
     };

@@ -45,6 +45,8 @@ pub enum Errand {
     Request,
     /// The page, one of its files, or what is not there.
     File,
+    /// A message for everybody in a room, or what was said there lately, of so many bytes.
+    Message(usize),
 }
 
 /// A limit.
@@ -67,6 +69,7 @@ pub enum Scope {
 pub enum Kind {
     Requests,
     Files,
+    Messages,
     Tokens,
 }
 
@@ -77,12 +80,15 @@ impl Policy {
         match (self.scope, self.kind) {
             (Scope::Address, Kind::Requests) => "address",
             (Scope::Address, Kind::Files) => "page",
+            (Scope::Address, Kind::Messages) => "address-messages",
             (Scope::Address, Kind::Tokens) => "address-tokens",
             (Scope::Person, Kind::Requests) => "person",
             (Scope::Person, Kind::Files) => "person-page",
+            (Scope::Person, Kind::Messages) => "person-messages",
             (Scope::Person, Kind::Tokens) => "person-tokens",
             (Scope::Total, Kind::Requests) => "total",
             (Scope::Total, Kind::Files) => "total-page",
+            (Scope::Total, Kind::Messages) => "total-messages",
             (Scope::Total, Kind::Tokens) => "total-tokens",
         }
     }
@@ -147,16 +153,19 @@ impl fmt::Display for Refusal {
             (Scope::Address, Kind::Requests | Kind::Files) => {
                 write!(f, "too many requests come from your address; try again in {wait}")
             }
+            (Scope::Address, Kind::Messages) => {
+                write!(f, "too many messages for rooms come from your address; try again in {wait}")
+            }
             (Scope::Address, Kind::Tokens) => {
                 write!(f, "your address has had as many answers as it may have for now; try again in {wait}")
             }
-            (Scope::Person, Kind::Requests | Kind::Files) => {
+            (Scope::Person, Kind::Requests | Kind::Files | Kind::Messages) => {
                 write!(f, "you ask too fast; try again in {wait}")
             }
             (Scope::Person, Kind::Tokens) => {
                 write!(f, "you have had as many answers as you may have for now; try again in {wait}")
             }
-            (Scope::Total, Kind::Requests | Kind::Files) => {
+            (Scope::Total, Kind::Requests | Kind::Files | Kind::Messages) => {
                 write!(f, "too many people ask at the moment; try again in {wait}")
             }
             (Scope::Total, Kind::Tokens) => {
@@ -266,7 +275,7 @@ impl Limits {
         let taken = self.people.with(person.as_str(), now, allowance, |used| match errand {
             _ if !spared => used.take(allowance, errand),
             Errand::Answer => used.afford(allowance, 0).map(|()| None),
-            Errand::Request | Errand::File => Ok(None),
+            Errand::Request | Errand::File | Errand::Message(_) => Ok(None),
         });
         let standing = told(Scope::Person, taken)?;
         match told(Scope::Total, self.in_all(now, config, |used| used.take(&config.total, errand))) {

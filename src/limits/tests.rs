@@ -114,6 +114,35 @@ fn whoever_asks_too_fast_takes_nothing_from_the_others_at_the_address() {
 }
 
 #[test]
+fn an_address_says_so_much_in_rooms_and_long_messages_count_as_more() {
+    let config = limits("");
+    let limits = Limits::standing_still();
+    let says = |bytes: usize, client: &str| {
+        (0..5_000)
+            .take_while(|_| limits.admit_address(&config, address(client), Errand::Message(bytes)).is_ok())
+            .count()
+    };
+    assert_eq!(says(0, "203.0.113.1"), 600);
+    assert_eq!(says(1_024, "203.0.113.2"), 600);
+    assert_eq!(says(8_192, "203.0.113.3"), 75);
+    let refusal = limits.admit_address(&config, address("203.0.113.1"), Errand::Message(1)).unwrap_err();
+    assert_eq!(refusal.policy.name(), "address-messages");
+    assert_eq!(refusal.to_string(), "too many messages for rooms come from your address; try again in 1 second");
+    limits.pass(SECOND);
+    assert_eq!(says(100, "203.0.113.1"), 100);
+    assert!(limits.admit_address(&config, address("203.0.113.1"), Errand::Request).is_ok(), "asking is another matter");
+    // What the last one goes beyond is owed, however often somebody asks in between.
+    let long = |client: &str| limits.admit_address(&config, address(client), Errand::Message(8_192)).is_ok();
+    assert!((0..599).all(|_| limits.admit_address(&config, address("203.0.113.4"), Errand::Message(1)).is_ok()));
+    assert!(long("203.0.113.4"));
+    assert_eq!(says(1, "203.0.113.4"), 0);
+    limits.pass(SECOND * 7 / 100);
+    assert!(!long("203.0.113.4"));
+    limits.pass(SECOND / 50);
+    assert!(long("203.0.113.4"));
+}
+
+#[test]
 fn the_total_refuses_a_person_who_has_asked_for_nothing_yet() {
     let config = limits("[limits.total]\nrequests_per_minute = 2\nburst = 2");
     let limits = Limits::standing_still();

@@ -20,6 +20,9 @@ const MINUTE: Duration = Duration::from_mins(1);
 const DAY: Duration = Duration::from_hours(24);
 /// More than so much of a limit is as good as that: what governor reckons with stays within its numbers.
 const MOST_DAYS: f64 = 2.0;
+/// Of how many bytes in a room each counts as one message, and as how many the largest counts.
+const KIBIBYTE: usize = 1 << 10;
+const LARGEST: f64 = 8.0;
 /// Less than this is nothing.
 const LEAST: f64 = 0.01;
 /// How long whoever asks shall wait for answers that are being made: most take no longer.
@@ -32,6 +35,7 @@ pub struct Used {
     at: u64,
     requests: f64,
     files: f64,
+    messages: f64,
     tokens: f64,
     /// When tokens were last spent.
     spent: u64,
@@ -72,6 +76,7 @@ impl Used {
         };
         self.requests = rest(self.requests, allowance.requests.map(|rate| rate.per_minute), MINUTE);
         self.files = rest(self.files, allowance.files.map(|rate| rate.per_minute), MINUTE);
+        self.messages = rest(self.messages, allowance.messages.map(|rate| rate.per_minute), MINUTE);
         self.tokens = if self.free_in().is_zero() { 0.0 } else { rest(self.tokens, allowance.tokens, DAY) };
     }
 
@@ -99,19 +104,24 @@ impl Used {
         if errand == Errand::Answer {
             self.afford(allowance, 0)?;
         }
-        let (kind, used, rate) = match errand {
-            Errand::Answer | Errand::Request => (Kind::Requests, &mut self.requests, allowance.requests),
-            Errand::File => (Kind::Files, &mut self.files, allowance.files),
+        let (kind, used, rate, cost) = match errand {
+            Errand::Answer | Errand::Request => (Kind::Requests, &mut self.requests, allowance.requests, 1.0),
+            Errand::File => (Kind::Files, &mut self.files, allowance.files, 1.0),
+            Errand::Message(bytes) => {
+                let cost = whole(bytes.div_ceil(KIBIBYTE) as u64).clamp(1.0, LARGEST);
+                (Kind::Messages, &mut self.messages, allowance.messages, cost)
+            }
         };
         let Some(rate) = rate else {
-            *used += 1.0;
+            *used += cost;
             return Ok(None);
         };
         let quota = quota(rate.per_minute, MINUTE, rate.burst);
-        // Under a wider limit it may have become more.
-        *used = used.min(f64::from(rate.burst.get()));
+        // Under a wider limit it may have become more; by a large message, too, and that is owed.
+        let most = f64::from(rate.burst.get()) + if kind == Kind::Messages { LARGEST - 1.0 } else { 0.0 };
+        *used = used.min(most);
         let requests = judge(*used, quota).map_err(|wait| Reached { kind, wait, under_way: false })?;
-        *used += 1.0;
+        *used += cost;
         let missing = *used - f64::from(rate.burst.get() - requests - 1);
         Ok(Some(Left { kind, requests, window: quota.replenish_interval().mul_f64(missing.clamp(0.0, 1.0)) }))
     }
@@ -133,6 +143,7 @@ impl Used {
         let part = |used: f64, limit: Option<NonZeroU32>| used / f64::from(limit.unwrap_or(NonZeroU32::MAX).get());
         part(self.requests, allowance.requests.map(|rate| rate.burst))
             .max(part(self.files, allowance.files.map(|rate| rate.burst)))
+            .max(part(self.messages, allowance.messages.map(|rate| rate.burst)))
             .max(part(self.tokens, allowance.tokens))
     }
 }

@@ -331,6 +331,42 @@ fn whoever_begins_rooms_without_end_is_told_to_leave_one_and_the_others_begin_th
     one.join("7", None);
 }
 
+#[test]
+fn whoever_floods_rooms_over_many_connections_is_stopped_and_the_others_talk_on() {
+    let port = free_port();
+    let config = format!(
+        "[http]\nlisten = \"127.0.0.1:{port}\"\ntrusted_proxies = [\"127.0.0.1\"]\n[limits.address]\n\
+         messages_per_minute = 10\n"
+    );
+    let _perch = Start::with_text(&config).ready();
+    let (mut one, mut two) = (from(port, "203.0.113.1"), from(port, "203.0.113.1"));
+    let mut other = from(port, "203.0.113.2");
+    // As many as a connection may be in cost nothing, so that all can come back after a restart.
+    for number in 0..16 {
+        two.join(&number.to_string(), None);
+    }
+    one.join("here", None);
+    other.join("here", None);
+    // It counts as eight.
+    one.say("here", &"x".repeat(8_000));
+    assert_eq!(other.frame_of("message")["text"].as_str().map(str::len), Some(8_000));
+    for (person, room) in [(&mut one, "here"), (&mut two, "0")] {
+        person.send(&json!({ "type": "say", "room": room, "text": "more", "ref": 7 }));
+        let refused = person.frame_of("error");
+        assert_eq!((&refused["ref"], &refused["problem"]["status"]), (&json!(7), &json!(429)));
+        let detail = refused["problem"]["detail"].as_str().unwrap();
+        assert!(detail.starts_with("too many messages for rooms come from your address; try again in 4"), "{detail}");
+    }
+    other.say("here", "are they gone?");
+    // Having what was said again and again is no way around it.
+    two.send(&json!({ "type": "join", "room": "0", "ref": "again" }));
+    assert_eq!(two.frame_of("error")["ref"], "again");
+    // Who is refused stays where they are.
+    other.join("0", None);
+    other.say("0", "and you?");
+    assert_eq!(two.frame_of("message")["text"], "and you?");
+}
+
 /// Connects with a receive buffer so small that little is on the way.
 fn connect_narrow(port: u16) -> TcpStream {
     let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::STREAM, None).unwrap();

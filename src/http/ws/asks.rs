@@ -86,8 +86,8 @@ async fn answer(
     told: &mpsc::Sender<Told>,
 ) -> Result<(), Problem> {
     let question = Question { text: Arc::clone(&text), attachments: [].into(), key: None };
-    let asked = app.history.ask(asker, which(conversation)?, question, live.config.chat.history()).await;
-    let asking = match asked.map_err(|NoSuchConversation| no_such_conversation())? {
+    let found = app.history.ask(asker, which(conversation)?, question, live.config.chat.history()).await;
+    let asking = match found.map_err(|NoSuchConversation| no_such_conversation())? {
         Asked::Now(asking) => asking,
         Asked::Before { conversation, answer, .. } => {
             drop(told.send(Told::Begun(conversation)).await);

@@ -75,6 +75,7 @@ pub async fn serve(upgraded: Upgraded, app: App, visitor: Visitor, id: RequestId
         id,
         bell: Arc::new(Bell::of(client)),
         rooms: Vec::new(),
+        joins: 0,
         asks: Vec::new(),
         rate: wishes::rate(),
         patience: wishes::patience(),
@@ -117,6 +118,8 @@ struct Socket {
     id: RequestId,
     bell: Arc<Bell>,
     rooms: Vec<(RoomName, Membership)>,
+    /// How many rooms were joined, as far as that is counted.
+    joins: u8,
     asks: Vec<Ask>,
     rate: DefaultDirectRateLimiter,
     patience: DefaultDirectRateLimiter,

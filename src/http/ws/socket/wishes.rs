@@ -14,11 +14,16 @@ use super::{Socket, count};
 use crate::http::problem::Problem;
 use crate::http::ws::asks::{Ask, Told};
 use crate::http::ws::frame::{self, Reference, Wish};
+use crate::limits::{Errand, Refusal};
 use crate::rooms::{Full, Joined, RoomName, Said};
 
 /// In so many rooms one may be at once, and so many questions one may have open, over one connection.
 const ROOMS: usize = 16;
 const ASKS: usize = 4;
+/// So many rooms one may join over a connection before each counts as much as saying so many bytes: what was said there
+/// is up to eight times that. A crowd that comes back after a restart joins as many for nothing.
+const FREE_JOINS: u8 = 16;
+const JOIN: usize = 8 << 10;
 /// So many messages one may send a second, and so many at once.
 const RATE: NonZeroU32 = NonZeroU32::new(10).expect("it is not zero");
 const BURST: NonZeroU32 = NonZeroU32::new(60).expect("it is not zero");
@@ -98,6 +103,7 @@ impl Socket {
             }
             Wish::Say { room, text, reference } => {
                 let place = self.place(&room)?;
+                self.admit(text.len())?;
                 let (room, membership) = &self.rooms[place];
                 let compose = |id, at| frame::message(room, id, &self.name, &text, at);
                 membership.say(self.person().clone(), reference, compose);
@@ -115,6 +121,13 @@ impl Socket {
         }
     }
 
+    /// Counts so many bytes that go to others in rooms, or come from there, for all connections of the client.
+    fn admit(&self, bytes: usize) -> Result<(), Refusal> {
+        let Some(address) = self.visitor.address else { return Ok(()) };
+        let live = self.app.live.borrow();
+        self.app.limits.admit_address(&live.config.limits, address, Errand::Message(bytes)).map(drop)
+    }
+
     fn place(&self, room: &RoomName) -> Result<usize, Problem> {
         self.rooms
             .iter()
@@ -127,6 +140,11 @@ impl Socket {
         if !again && self.rooms.len() >= ROOMS {
             let detail = format!("you are in {ROOMS} rooms already; leave one first");
             return Err(Problem::new(StatusCode::CONFLICT, detail));
+        }
+        if self.joins < FREE_JOINS {
+            self.joins += 1;
+        } else {
+            self.admit(JOIN)?;
         }
         // Who joins again starts anew.
         self.rooms.retain(|(name, _)| *name != room);
