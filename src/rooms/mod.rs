@@ -1,7 +1,7 @@
 //! Rooms that people talk in: what is said has one order for all, and whoever lost their connection goes on where they
 //! were.
 //!
-//! A room keeps what was said lately in one ring ([`room`]), and everybody in it reads that ring at their own pace:
+//! A room keeps what was said lately in one ring ([`ring`]), and everybody in it reads that ring at their own pace:
 //! nothing is kept for each reader, what is said is there once, and who falls behind what is kept is told so rather than
 //! waited for. All of it lives as long as the process, within bounds.
 
@@ -15,13 +15,15 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 mod name;
+mod ring;
 mod room;
 mod shares;
 #[cfg(test)]
 mod tests;
 
 pub use name::RoomName;
-pub use room::{Behind, Bell, Joined, Membership, Said};
+pub use ring::Said;
+pub use room::{Behind, Bell, Joined, Membership};
 
 use room::Room;
 use shares::Shares;

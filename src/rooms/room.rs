@@ -1,6 +1,5 @@
-//! One room: a ring of what was said lately, and who listens to it.
+//! One room: who is in it, what they hear, and on whose account it is.
 
-use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -10,17 +9,10 @@ use axum::body::Bytes;
 use futures_util::task::AtomicWaker;
 use tokio::time::Instant;
 
+use super::ring::{Ring, Said};
 use super::{Common, RoomName};
 use crate::chat::PersonId;
 
-/// What a room keeps: so many messages, and no more than so many bytes of them.
-const KEPT: usize = 1_024;
-const KEPT_BYTES: usize = 1 << 20;
-/// What a message takes beside its text, in bytes, about.
-const OVERHEAD: usize = 128;
-/// How much of what was said is told to who joins: so many messages at most, and no more than so many bytes of them.
-const HISTORY: usize = 100;
-const HISTORY_BYTES: usize = 64 << 10;
 /// How many are in a room is told at most this often: with a thousand who come at once, each would be told a thousand
 /// times.
 const ANNOUNCEMENTS: Duration = Duration::from_secs(1);
@@ -50,17 +42,6 @@ impl Bell {
     }
 }
 
-/// A message that was said in a room.
-#[derive(Clone, Debug)]
-pub struct Said {
-    pub id: u64,
-    /// It as it is sent to everybody.
-    pub frame: Bytes,
-    pub by: PersonId,
-    /// What its author calls it.
-    pub reference: Option<Arc<str>>,
-}
-
 /// What was said next is not kept any more.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Behind;
@@ -87,16 +68,6 @@ pub(super) struct Room {
     own: Weak<Room>,
 }
 
-struct Ring {
-    said: VecDeque<Said>,
-    /// The place of the first that is kept, in the row of all that was ever said here.
-    first: u64,
-    bytes: usize,
-    /// The id of the last message, and of the last that is not kept any more.
-    last: u64,
-    forgotten: u64,
-}
-
 struct Seats {
     bells: Vec<Option<Arc<Bell>>>,
     free: Vec<usize>,
@@ -115,15 +86,12 @@ impl Room {
     pub(super) fn new(name: RoomName, common: Arc<Common>) -> Arc<Room> {
         common.empty.fetch_add(1, Ordering::Relaxed);
         let now = Instant::now();
-        // Whatever was said in a room of this name before has a lower id.
-        let begun = clock(SystemTime::now());
-        let ring = Ring { said: VecDeque::new(), first: 0, bytes: 0, last: begun, forgotten: begun };
         let told = now.checked_sub(ANNOUNCEMENTS).unwrap_or(now);
         let seats =
             Seats { bells: Vec::new(), free: Vec::new(), members: 0, answerable: None, told, due: false, emptied: now };
         Arc::new_cyclic(|own| Room {
             name,
-            ring: Mutex::new(ring),
+            ring: Mutex::new(Ring::new(SystemTime::now())),
             seats: Mutex::new(seats),
             announced: AtomicU32::new(0),
             common,
@@ -241,7 +209,7 @@ impl Room {
         let own = self.common.shares().keeps(seats.answerable);
         let id = {
             let mut ring = self.ring();
-            let id = clock(now).max(ring.last + 1);
+            let id = ring.next_id(now);
             let said = Said { id, frame: compose(id, now), by, reference };
             let share = [own, self.common.share()].into_iter().flatten().min();
             let (grown, gone) = ring.push(said, share);
@@ -271,65 +239,6 @@ impl Drop for Room {
     fn drop(&mut self) {
         let bytes = self.ring.get_mut().unwrap_or_else(PoisonError::into_inner).bytes;
         self.common.bytes.fetch_sub(bytes, Ordering::Relaxed);
-    }
-}
-
-/// A message's id is the moment at which it was said, in microseconds since 1970, or one more than the last where that
-/// is not more: ids grow over a restart as well, as long as the clock is not put back. They stay exact as JavaScript's
-/// numbers until 2255.
-fn clock(now: SystemTime) -> u64 {
-    let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
-}
-
-impl Ring {
-    /// What it takes with `said` more, and how much less it then takes as it forgets, in bytes.
-    fn push(&mut self, said: Said, share: Option<usize>) -> (usize, usize) {
-        let grown = said.size();
-        self.last = said.id;
-        self.said.push_back(said);
-        self.bytes += grown;
-        let most = share.map_or(KEPT_BYTES, |share| share.min(KEPT_BYTES));
-        let mut gone = 0;
-        while self.said.len() > 1 && (self.said.len() > KEPT || self.bytes - gone > most) {
-            let Some(oldest) = self.said.pop_front() else { break };
-            self.first += 1;
-            self.forgotten = oldest.id;
-            gone += oldest.size();
-        }
-        self.bytes -= gone;
-        (grown, gone)
-    }
-
-    /// What who joins is told, the place of what comes after it, and whether something may be missing.
-    fn history(&self, after: Option<u64>) -> (Vec<Said>, u64, bool) {
-        // Whoever knows of a later message than the last, knows of it from before the clock was put back.
-        let after = after.map(|after| (after, after < self.forgotten || after > self.last));
-        let fits = {
-            let mut bytes = 0;
-            move |said: &&Said| {
-                bytes += said.frame.len();
-                bytes <= HISTORY_BYTES
-            }
-        };
-        let (from, count, incomplete) = match after {
-            Some((after, incomplete)) if after <= self.last => {
-                let from = self.said.partition_point(|said| said.id <= after);
-                (from, self.said.range(from..).take(HISTORY).take_while(fits).count(), incomplete)
-            }
-            after => {
-                let count = self.said.iter().rev().take(HISTORY).take_while(fits).count();
-                (self.said.len() - count, count, after.is_some())
-            }
-        };
-        let history = self.said.range(from..from + count).cloned().collect();
-        (history, self.first + (from + count) as u64, incomplete)
-    }
-}
-
-impl Said {
-    fn size(&self) -> usize {
-        OVERHEAD + self.frame.len() + self.reference.as_ref().map_or(0, |reference| reference.len())
     }
 }
 
