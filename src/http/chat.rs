@@ -246,21 +246,30 @@ pub(super) async fn read(
     let ahead = announced.unwrap_or(0).min(limit).min(AHEAD);
     let mut bytes = Vec::with_capacity(usize::try_from(ahead).unwrap_or(0));
     let mut received: u64 = 0;
-    let mut held = Held::new(app, client);
+    let (mut held, mut full) = (Some(Held::new(app, client)), None);
     let deadline = tokio::time::Instant::now() + BODY_TIMEOUT;
     let frames = async {
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|_| Problem::new(StatusCode::BAD_REQUEST, "the request's body ended early"))?;
             let Ok(data) = frame.into_data() else { continue };
             received += data.len() as u64;
-            if received <= limit {
-                held.grow(data.len())?;
-                bytes.extend_from_slice(&data);
-            } else if received > limit + DISCARDED {
+            if received > limit + DISCARDED {
                 break;
             }
+            if received > limit {
+                continue;
+            }
+            match held.as_mut().map(|held| held.grow(data.len())) {
+                Some(Ok(())) => bytes.extend_from_slice(&data),
+                // What still comes is thrown away, as its sender may read nothing before.
+                Some(Err(problem)) => {
+                    (bytes, held) = (Vec::new(), None);
+                    full = Some(problem);
+                }
+                None => {}
+            }
         }
-        Ok::<(), Problem>(())
+        full.map_or(Ok(()), Err)
     };
     let too_slow = || Problem::new(StatusCode::REQUEST_TIMEOUT, "the request's body took too long to come");
     tokio::select! {

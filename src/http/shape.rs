@@ -5,6 +5,7 @@
 use std::ops::ControlFlow;
 
 use axum::body::Body;
+use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
 use axum::response::IntoResponse;
 
@@ -43,6 +44,16 @@ fn flaw(method: &Method, version: Version, address: &Uri, headers: &HeaderMap) -
         (_, Some(_)) => return Some((StatusCode::BAD_REQUEST, "the request has more than one `Host`")),
         (None, None) if version == Version::HTTP_11 => {
             return Some((StatusCode::BAD_REQUEST, "the request has no `Host`"));
+        }
+        (Some(host), None) if !host.is_empty() => {
+            let named = Authority::try_from(host.as_bytes()).ok().filter(|host| !host.as_str().contains('@'));
+            let Some(named) = named else {
+                return Some((StatusCode::BAD_REQUEST, "the request's `Host` is none"));
+            };
+            // Which of them counts, RFC 9112, section 3.2.2, and RFC 9113, section 8.3.1, say; some know only the other.
+            if address.host().is_some_and(|host| !host.eq_ignore_ascii_case(named.host())) {
+                return Some((StatusCode::BAD_REQUEST, "the request's `Host` is not the one of its address"));
+            }
         }
         _ => {}
     }

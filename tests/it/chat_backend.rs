@@ -126,7 +126,7 @@ fn aimock_takes_perch_for_a_client_of_openai() {
     assert_eq!(chat::post(port, "no fixture is for this").status, 502);
     let status = perch.wait_status("the refusal", |status| status["services"]["chat"]["state"] == "recovering");
     let reason = status["services"]["chat"]["reason"].as_str().unwrap();
-    assert!(reason.contains("(404: No fixture matched)"), "{reason}");
+    assert!(reason.contains("(404: no_fixture_match"), "{reason}");
 }
 
 #[test]

@@ -245,7 +245,10 @@ fn a_file_that_hangs_swells_or_leads_elsewhere_is_told_and_the_bot_answers_other
     simulator.say(file("swells.png", Some(100), None)).unwrap();
     simulator.say(file("elsewhere.png", None, Some(FileTrouble::Redirect(elsewhere)))).unwrap();
     let said = stage.texts(2);
-    insta::assert_snapshot!(said.join("\n"), @"");
+    insta::assert_snapshot!(said.join("\n"), @"
+    `swells.png` is larger than Discord says.
+    `elsewhere.png` can't be fetched from Discord at the moment; try again in a while.
+    ");
     stage.bot.mention("general", "hello");
     assert_eq!(stage.texts(3)[2], "You said: hello");
     assert!(begun.elapsed() < FILE_TIMEOUT, "{:?}: others waited for the one that hangs", begun.elapsed());
@@ -259,7 +262,10 @@ fn a_file_that_hangs_swells_or_leads_elsewhere_is_told_and_the_bot_answers_other
         let id: String = warning.chars().filter(char::is_ascii_digit).take(19).collect();
         *warning = warning.replace(&id, "ID");
     }
-    insta::assert_snapshot!(warnings.join("\n"), @"");
+    insta::assert_snapshot!(warnings.join("\n"), @"
+    a file of message ID can't be fetched: 302:  (code 0)
+    a file of message ID can't be fetched: it did not come within 20 s
+    ");
     assert_eq!(stage.upstream.asked().len(), 1);
     simulator.say(file("good.png", None, None)).unwrap();
     assert_eq!(stage.texts(4)[3], "You said: look");

@@ -335,7 +335,80 @@ fn a_list_in_place_of_the_message_object_is_told_like_other_wrong_json() {
         assert_hardened(&answer, body);
         told.push(format!("{body} → {}: {}", answer.status, problem["detail"].as_str().unwrap()));
     }
-    insta::assert_snapshot!(told.join("\n"), @"");
+    insta::assert_snapshot!(told.join("\n"), @r#"
+    ["hello", null] → 400: the body is not {"message": "…", "conversation": "…"?}: it is no object
+     ["hello"] → 400: the body is not {"message": "…", "conversation": "…"?}: it is no object
+    "hello" → 400: the body is not {"message": "…", "conversation": "…"?}: it is no object
+    null → 400: the body is not {"message": "…", "conversation": "…"?}: it is no object
+    7 → 400: the body is not {"message": "…", "conversation": "…"?}: it is no object
+     → 400: the body is not {"message": "…", "conversation": "…"?}: EOF while parsing a value at line 1 column 0
+    {"message": ["hello"]} → 400: the body is not {"message": "…", "conversation": "…"?}: invalid type: sequence, expected a string at line 1 column 12
+    "#);
+}
+
+#[test]
+fn a_host_that_is_none_or_is_not_that_of_the_address_is_refused() {
+    let (_perch, port) = perch_with("");
+    let get = |address: &str, host: &str| {
+        let head = format!("GET {address} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        let answer = raw::send(port, head.as_bytes());
+        assert!(answer.to_ascii_lowercase().contains("\r\nx-frame-options: deny\r\n"), "{answer}");
+        raw::statuses(&answer)
+    };
+    for host in ["perch", "perch:8080", "PERCH.example.", "[::1]:8080", "127.0.0.1", ""] {
+        assert_eq!(get("/health", host), [200], "{host:?}");
+    }
+    for host in ["a b", "a/b", "../..", "[::1", "user@perch", "ü", "perch:80:80", "a\"b"] {
+        assert_eq!(get("/health", host), [400], "{host:?}");
+    }
+    assert_eq!(get("http://perch/health", "perch"), [200], "a proxy asks so");
+    assert_eq!(get("http://PERCH:80/health", "perch"), [200]);
+    assert_eq!(get("http://elsewhere.example/health", "perch"), [400]);
+    assert_eq!(get("https://elsewhere.example:1/health", "perch"), [400]);
+}
+
+#[test]
+fn odd_methods_targets_and_bodies_are_answered_and_hardened_and_others_are_served() {
+    let (_perch, port) = perch_with("");
+    let rest = "Host: perch\r\nConnection: close\r\nContent-Type: application/json\r\n";
+    let question = r#"{"message": "hi"}"#;
+    let chunked = format!("POST /api/chat HTTP/1.1\r\n{rest}Transfer-Encoding: chunked\r\n\r\n");
+    for (bytes, status) in [
+        (format!("HEAD / HTTP/1.1\r\n{rest}\r\n"), 200),
+        (format!("HEAD /api/chat HTTP/1.1\r\n{rest}\r\n"), 405),
+        (format!("TRACE / HTTP/1.1\r\n{rest}\r\n"), 405),
+        (format!("ODD /health HTTP/1.1\r\n{rest}\r\n"), 405),
+        (format!("OPTIONS * HTTP/1.1\r\n{rest}\r\n"), 404),
+        (format!("CONNECT perch:443 HTTP/1.1\r\n{rest}\r\n"), 404),
+        (format!("GET /assets/../../etc/passwd HTTP/1.1\r\n{rest}\r\n"), 404),
+        (format!("GET /assets/%00/%2e%2e%2f HTTP/1.1\r\n{rest}\r\n"), 404),
+        (format!("POST /api/chat HTTP/1.1\r\n{rest}Content-Length: 60000\r\n\r\n{{\"a\":{}", "[".repeat(59_995)), 400),
+        (format!("{chunked}11;a=\"x\r\ny\"\r\n{question}\r\n0\r\n\r\n"), 400),
+        (
+            format!("{chunked}{}11\r\n{question}\r\n0\r\n\r\n", format!("1;{}\r\n \r\n", "a".repeat(40)).repeat(2_000)),
+            400,
+        ),
+        (format!("{chunked}11\r\n{question}XX0\r\n\r\n"), 400),
+        (format!("{chunked}11\r\n{question}\r\n0\r\nContent-Length: 99\r\nHost: elsewhere\r\n\r\n"), 200),
+    ] {
+        let answers = raw::send(port, bytes.as_bytes());
+        assert_eq!(raw::statuses(&answers), [status], "{bytes:.80}: {answers}");
+        let head = answers.to_ascii_lowercase();
+        for header in ["content-security-policy: ", "x-content-type-options: nosniff", "x-frame-options: deny"] {
+            assert!(head.contains(header), "{header} on {bytes:.80}");
+        }
+    }
+    // Who waits to be asked for a body is asked, and its answer is as others are.
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let head = format!("POST /api/chat HTTP/1.1\r\n{rest}Expect: 100-continue\r\nContent-Length: 17\r\n\r\n");
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut asked = [0; 25];
+    stream.read_exact(&mut asked).unwrap();
+    assert_eq!(&asked, b"HTTP/1.1 100 Continue\r\n\r\n");
+    stream.write_all(question.as_bytes()).unwrap();
+    assert_eq!(raw::statuses(&raw::read_to_end(&mut stream)), [200]);
+    assert_eq!(chat::ask(port, "hello"), "hello");
 }
 
 /// Begins to send a body of `length` bytes, of which the last is still to come.

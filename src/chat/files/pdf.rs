@@ -487,7 +487,7 @@ mod tests {
         ");
         let script = "<< /S /JavaScript /JS (app.alert(1)) >>";
         let trailer = around(format!("trailer << /Root << /OpenAction {script} >> >>\n").as_bytes());
-        assert_eq!(told_shortly(&trailer), "active: has a script in it");
+        assert_eq!(told_shortly(&trailer), "active: does something by itself when it is opened");
     }
 
     #[test]

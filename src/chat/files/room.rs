@@ -18,6 +18,7 @@ pub struct Room {
     units: Arc<Semaphore>,
     clients: Arc<Mutex<HashMap<IpAddr, Weak<Semaphore>>>>,
     bytes: usize,
+    /// Of one file at a time, so that what looking at one takes beside it is taken once.
     turn: Arc<Semaphore>,
 }
 

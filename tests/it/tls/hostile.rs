@@ -214,6 +214,7 @@ fn an_answer_whose_window_never_opens_is_given_up_and_one_that_waits_for_its_mod
         {
             untaken.push(sender.clone().send_request(question(&long, accept)).await.unwrap());
         }
+        tokio::task::block_in_place(|| upstream.wait_asked(4));
         upstream.fault(Fault::Silence);
         let mut quiet = small.clone().send_request(question("think", "text/event-stream")).await.unwrap().into_body();
         let mut said = Vec::new();
