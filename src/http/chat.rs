@@ -229,13 +229,13 @@ pub(super) fn is_json(headers: &HeaderMap) -> bool {
 /// Reads a body of at most `limit` bytes.
 pub(super) async fn read(
     app: &App,
-    head: &Parts,
+    parts: &Parts,
     mut body: Body,
     limit: u64,
     config: &Config,
 ) -> Result<Vec<u8>, Problem> {
-    let headers = &head.headers;
-    let client = head.extensions.get().and_then(|ClientAddress(address)| config.limits.client(*address));
+    let headers = &parts.headers;
+    let client = parts.extensions.get().and_then(|ClientAddress(address)| config.limits.client(*address));
     let too_large = || Problem::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the request is larger than {limit} bytes"));
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     let patient = headers.contains_key(header::EXPECT);

@@ -347,17 +347,16 @@ impl Reading<'_> {
 
     fn read(&self, data: &[u8]) -> Result<Piece, Failure> {
         let account = &self.openai.account;
-        wire::read(data).map_err(|error| match error {
-            Some(error) => {
+        wire::read(data).map_err(|error| {
+            if let Some(error) = error {
                 let why = if self.text.is_empty() { Why::Unavailable } else { Why::CutShort };
-                Failure::new(why, format!("{} failed at the answer ({})", account.host, account.marks(None, &error)))
+                let marks = account.marks(None, &error);
+                return Failure::new(why, format!("{} failed at the answer ({marks})", account.host));
             }
-            None => {
-                // It may repeat what somebody wrote.
-                let text = account.clean(&String::from_utf8_lossy(data));
-                tracing::debug!(service = super::NAME, "{} sent: {text}", account.host);
-                self.nonsense(&format!("{} bytes of something else", data.len()))
-            }
+            // It may repeat what somebody wrote.
+            let text = account.clean(&String::from_utf8_lossy(data));
+            tracing::debug!(service = super::NAME, "{} sent: {text}", account.host);
+            self.nonsense(&format!("{} bytes of something else", data.len()))
         })
     }
 
