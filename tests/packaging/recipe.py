@@ -16,7 +16,7 @@ import sys
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "terraform"))
-import hcl  # noqa: E402
+import hcl
 
 NAMES = HERE / "recipe.json"
 # The oldest are those that packaging/ami/plugins.pkr.hcl names.
@@ -79,9 +79,8 @@ def body_faults(block, known, variables, path):
 def faults(blocks):
     """What Packer and the plugin would not understand, a line each."""
     known = json.loads(NAMES.read_text())
-    of = lambda kind: [block for block in blocks if block.kind == kind]  # noqa: E731
-    variables = {block.labels[0]: block.arguments.get("type") for block in of("variable")}
-    sources = {".".join(block.labels) for block in of("source")}
+    variables = {block.labels[0]: block.arguments.get("type") for block in blocks if block.kind == "variable"}
+    sources = {".".join(block.labels) for block in blocks if block.kind == "source"}
     for block in blocks:
         match block.kind:
             case "packer":
