@@ -1,5 +1,6 @@
 //! HTTPS with a certificate in files, asked by the clients that people use.
 
+use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
@@ -144,6 +145,24 @@ fn http_sends_to_https_and_answers_load_balancers() {
         plain(&["-H", "Host: chat.test"], "//evil.test/%0d%0aX:%20y"),
         moved("chat.test:PORT//evil.test/%0d%0aX:%20y")
     );
+    // Whatever stands in the request's first line, nobody is sent to where the host does not say.
+    assert_eq!(
+        plain(&["-H", "Host: chat.test", "-X", "OPTIONS", "--request-target", "*"], "/"),
+        moved("chat.test:PORT/")
+    );
+    let absolute = ["-H", "Host: evil.test", "--request-target", "http://chat.test?a=/b"];
+    assert_eq!(plain(&absolute, "/"), moved("chat.test:PORT/?a=/b"));
+    assert_eq!(plain(&["-H", "Host: chat.test."], "/"), moved("chat.test.:PORT/"));
+    for host in
+        ["chat.test:80:90", "chat.test/evil.test", "chat.test\\.evil.test", "a b", "[::1", "chat.test, evil.test"]
+    {
+        assert_eq!(plain(&["-H", &format!("Host: {host}")], "/"), "HTTP/1.1 400 Bad Request", "{host}");
+    }
+    let mut two = std::net::TcpStream::connect(("127.0.0.1", host.http)).unwrap();
+    two.write_all(b"GET / HTTP/1.1\r\nHost: chat.test\r\nHost: evil.test\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    two.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{answer}");
     assert_eq!(plain(&["-0", "-H", "Host:"], "/"), "HTTP/1.0 400 Bad Request");
     assert_eq!(plain(&["-H", "Host: chat.test@evil.test"], "/"), "HTTP/1.1 400 Bad Request");
     assert_eq!(plain(&[], "/health"), "HTTP/1.1 200 OK");

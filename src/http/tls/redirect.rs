@@ -42,7 +42,10 @@ fn redirect(request: &Request<Body>, port: u16) -> Response<Body> {
         let detail = "name the host in the request: without it, nobody can be sent to where HTTPS is";
         return Problem::new(StatusCode::BAD_REQUEST, detail).into_response();
     };
-    let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+    // With a slash before a query that stands alone. `*`, as OPTIONS may ask (RFC 9112, section 3.2.4), is no path, and
+    // would become a part of the host's name.
+    let path = request.uri().path_and_query().map(ToString::to_string).filter(|path| path.starts_with('/'));
+    let path = path.as_deref().unwrap_or("/");
     let port = if port == 443 { String::new() } else { format!(":{port}") };
     match HeaderValue::from_str(&format!("https://{host}{port}{path}")) {
         Ok(location) => (StatusCode::PERMANENT_REDIRECT, [(header::LOCATION, location)]).into_response(),
@@ -65,7 +68,13 @@ fn https_port(app: &App, request: &Request<Body>) -> Option<u16> {
 
 /// The host that the client meant, without its port.
 fn host(request: &Request<Body>) -> Option<String> {
-    let named = || request.headers().get(header::HOST)?.to_str().ok()?.parse::<Authority>().ok();
+    // Of two, each server between here and the client may have believed another (RFC 9112, section 3.2).
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    let (named, another) = (hosts.next(), hosts.next());
+    if another.is_some() {
+        return None;
+    }
+    let named = || named?.to_str().ok()?.parse::<Authority>().ok();
     let authority = request.uri().authority().cloned().or_else(named)?;
     (!authority.as_str().contains('@') && !authority.host().is_empty()).then(|| authority.host().to_owned())
 }
