@@ -11,8 +11,11 @@ use std::time::{Duration, SystemTime};
 use serde_json::{Value, json};
 
 use crate::support::authority::Authority;
+use crate::support::exchange::exchange;
 use crate::support::pebble::Pebble;
-use crate::support::perch::{Perch, Start, free_port};
+use crate::support::perch::{Perch, Start, free_port, wait};
+
+mod meddled;
 
 /// A perch that orders its certificate from a pebble.
 struct Host {
@@ -98,6 +101,13 @@ fn restarted(mut perch: Perch, meanwhile: impl FnOnce()) -> Perch {
     let start = perch.again();
     meanwhile();
     start.ready()
+}
+
+/// What Prometheus reads.
+fn metrics(perch: &Perch) -> String {
+    let socket = perch.runtime_dir().join("admin.sock");
+    let arguments = ["-sS", "--unix-socket", socket.to_str().unwrap(), "http://perch/metrics"];
+    String::from_utf8(Command::new("curl").args(arguments).output().unwrap().stdout).unwrap()
 }
 
 fn seconds(time: SystemTime) -> u64 {
@@ -332,6 +342,119 @@ fn where_nothing_can_be_written_the_certificate_is_kept_in_memory() {
     wait_certificate(&perch, &["chat.test"]);
     assert_eq!(host.get("chat.test"), "ok\n");
     let warnings = perch.messages("WARN");
-    let expected = "what belongs to the certificate is kept in memory alone, and a restart orders it anew: ";
+    let expected = "what belongs to the certificate is kept in memory alone until it can be written, and a restart orders it \
+                    anew: ";
     assert!(warnings.len() == 1 && warnings[0].starts_with(expected), "{warnings:#?}");
+}
+
+#[test]
+fn of_several_names_the_one_that_leads_elsewhere_is_named() {
+    let mut host = Host::new();
+    host.pebble.start();
+    host.pebble.lead("lost.test", "127.0.0.127");
+    let perch = host.start(&["chat.test", "lost.test", "talk.test"], "http-01");
+    let status = perch.wait_status("a failure", |status| status["http"]["tls"]["trouble"].is_string());
+    let trouble = status["http"]["tls"]["trouble"].as_str().unwrap();
+    assert!(trouble.contains("names lead here (lost.test: ") && !trouble.contains("chat.test: "), "{trouble}");
+    let shown = String::from_utf8(perch.verb(&["status"]).stdout).unwrap();
+    assert!(shown.contains("; failed 20") && shown.contains("; tried again 20"), "{shown}");
+    let metrics = metrics(&perch);
+    assert!(metrics.contains("\nperch_certificate_order_failures 1\n"), "{metrics}");
+    assert!(!metrics.contains("perch_certificate_expiry_seconds"), "{metrics}");
+}
+
+#[test]
+fn a_damaged_account_and_a_damaged_certificate_cost_one_warning_each_and_nothing_is_lost() {
+    let mut host = Host::new();
+    host.pebble.start();
+    let mut perch = host.start(&["chat.test"], "tls-alpn-01");
+    wait_certificate(&perch, &["chat.test"]);
+    let metrics = metrics(&perch);
+    assert!(metrics.contains("\nperch_certificate_expiry_seconds ") && metrics.contains("_order_failures 0\n"));
+    let file = kept(&perch, ".pem");
+    let account = file.with_file_name("account.json");
+    let mut key: Value = serde_json::from_slice(&std::fs::read(&account).unwrap()).unwrap();
+    // Text that is no key, and no text at all.
+    key["credentials"]["key_pkcs8"] = json!("AAAA");
+    for (number, damage) in [key.to_string(), "{\"cut".to_owned()].into_iter().enumerate() {
+        perch = restarted(perch, || {
+            let whole = std::fs::read(&file).unwrap();
+            std::fs::write(&file, &whole[..whole.len() / 2]).unwrap();
+            std::fs::write(&account, &damage).unwrap();
+        });
+        wait_certificate(&perch, &["chat.test"]);
+        assert_eq!(host.get("chat.test"), "ok\n");
+        let warnings = perch.messages("WARN");
+        let about = |what: &str| warnings.iter().filter(|text| text.contains(what)).count();
+        assert_eq!((about("a certificate in the state directory is damaged"), about("the account's key at")), (1, 1));
+        assert_eq!(warnings.len(), 2, "{warnings:#?}");
+        let names = std::fs::read_dir(file.parent().unwrap()).unwrap().map(|entry| entry.unwrap().path());
+        let aside = names.filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with("account-until-"));
+        let aside: Vec<_> = aside.map(|path| std::fs::read_to_string(path).unwrap()).collect();
+        assert!(aside.contains(&damage) && aside.len() == number + 1, "{aside:?}");
+    }
+}
+
+#[test]
+fn files_give_way_to_acme_and_come_back_while_connections_stay_open() {
+    let mut host = Host::new();
+    host.pebble.start();
+    let authority = Authority::new();
+    let (cert, key) = authority.issue("chat.test");
+    let ordered = host.configuration(&["chat.test"], "tls-alpn-01");
+    let start = Start::with_text("");
+    let path = |name: &str| start.directory().join(name).to_str().unwrap().to_owned();
+    let (from, rest) = ordered.split_once("[http.tls.acme]\n").unwrap();
+    let rest = &rest[rest.find("[reload]").unwrap()..];
+    let written = format!("{from}cert = \"{}\"\nkey = \"{}\"\n{rest}", path("cert.pem"), path("key.pem"));
+    for (name, text) in
+        [("cert.pem", &cert), ("key.pem", &key), ("root.pem", &authority.pem()), ("perch.toml", &written)]
+    {
+        std::fs::write(path(name), text).unwrap();
+    }
+    let own_root = PathBuf::from(path("root.pem"));
+    let perch = start.env([host.pebble.trust()]).ready();
+    wait("the files' own", || (host.get_trusting(&own_root, "chat.test") == "ok\n").then_some(()));
+    let mut open = Vec::new();
+    let connect = |roots: &str| {
+        let mut trusted = rustls::RootCertStore::empty();
+        for root in pem(roots) {
+            trusted.add(root).unwrap();
+        }
+        let config = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(trusted)
+            .with_no_client_auth();
+        let name = rustls_pki_types::ServerName::try_from("chat.test").unwrap();
+        let connection = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
+        rustls::StreamOwned::new(connection, std::net::TcpStream::connect(("127.0.0.1", host.https)).unwrap())
+    };
+    let answers = |stream: &mut rustls::StreamOwned<rustls::ClientConnection, std::net::TcpStream>| {
+        stream.write_all(b"GET /health HTTP/1.1\r\nHost: chat.test\r\n\r\n").unwrap();
+        let mut head = [0; 15];
+        stream.read_exact(&mut head).unwrap();
+        assert_eq!(&head, b"HTTP/1.1 200 OK");
+        // The rest of it, which is short.
+        assert!(stream.read(&mut [0; 4_096]).unwrap() > 0);
+    };
+    open.push(connect(&authority.pem()));
+    open.iter_mut().for_each(answers);
+    std::fs::write(perch.config_path(), &ordered).unwrap();
+    assert!(perch.verb(&["reload"]).status.success());
+    perch.wait_status("the ordered one", |status| {
+        status["http"]["tls"]["issuer"].as_str().is_some_and(|issuer| issuer.starts_with("Pebble"))
+    });
+    assert_eq!(host.get("chat.test"), "ok\n");
+    let root = tempfile::NamedTempFile::new().unwrap();
+    host.pebble.write_root(root.path());
+    open.push(connect(&std::fs::read_to_string(root.path()).unwrap()));
+    open.iter_mut().for_each(answers);
+    std::fs::write(perch.config_path(), &written).unwrap();
+    assert!(perch.verb(&["reload"]).status.success());
+    wait("the files' own", || (host.get_trusting(&own_root, "chat.test") == "ok\n").then_some(()));
+    open.iter_mut().for_each(answers);
+    let status = perch.wait_status("nothing more to come", |status| status["http"]["tls"]["next"].is_null());
+    assert!(status["http"]["tls"]["trouble"].is_null(), "{status:#}");
+    assert_eq!((perch.messages("WARN"), host.pebble.orders()), (Vec::<String>::new(), 1));
 }

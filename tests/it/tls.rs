@@ -383,7 +383,7 @@ fn check_of_a_configuration_in_s3_notes_that_the_certificate_is_on_another_machi
     let cloud = Cloud::start();
     let bucket = cloud.create_bucket(true);
     let directory = tempfile::tempdir().unwrap();
-    cloud.put_object(&bucket, "perch.toml", &configuration(directory.path(), 8080, 8443));
+    cloud.put_object(&bucket, "perch.toml", configuration(directory.path(), 8080, 8443));
     let uri = format!("s3://{bucket}/perch.toml");
     let check = || {
         let output = clean_command().args(["check", &uri]).envs(cloud.env()).output().unwrap();

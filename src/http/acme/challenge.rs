@@ -46,8 +46,13 @@ impl Challenges {
         self.texts.lock().unwrap_or_else(PoisonError::into_inner).insert(token.to_owned(), authorization.to_owned());
     }
 
-    /// Answers nothing any more.
-    pub fn clear(&self) {
+    /// Answers nothing any more once what is returned is dropped, as it is when an order is given up.
+    #[must_use]
+    pub fn for_now(&self) -> ForNow<'_> {
+        ForNow(self)
+    }
+
+    fn clear(&self) {
         self.certificates.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.texts.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
@@ -60,6 +65,15 @@ impl Challenges {
 
     fn text(&self, token: &str) -> Option<String> {
         self.texts.lock().unwrap_or_else(PoisonError::into_inner).get(token).cloned()
+    }
+}
+
+/// Ends the answers to an order's challenges.
+pub struct ForNow<'a>(&'a Challenges);
+
+impl Drop for ForNow<'_> {
+    fn drop(&mut self) {
+        self.0.clear();
     }
 }
 

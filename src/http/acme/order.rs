@@ -1,10 +1,10 @@
 //! One conversation with an ACME server (RFC 8555): from an account to a certificate.
 
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use instant_acme::{
-    Account, AccountCredentials, AuthorizationStatus, ChallengeType, Error, Identifier, NewAccount, NewOrder, Order,
-    OrderStatus, Problem, RetryPolicy,
+    Account, AccountCredentials, AuthorizationStatus, CertificateIdentifier, ChallengeType, Error, Identifier,
+    NewAccount, NewOrder, Order, OrderStatus, Problem, RetryPolicy,
 };
 use rcgen::{CertificateParams, DistinguishedName, KeyPair};
 use serde::{Deserialize, Serialize};
@@ -43,6 +43,8 @@ impl Failure {
             Error::Other(inner) if inner.is::<Unanswered>() => Kind::Unanswered,
             Error::Api(Problem { r#type: Some(kind), .. }) if kind == LIMITED => Kind::Limited,
             Error::Api(Problem { status: Some(429 | 503), .. }) => Kind::Limited,
+            // It is not well, or something else stands in its place: no order comes of that.
+            Error::Api(Problem { status: Some(500..), .. }) | Error::Json(_) => Kind::Unanswered,
             _ => Kind::Refused,
         };
         let text = match error {
@@ -75,7 +77,16 @@ struct KeptAccount {
     credentials: AccountCredentials,
 }
 
-/// Orders a certificate for the names of `acme`. What the server wants to see for that is shown by `certificates`.
+/// An order under way as it is kept: a certificate that was issued is of no use without its key.
+#[derive(Serialize, Deserialize)]
+struct KeptOrder {
+    url: String,
+    /// In PEM.
+    key: String,
+}
+
+/// Orders a certificate for the names of `acme`, or goes on with the order that an earlier try, or process, did not see the
+/// end of. What the server wants to see for that is shown by `certificates`; `replaces` is the certificate that there is.
 ///
 /// # Errors
 /// Why there is no certificate.
@@ -85,44 +96,142 @@ pub async fn order(
     kept: &Kept,
     certificates: &Certificates,
     come_again: &ComeAgain,
+    replaces: Option<CertificateIdentifier<'static>>,
 ) -> Result<Issued, Failure> {
+    let _challenges = certificates.challenges.for_now();
     let client = || Client::new(come_again.clone()).map_err(|error| Failure::refused(format!("{error:#}")));
     let names: Vec<Identifier> = acme.domains.iter().cloned().map(Identifier::Dns).collect();
     let account = match known_account(acme, place, kept, client()?).await? {
         Some(account) => account,
         None => new_account(acme, place, kept, client()?).await?,
     };
-    let mut order = match account.new_order(&NewOrder::new(&names)).await {
+    if let Some((order, key)) = unended(&account, place, kept).await? {
+        return finish(order, key, acme, place, kept, come_again).await;
+    }
+    let mut order = match new_order(&account, &names, replaces.clone()).await {
         // A server that was set up anew; or somebody removed the account.
         Err(Error::Api(problem)) if problem.r#type.as_deref() == Some(NO_ACCOUNT) => {
             let account = new_account(acme, place, kept, client()?).await?;
-            account.new_order(&NewOrder::new(&names)).await
+            new_order(&account, &names, replaces).await
         }
         made => made,
     }
     .map_err(|error| Failure::of("the order was not taken", &error))?;
-    let proved = prove(&mut order, acme, certificates).await;
-    certificates.challenges.clear();
-    proved?;
+    prove(&mut order, acme, certificates, come_again).await?;
     let key = KeyPair::generate().map_err(|error| Failure::refused(format!("no key can be made: {error}")))?;
-    let request = (|| {
-        let mut params = CertificateParams::new(acme.domains.clone())?;
-        params.distinguished_name = DistinguishedName::new();
-        params.serialize_request(&key)
-    })();
-    let request = request.map_err(|error| Failure::refused(format!("no request can be made: {error}")))?;
-    order.finalize_csr(request.der()).await.map_err(|error| Failure::of("the certificate was refused", &error))?;
-    let chain = order.poll_certificate(&POLLING).await;
-    let chain = chain.map_err(|error| Failure::of("the certificate was not issued", &error))?;
-    Ok(Issued { chain, key: key.serialize_pem() })
+    let text = serde_json::to_vec(&KeptOrder { url: order.url().to_owned(), key: key.serialize_pem() });
+    kept.keep_order(place, &text.unwrap_or_default());
+    finish(order, key, acme, place, kept, come_again).await
+}
+
+/// Makes an order that says which certificate it replaces, where the server wants to know (RFC 9773, section 5).
+async fn new_order(
+    account: &Account,
+    names: &[Identifier],
+    replaces: Option<CertificateIdentifier<'static>>,
+) -> Result<Order, Error> {
+    if let Some(replaced) = replaces {
+        match account.new_order(&NewOrder::new(names).replaces(replaced)).await {
+            Err(Error::Api(problem))
+                if [NO_ACCOUNT, LIMITED].contains(&problem.r#type.as_deref().unwrap_or_default()) =>
+            {
+                return Err(Error::Api(problem));
+            }
+            Err(Error::Other(inner)) if inner.is::<Unanswered>() => return Err(Error::Other(inner)),
+            // It does not know that certificate, or holds it for replaced already, or does not care.
+            Err(Error::Unsupported(_) | Error::Api(_) | Error::Other(_)) => {}
+            made => return made,
+        }
+    }
+    account.new_order(&NewOrder::new(names)).await
+}
+
+/// The order that was kept, if the certificate can still come of it, and the certificate's key.
+async fn unended(account: &Account, place: &Place, kept: &Kept) -> Result<Option<(Order, KeyPair)>, Failure> {
+    let Some(bytes) = kept.order(place) else { return Ok(None) };
+    let known = serde_json::from_slice::<KeptOrder>(&bytes).ok();
+    let known = known.and_then(|KeptOrder { url, key }| Some((url, KeyPair::from_pem(&key).ok()?)));
+    if let Some((url, key)) = known {
+        match account.order(url).await {
+            Ok(mut order) => {
+                if matches!(order.state().status, OrderStatus::Ready | OrderStatus::Processing | OrderStatus::Valid) {
+                    return Ok(Some((order, key)));
+                }
+            }
+            Err(error) => {
+                let failure = Failure::of("the order that is under way can't be read", &error);
+                if failure.kind != Kind::Refused {
+                    return Err(failure);
+                }
+            }
+        }
+    }
+    kept.forget_order(place);
+    Ok(None)
+}
+
+/// Has the certificate issued for `key`.
+async fn finish(
+    mut order: Order,
+    key: KeyPair,
+    acme: &Acme,
+    place: &Place,
+    kept: &Kept,
+    come_again: &ComeAgain,
+) -> Result<Issued, Failure> {
+    let issued = async {
+        if order.state().status == OrderStatus::Ready {
+            let request = (|| {
+                let mut params = CertificateParams::new(acme.domains.clone())?;
+                params.distinguished_name = DistinguishedName::new();
+                params.serialize_request(&key)
+            })();
+            let request = request.map_err(|error| Failure::refused(format!("no request can be made: {error}")))?;
+            let sent = order.finalize_csr(request.der()).await;
+            sent.map_err(|error| Failure::of("the certificate was refused", &error))?;
+        }
+        order.poll_certificate(&POLLING).await.map_err(|error| {
+            let doing = "the certificate was not issued";
+            if let Error::Timeout(again) = &error {
+                come_again.put(again.and_then(moment));
+                // It is asked for the same order again, which costs nothing.
+                return Failure { kind: Kind::Unanswered, ..Failure::of(doing, &error) };
+            }
+            Failure::of(doing, &error)
+        })
+    };
+    let issued = issued.await;
+    if matches!(&issued, Err(failure) if failure.kind == Kind::Refused) {
+        kept.forget_order(place);
+    }
+    Ok(Issued { chain: issued?, key: key.serialize_pem() })
+}
+
+/// When that is, by the clock that people read.
+fn moment(at: Instant) -> Option<SystemTime> {
+    SystemTime::now().checked_add(at.saturating_duration_since(Instant::now()))
 }
 
 async fn known_account(acme: &Acme, place: &Place, kept: &Kept, client: Client) -> Result<Option<Account>, Failure> {
-    let known = kept.account(place).and_then(|bytes| serde_json::from_slice::<KeptAccount>(&bytes).ok());
-    let Some(KeptAccount { email, credentials }) = known else { return Ok(None) };
+    let Some(bytes) = kept.account(place) else { return Ok(None) };
+    let damaged = |why: &str| {
+        kept.set_account_aside(place);
+        tracing::warn!(
+            service = crate::http::NAME,
+            "the account's key at {} is damaged ({why}), is kept under another name, and a new account is made",
+            acme.directory
+        );
+        Ok(None)
+    };
+    let Ok(KeptAccount { email, credentials }) = serde_json::from_slice(&bytes) else {
+        return damaged("it is not what perch wrote");
+    };
     let text = serde_json::to_value(&credentials).unwrap_or_default();
-    let account = Account::builder_with_http(Box::new(client)).from_credentials(credentials).await;
-    let account = account.map_err(|error| Failure::of("the account can't be used", &error))?;
+    let account = match Account::builder_with_http(Box::new(client)).from_credentials(credentials).await {
+        Ok(account) => account,
+        Err(error @ (Error::KeyRejected | Error::Crypto)) => return damaged(&error.to_string()),
+        Err(error) => return Err(Failure::of("the account can't be used", &error)),
+    };
     if email != acme.email {
         let contact = contact(acme);
         let contact: Vec<&str> = contact.iter().map(String::as_str).collect();
@@ -147,6 +256,7 @@ async fn new_account(acme: &Acme, place: &Place, kept: &Kept, client: Client) ->
     let (account, credentials) = made.map_err(|error| Failure::of("there is no account", &error))?;
     let email = acme.email.clone();
     if let Ok(bytes) = serde_json::to_vec(&KeptAccount { email, credentials }) {
+        kept.set_account_aside(place);
         kept.keep_account(place, &bytes);
     }
     Ok(account)
@@ -157,7 +267,12 @@ fn contact(acme: &Acme) -> Vec<String> {
 }
 
 /// Shows the server that every name of the order leads here, and waits until it believes it.
-async fn prove(order: &mut Order, acme: &Acme, certificates: &Certificates) -> Result<(), Failure> {
+async fn prove(
+    order: &mut Order,
+    acme: &Acme,
+    certificates: &Certificates,
+    come_again: &ComeAgain,
+) -> Result<(), Failure> {
     let kind = match acme.challenge {
         Challenge::TlsAlpn01 => ChallengeType::TlsAlpn01,
         Challenge::Http01 => ChallengeType::Http01,
@@ -185,8 +300,17 @@ async fn prove(order: &mut Order, acme: &Acme, certificates: &Certificates) -> R
     }
     match order.poll_ready(&POLLING).await {
         Ok(OrderStatus::Ready) => Ok(()),
-        Ok(_) | Err(Error::Api(_)) => Err(Failure::refused(why(order, acme).await)),
-        Err(error) => Err(Failure::of("the names were not looked at", &error)),
+        // The order says that it came to nothing, and each of its names why.
+        Ok(_) => Err(Failure::refused(why(order, acme).await)),
+        Err(Error::Api(problem)) if problem.status.is_none_or(|status| (400..429).contains(&status)) => {
+            Err(Failure::refused(why(order, acme).await))
+        }
+        Err(error) => {
+            if let Error::Timeout(again) = &error {
+                come_again.put(again.and_then(moment));
+            }
+            Err(Failure::of("the names were not looked at", &error))
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
+use super::renewal::Suggestion;
 use crate::http::tls::certificate::Facts;
 
 /// The waits after failures in a row that Let's Encrypt asks for (<https://letsencrypt.org/docs/integration-guide/>,
@@ -18,7 +19,7 @@ const LONGEST_UNANSWERED: Duration = Duration::from_hours(1);
 /// How long a server that limits is left alone if it does not say: two of Let's Encrypt's limits are for an hour.
 const LIMITED: Duration = Duration::from_hours(1);
 /// Nobody is believed who asks for more patience than this: the longest limit of Let's Encrypt's is a week.
-const MOST_PATIENCE: Duration = Duration::from_hours(7 * 24);
+pub const MOST_PATIENCE: Duration = Duration::from_hours(7 * 24);
 /// So far apart are two certificates for the same names: Let's Encrypt issues 5 in 7 days, one every 34 hours, whatever
 /// the host's clock thinks of them.
 const BETWEEN: Duration = Duration::from_hours(34);
@@ -37,6 +38,10 @@ pub struct Tries {
     pub wait: u64,
     /// What came of it, if it failed.
     pub error: Option<String>,
+    /// When one was ordered before its time because the server wanted it, in seconds since 1970.
+    pub early: u64,
+    /// What the server suggests for the certificate that there is.
+    pub suggestion: Suggestion,
 }
 
 /// Why an order failed, as far as the wait depends on it.
@@ -52,7 +57,8 @@ pub enum Kind {
     Clock,
 }
 
-fn seconds(time: SystemTime) -> u64 {
+/// Seconds since 1970.
+pub fn seconds(time: SystemTime) -> u64 {
     time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
@@ -76,7 +82,14 @@ impl Tries {
             // Rounded up: a second too early is too early.
             wait: wait.max(asked).as_secs() + 1,
             error: Some(error),
+            ..std::mem::take(self)
         };
+    }
+
+    /// Puts down that one was had at `now`, which was not due before `own` by the life of the one before it.
+    pub fn succeeded(&mut self, now: SystemTime, own: Option<SystemTime>) {
+        let early = if own.is_some_and(|own| now < own) { seconds(now) } else { self.early };
+        *self = Tries { early, ..Tries::default() };
     }
 
     /// When the next may be made at the earliest.
@@ -87,6 +100,8 @@ impl Tries {
     /// Where the clock was set back behind the last one, that one counts as made now.
     pub fn mend(&mut self, now: SystemTime) {
         self.last = self.last.min(seconds(now));
+        self.early = self.early.min(seconds(now));
+        self.suggestion.again = self.suggestion.again.min(seconds(now) + MOST_PATIENCE.as_secs());
     }
 
     /// Somebody asked: the wait is over, unless the server itself asked for it or the last try is too fresh.
@@ -103,12 +118,31 @@ impl Tries {
 pub fn due(served: Option<&Facts>, jitter: f64, tries: &Tries, now: SystemTime) -> SystemTime {
     let next = tries.next().unwrap_or(now);
     let Some(facts) = served else { return next };
+    let own = own(facts, jitter);
+    let renewal = match tries.suggestion.window {
+        Some(window) => suggested(facts, window, jitter, tries.early).unwrap_or(own),
+        None => own,
+    };
+    if tries.failures > 0 { renewal.max(next) } else { renewal }
+}
+
+/// When the life of a certificate itself says that it is to be renewed.
+pub fn own(facts: &Facts, jitter: f64) -> SystemTime {
     let lifetime = facts.lifetime();
     // At two thirds, or up to a thirtieth later; never so soon that limits are touched.
     let renewal = facts.not_before + lifetime.mul_f64(2.0 / 3.0 + jitter / 30.0);
-    let earliest = facts.not_before + BETWEEN.min(lifetime / 3);
-    let renewal = renewal.max(earliest);
-    if tries.failures > 0 { renewal.max(next) } else { renewal }
+    renewal.max(facts.not_before + BETWEEN.min(lifetime / 3))
+}
+
+/// When it is to be renewed within the window that the server suggests: anywhere in it, with the same chance (RFC 9773,
+/// section 4.2). A server that wants every certificate replaced at once is obeyed once, and then as often as its limits
+/// allow; and one that would let them expire is not.
+fn suggested(facts: &Facts, (from, until): (u64, u64), jitter: f64, early: u64) -> Option<SystemTime> {
+    let at = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(from))?;
+    let at = at.checked_add(Duration::from_secs(until.saturating_sub(from)).mul_f64(jitter))?;
+    let latest = facts.not_after - facts.lifetime() / 10;
+    let again = if early > 0 { SystemTime::UNIX_EPOCH + Duration::from_secs(early) + BETWEEN } else { at };
+    Some(at.max(again.min(own(facts, jitter))).min(latest))
 }
 
 #[cfg(test)]
@@ -168,6 +202,40 @@ mod tests {
         assert_eq!(after(Kind::Unanswered, None), 5);
         assert_eq!(after(Kind::Unanswered, Some(at(2))), 2 * 3_600);
         assert_eq!(after(Kind::Clock, None), 34 * 3_600);
+    }
+
+    #[test]
+    fn a_certificate_is_renewed_within_the_window_that_the_server_suggests() {
+        let certificate = facts(0, 90 * 24);
+        let suggested = |from: u64, until: u64, jitter: f64, early: u64| {
+            let window = Some((seconds(at(from)), seconds(at(until))));
+            let suggestion = Suggestion { window, ..Suggestion::default() };
+            let tries = Tries { early, suggestion, ..Tries::default() };
+            let due = due(Some(&certificate), jitter, &tries, at(1));
+            due.duration_since(at(0)).map_or(-1, |after| i64::try_from(after.as_secs() / 3_600).unwrap())
+        };
+        assert_eq!(suggested(100, 200, 0.0, 0), 100);
+        assert_eq!(suggested(100, 200, 0.25, 0), 125);
+        assert_eq!(suggested(70 * 24, 72 * 24, 0.5, 0), 71 * 24);
+        // Revoked before it was an hour old; the next that is wanted back at once waits.
+        assert_eq!(suggested(0, 1, 0.0, 0), 0);
+        assert_eq!(suggested(0, 1, 0.0, seconds(at(0))), 34);
+        // It was early long ago.
+        assert_eq!(suggested(100, 200, 0.0, seconds(at(0))), 100);
+        // A window after its end would have it expire.
+        assert_eq!(suggested(100 * 24, 110 * 24, 0.0, 0), 81 * 24);
+        // A failure puts it off.
+        let window = Some((seconds(at(0)), seconds(at(1))));
+        let suggestion = Suggestion { window, ..Suggestion::default() };
+        let mut tries = Tries { suggestion: suggestion.clone(), ..Tries::default() };
+        tries.failed(Kind::Refused, "no".to_owned(), None, at(2), 0.0);
+        assert_eq!(due(Some(&certificate), 0.0, &tries, at(2)), at(2) + Duration::from_secs(61));
+        assert_eq!(tries.suggestion, suggestion);
+        // What comes of it is remembered past it.
+        tries.succeeded(at(3), Some(at(60 * 24)));
+        assert_eq!(tries, Tries { early: seconds(at(3)), ..Tries::default() });
+        tries.succeeded(at(60 * 24), Some(at(60 * 24)));
+        assert_eq!(tries.early, seconds(at(3)));
     }
 
     #[test]

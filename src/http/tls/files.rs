@@ -40,7 +40,7 @@ pub async fn follow(files: Files, pace: Duration, certificates: Arc<Certificates
                         "the certificate's files changed and will not do, so the old one stays: {text}"
                     );
                     let trouble = Some(format!("the files will not do: {text}"));
-                    certificates.stand(Standing { trouble, next: None });
+                    certificates.stand(Standing { trouble, ..Standing::default() });
                 }
             }
         }

@@ -47,6 +47,10 @@ pub struct Standing {
     /// Seconds since 1970 at which the next is ordered, or tried to be.
     #[serde(serialize_with = "option_unix_seconds")]
     pub next: Option<SystemTime>,
+    /// How many orders in a row failed, and when the last one did, in seconds since 1970.
+    pub failures: u32,
+    #[serde(serialize_with = "option_unix_seconds")]
+    pub last: Option<SystemTime>,
 }
 
 impl Certificates {
@@ -103,8 +107,12 @@ impl Certificates {
             shown["issuer"] = json!(facts.issuer);
             shown["not_after"] = json!(seconds(facts.not_after));
         }
+        let mut told = json!(standing);
         if standing.next.is_some() {
-            shown["next"] = json!(standing)["next"].take();
+            shown["next"] = told["next"].take();
+        }
+        if standing.failures > 0 {
+            (shown["failures"], shown["last_failure"]) = (told["failures"].take(), told["last"].take());
         }
         shown
     }

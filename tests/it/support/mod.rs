@@ -8,6 +8,7 @@ pub mod chat;
 pub mod child;
 pub mod discord;
 pub mod exchange;
+pub mod gateway;
 pub mod host;
 pub mod issuer;
 pub mod namespace;
