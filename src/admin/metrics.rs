@@ -85,6 +85,17 @@ fn supervisor(page: &mut Page, status: &Status, report: &Report) {
     for (outcome, count) in report.counts() {
         family.value(&[("outcome", outcome)], count);
     }
+    let tls = status.details.get("http").and_then(|http| http.get("tls"));
+    let certificate = |key: &str| tls.and_then(|tls| tls.get(key)?.as_u64());
+    if let Some(expiry) = certificate("not_after") {
+        let help = "When the certificate that is served expires, in seconds since 1970.";
+        page.family("perch_certificate_expiry_seconds", Kind::Gauge, help).value(&[], expiry);
+    }
+    if tls.is_some() {
+        let help = "How many orders of a certificate failed in a row; 0 after one that did not.";
+        let failures = certificate("failures").unwrap_or(0);
+        page.family("perch_certificate_order_failures", Kind::Gauge, help).value(&[], failures);
+    }
     let Some(discord) = status.details.get("discord") else { return };
     for (key, name, kind, help) in DISCORD {
         if let Some(value) = discord.get(key).and_then(serde_json::Value::as_u64) {

@@ -195,8 +195,13 @@ fn certificate(tls: &Value) -> Vec<String> {
         None => lines.push(format!("no certificate yet from {}; HTTP is served meanwhile", plain(&tls["from"]))),
     }
     let next = at(&tls["next"]);
+    let failed = match (tls["failures"].as_u64(), at(&tls["last_failure"])) {
+        (Some(1), Some(last)) => format!("; failed {last}"),
+        (Some(failures), Some(last)) => format!("; failed {}, last {last}", times(failures)),
+        _ => String::new(),
+    };
     match (tls["trouble"].as_str(), next) {
-        (Some(trouble), Some(next)) => lines.push(format!("{trouble}; tried again {next}")),
+        (Some(trouble), Some(next)) => lines.push(format!("{trouble}{failed}; tried again {next}")),
         (Some(trouble), None) => lines.push(trouble.to_owned()),
         (None, Some(next)) => lines.push(format!("the next is ordered {next}")),
         (None, None) => {}
