@@ -203,9 +203,13 @@ impl Keeping {
             }
         };
         match result {
-            Ok(()) => {
-                self.tries.succeeded(SystemTime::now(), own);
+            Ok(certificate) => {
+                let now = SystemTime::now();
+                self.tries.succeeded(now, own);
                 self.said = None;
+                // Whoever sees the new one also sees when the next is due.
+                self.stand(self.due(now));
+                self.certificates.serve(&certificate);
             }
             Err(Failure { kind, text }) => {
                 let until = come_again.take();
@@ -235,8 +239,8 @@ impl Keeping {
         drop(spawn_blocking(move || kept.keep_tries(&place, &tries)).await);
     }
 
-    /// Keeps and serves what was issued.
-    async fn take(&mut self, issued: Issued) -> Result<(), Failure> {
+    /// Keeps what was issued.
+    async fn take(&mut self, issued: Issued) -> Result<Arc<Certificate>, Failure> {
         let Issued { chain, key } = issued;
         let certificate = Certificate::new(chain.as_bytes(), key.as_bytes()).map_err(|flaw| {
             self.kept.forget_order(&self.place);
@@ -250,11 +254,11 @@ impl Keeping {
             kept.prune(&place);
         };
         drop(spawn_blocking(keep).await);
-        self.certificates.serve(&certificate);
         let facts = certificate.facts.clone();
-        self.certificate = Some(certificate);
+        self.certificate = Some(Arc::clone(&certificate));
         let now = SystemTime::now();
         if facts.not_before > now || facts.not_after <= now {
+            self.certificates.serve(&certificate);
             return Err(Failure {
                 kind: Kind::Clock,
                 text: format!(
@@ -262,6 +266,6 @@ impl Keeping {
                 ),
             });
         }
-        Ok(())
+        Ok(certificate)
     }
 }
