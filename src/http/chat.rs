@@ -28,7 +28,7 @@ use crate::service::Live;
 
 mod bodies;
 pub(super) mod stream;
-mod upload;
+pub(super) mod upload;
 
 pub(super) use bodies::{BODIES, Flood};
 pub use upload::ROOM;

@@ -9,18 +9,20 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::Json;
 use axum::extract::{Path, Request, State};
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
+use super::chat::upload;
 use super::client::ClientAddress;
 use super::person;
 use super::problem::Problem;
 use super::request_id::RequestId;
 use super::router::App;
+use crate::chat::files::{Announced, File, MOST, Reason, Share, Unfit};
 use crate::chat::{self, Ask, Deltas, Ending, Failure, Particulars, Why};
 use crate::limits::Bill;
 use crate::service::Live;
@@ -29,12 +31,15 @@ pub mod error;
 mod request;
 mod stream;
 
-use request::Asked;
+use request::{Asked, Attached};
 
 /// What clients call the model, whichever the configuration names: they need not change with it.
 const MODEL: &str = "perch";
 /// When that model came to be, in seconds since 1970, as clients want to know of every model: 2026-01-01.
 const MODEL_CREATED: u64 = 1_767_225_600;
+
+/// How large a request with files may be, in bytes: two of the largest in base64, and what is said.
+const WITH_FILES: u64 = 16 << 20;
 
 /// What a program asks; other names of OpenAI's are refused where an answer that pays no heed to them would not be what was
 /// asked for.
@@ -65,7 +70,7 @@ struct CompletionRequest {
 struct Message {
     /// system, developer, user or assistant
     role: String,
-    /// A string, or a list of parts.
+    /// A string, or a list of parts: `text`, and with the last message `image_url` and `file` as `data:` URIs.
     #[schema(value_type = Value)]
     content: Value,
 }
@@ -150,6 +155,7 @@ const THE_MODEL: Model = Model { id: MODEL, object: "model", created: MODEL_CREA
 struct Exchange {
     live: Arc<Live>,
     asked: Asked,
+    files: Vec<File>,
     bill: Arc<Bill>,
     last_call: CancellationToken,
     particulars: Arc<Mutex<Particulars>>,
@@ -161,7 +167,7 @@ struct Exchange {
 impl Exchange {
     async fn answer(&self, deltas: Deltas) -> Result<String, Problem> {
         let Asked { message, earlier, wishes, .. } = &self.asked;
-        let ask = Ask { message, earlier, wishes: *wishes, ..Ask::default() };
+        let ask = Ask { message, earlier, files: &self.files, wishes: *wishes };
         let deltas = deltas.on(&self.bill).telling(&self.particulars);
         tokio::select! {
             biased;
@@ -194,16 +200,39 @@ pub async fn complete(State(app): State<App>, request: Request) -> Result<Respon
         let detail = "send the request with `Content-Type: application/json`";
         return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
     }
-    let asked = request::read(&super::chat::read(&app, &head, body, limit, &live.config).await?)?;
     let person = person::asker(&head.extensions)?.person;
     let address = head.extensions.get().map(|ClientAddress(address)| *address);
+    let client = address.and_then(|address| live.config.limits.client(address));
+    let length = head.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    let readable = live.config.chat.attachments();
+    let large = length.filter(|length| (readable.images || readable.pdf) && (limit + 1..=WITH_FILES).contains(length));
+    let room = match large {
+        // As it came, and as it is read: what is kept of it is less.
+        Some(length) => Some(upload::share(&app, client, 2 * length).await?),
+        None => None,
+    };
+    let bytes = super::chat::read(&app, &head, body, large.unwrap_or(limit), &live.config).await?;
+    let mut asked = request::read(&bytes)?;
+    drop(bytes);
+    if asked.length() as u64 > limit {
+        let detail = format!("what is said is larger than {limit} bytes");
+        return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail));
+    }
+    let attached = std::mem::take(&mut asked.files);
+    let size = attached.iter().map(|file| file.content.len().next_multiple_of(1 << 10) as u64).sum();
+    let files = match room {
+        _ if attached.is_empty() => Vec::new(),
+        Some(room) => files(&app, &live, attached, room).await?,
+        None => files(&app, &live, attached, upload::share(&app, client, size).await?).await?,
+    };
     let stream = asked.stream;
-    let said = asked.message.len() + asked.earlier.iter().map(|turn| turn.text.len()).sum::<usize>();
+    let said = asked.length();
     let exchange = Exchange {
         bill: Bill::open(&app.limits, &live.config, address, person, said)?,
         live,
         asked,
         last_call: app.last_call.clone(),
+        files,
         particulars: Arc::default(),
         id: RequestId::of(&head.extensions)?,
         created: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
@@ -224,6 +253,30 @@ pub async fn complete(State(app): State<App>, request: Request) -> Result<Respon
         usage: usage.into(),
     };
     Ok(Json(completion).into_response())
+}
+
+/// The files of a request, looked at as every upload is.
+async fn files(app: &App, live: &Live, attached: Vec<Attached>, mut room: Share) -> Result<Vec<File>, Problem> {
+    let readable = live.config.chat.attachments();
+    let mut files = Vec::with_capacity(attached.len());
+    for (index, Attached { place, name, media_type, content }) in attached.into_iter().enumerate() {
+        let looked = async {
+            let announced = Announced::new(&name, Some(&media_type))?;
+            announced.readable(readable)?;
+            if index == MOST {
+                return Err(Unfit::new(Reason::Count, format!("a message takes {MOST} files at most")));
+            }
+            match room.part(content.len()) {
+                Some(share) => announced.with(content, share).await,
+                None => Err(announced.too_large()),
+            }
+        };
+        files.push(looked.await.map_err(|unfit| {
+            app.requests.uploads.count(unfit.reason);
+            Problem::new(StatusCode::BAD_REQUEST, unfit.to_string()).about(place)
+        })?);
+    }
+    Ok(files)
 }
 
 /// The one model there is.
@@ -264,6 +317,7 @@ fn refusal(failure: Failure) -> Problem {
     match why {
         Why::TooLong => problem.known_as(StatusCode::BAD_REQUEST, "context_length_exceeded").about("messages"),
         Why::Declined => problem.known_as(StatusCode::BAD_REQUEST, "declined"),
+        Why::Unreadable => problem.known_as(StatusCode::BAD_REQUEST, "unreadable").about("messages"),
         _ => problem,
     }
 }

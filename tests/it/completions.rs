@@ -5,6 +5,8 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use super::support::exchange::{Response, exchange};
@@ -212,6 +214,44 @@ fn what_the_model_says_of_its_answer_is_passed_on() {
     assert_eq!(answers[2]["usage"], json!({ "prompt_tokens": 2, "completion_tokens": 4, "total_tokens": 6 }));
 }
 
+/// A part of a message that is a file.
+fn file(name: &str, media_type: &str, content: &[u8]) -> Value {
+    let data = format!("data:{media_type};base64,{}", STANDARD.encode(content));
+    json!({ "type": "file", "file": { "filename": name, "file_data": data } })
+}
+
+#[test]
+fn a_picture_in_a_message_is_looked_at_as_an_upload_is_and_passed_on() {
+    let stage = Stage::with_model("attachments = [\"images\"]");
+    // In base64 it is larger than max_body is, which counts no files.
+    let picture = include_bytes!("../pages/pictures/chat.png");
+    let url = format!("data:image/png;base64,{}", STANDARD.encode(picture));
+    let shown = json!({ "type": "image_url", "image_url": { "url": url, "detail": "low" } });
+    let about = |part: &Value| {
+        json!({ "model": PERCH, "messages": [
+            { "role": "user", "content": [{ "type": "text", "text": "what is this?" }, part] },
+        ] })
+    };
+    let named = file("chat.png", "image/png", picture);
+    let paper = file("chat.pdf", "application/pdf", b"%PDF-1.7\n%%EOF\n");
+    let long = json!({ "type": "text", "text": "long ".repeat(20_000) });
+    let answers = client(stage.port, "anything", &[about(&shown), about(&named), about(&paper), about(&long)]);
+    for (index, answer) in answers[..2].iter().enumerate() {
+        assert_eq!(answer["choices"][0]["message"]["content"], "You said: what is this?", "{answer}");
+        let content = stage.upstream.asked()[index].body["messages"][0]["content"].clone();
+        assert_eq!(content[1]["image_url"]["url"], url);
+    }
+    assert_eq!(
+        (&answers[2]["raised"], &answers[2]["message"]),
+        (&json!("BadRequestError"), &json!("this model can't read PDFs"))
+    );
+    assert_eq!(answers[2]["param"], "messages[0].content[1].file.file_data");
+    assert_eq!(
+        (&answers[3]["status"], &answers[3]["message"]),
+        (&json!(413), &json!("what is said is larger than 65536 bytes"))
+    );
+}
+
 #[test]
 fn an_answer_that_was_to_be_too_short_for_a_word_is_empty_and_says_why() {
     let stage = Stage::with_model("");
@@ -246,6 +286,12 @@ fn what_is_not_done_is_refused_where_it_stands() {
         ("messages", last(json!([sound]))),
         ("messages", last(json!([{ "type": "text", "text": 7 }]))),
         ("messages", last(json!([{ "type": "text", "text": "what is this?" }, picture]))),
+        ("messages", last(json!([file("cat.png", "image/png", b"GIF89a")]))),
+        ("messages", last(json!([file("cat.exe", "image/png", b"MZ")]))),
+        ("messages", last(json!([{ "type": "image_url", "image_url": { "url": "data:image/webp;base64,AAAA" } }]))),
+        ("messages", last(json!([{ "type": "image_url", "image_url": { "url": "data:image/png;base64,?" } }]))),
+        ("messages", json!([{ "role": "system", "content": [file("cat.png", "image/png", b"")] }])),
+        ("messages", json!([{ "role": "user", "content": [file("cat.png", "image/png", b"")] }, last("hi".into())[0]])),
         ("messages", json!([{ "role": "user", "content": "hello" }, { "role": "assistant", "content": "hi" }])),
         ("messages", json!([{ "role": "tool", "content": "4", "tool_call_id": "1" }])),
         ("messages", json!([{ "role": "assistant", "tool_calls": [tool] }])),
@@ -278,9 +324,15 @@ fn what_is_not_done_is_refused_where_it_stands() {
     messages[0].role null: `messages[0].role` is none of system, developer, user and assistant
     messages[0].content missing_required_parameter: `messages[0].content` is missing: it is what is said
     messages[0].content null: the last of `messages` is empty
-    messages[0].content[0] null: `messages[0].content[0]` is none of text, refusal and file
+    messages[0].content[0] null: `messages[0].content[0]` is nothing that perch takes: that is text, and the user's files
     messages[0].content[0].text invalid_value: `messages[0].content[0].text` is not a string
-    messages[0].content[1] null: `messages[0].content[1]` is a file, and files are taken by /api/chat alone
+    messages[0].content[1].image_url.url null: `messages[0].content[1].image_url.url` is no `data:` URI in base64, and perch fetches nothing from elsewhere
+    messages[0].content[0].file.file_data null: `cat.png` is no PNG: it does not begin like one
+    messages[0].content[0].file.file_data null: `cat.exe` is none of pdf, png, jpg, jpeg and gif by its name
+    messages[0].content[0].image_url.url null: `image.webp` is none of pdf, png, jpg, jpeg and gif by its name
+    messages[0].content[0].image_url.url null: `messages[0].content[0].image_url.url` is no base64
+    messages[0].content[0] null: `messages[0].content[0]` is nothing that perch takes: that is text, and the user's files
+    messages[0].content[0].file.file_data null: `messages[0].content[0].file.file_data` is a file, and files are taken with the last of `messages` alone
     messages[1] null: the last of `messages` is not the user's, and there is nothing to answer
     messages[0].role null: `messages[0]` is the result of a tool, and perch calls none
     messages[0].tool_calls unsupported_parameter: perch does not do `messages[0].tool_calls`; leave it out, or at its default
@@ -365,7 +417,7 @@ fn openais_own_client_raises_what_it_should() {
     AuthenticationError 401 invalid_request_error invalid_api_key null the key is not known
     NotFoundError 404 invalid_request_error model_not_found model there is no model `gpt-4o-mini` here, only `perch`
     BadRequestError 400 invalid_request_error unsupported_parameter n perch does not do `n`; leave it out, or at its default
-    APIStatusError 413 invalid_request_error null null the request is larger than 1024 bytes
+    APIStatusError 413 invalid_request_error null null what is said is larger than 1024 bytes
     NotFoundError 404 invalid_request_error model_not_found model there is no model `gpt-4o-mini` here, only `perch`
     RateLimitError 429 rate_limit_error rate_limit_exceeded null you ask too fast; try again in 10 seconds
     ");

@@ -52,7 +52,13 @@ pub fn is_form(headers: &HeaderMap) -> bool {
 
 /// Reads a form whose text may be `limit` bytes long, with files of the kinds that are read by whoever answers under this
 /// configuration.
-pub async fn read(app: &App, head: &Parts, body: Body, limit: u64, config: &Config) -> Result<Question, Problem> {
+pub(super) async fn read(
+    app: &App,
+    head: &Parts,
+    body: Body,
+    limit: u64,
+    config: &Config,
+) -> Result<Question, Problem> {
     let headers = &head.headers;
     let client = head.extensions.get().and_then(|ClientAddress(address)| config.limits.client(*address));
     let readable = config.chat.attachments();
@@ -65,6 +71,23 @@ pub async fn read(app: &App, head: &Parts, body: Body, limit: u64, config: &Conf
         }
     }
     read.map_err(Refusal::into_problem)
+}
+
+/// Waits for room for so many bytes, in whichever form files come.
+async fn room(app: &App, client: Option<IpAddr>, bytes: u64) -> Result<Share, Refusal> {
+    let room = app.room.take_for(client, usize::try_from(bytes).unwrap_or(usize::MAX));
+    timeout(ROOM_TIMEOUT, room).await.ok().flatten().ok_or_else(|| {
+        let detail = "too many files are coming in at the moment; try again in a while";
+        Refusal::new(StatusCode::SERVICE_UNAVAILABLE, Reason::Room, detail)
+    })
+}
+
+/// The same for a request whose files are no parts of a form.
+pub async fn share(app: &App, client: Option<IpAddr>, bytes: u64) -> Result<Share, Problem> {
+    room(app, client, bytes).await.map_err(|refusal| {
+        app.requests.uploads.count(refusal.reason);
+        refusal.into_problem()
+    })
 }
 
 /// Why an upload is not taken.
@@ -116,11 +139,7 @@ impl Form<'_> {
             return Err(incoming.too_large());
         }
         let length = announced.unwrap_or(most);
-        let room = self.app.room.take_for(self.client, usize::try_from(length).unwrap_or(usize::MAX));
-        let mut share = timeout(ROOM_TIMEOUT, room).await.ok().flatten().ok_or_else(|| {
-            let detail = "too many files are coming in at the moment; try again in a while";
-            Refusal::new(StatusCode::SERVICE_UNAVAILABLE, Reason::Room, detail)
-        })?;
+        let mut share = room(self.app, self.client, length).await?;
         incoming.lock().begun = Instant::now();
         let stop = &self.app.stop;
         let slow = || Refusal::new(StatusCode::REQUEST_TIMEOUT, Reason::Slow, "the upload came too slowly");

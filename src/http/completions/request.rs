@@ -4,6 +4,8 @@
 //! Source: OpenAI API reference, "Create chat completion", request body.
 
 use axum::http::StatusCode;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value};
 
 use super::MODEL;
@@ -38,10 +40,29 @@ const SHOWN: usize = 80;
 pub struct Asked {
     /// What the person said last.
     pub message: String,
+    /// What came with it.
+    pub files: Vec<Attached>,
     /// What was said before it, and what the program wants of the model.
     pub earlier: Vec<Turn>,
     pub wishes: Wishes,
     pub stream: Option<Stream>,
+}
+
+impl Asked {
+    /// How much is said, in bytes.
+    pub fn length(&self) -> usize {
+        self.message.len() + self.earlier.iter().map(|turn| turn.text.len()).sum::<usize>()
+    }
+}
+
+/// A file that nobody has looked at.
+#[derive(Debug, PartialEq)]
+pub struct Attached {
+    /// Where it stands in the request.
+    pub place: String,
+    pub name: String,
+    pub media_type: String,
+    pub content: Vec<u8>,
 }
 
 /// That the answer is wanted as it comes.
@@ -85,18 +106,23 @@ pub fn read(body: &[u8]) -> Result<Asked, Problem> {
         return Err(not_done(shortened(name)));
     }
     let mut earlier: Vec<Turn> = Vec::with_capacity(messages.len());
+    let mut files: Vec<Attached> = Vec::new();
     for (index, message) in messages.into_iter().enumerate() {
-        earlier.push(turn(message, &format!("messages[{index}]"))?);
+        if let Some(Attached { place, .. }) = files.first() {
+            let detail = format!("`{place}` is a file, and files are taken with the last of `messages` alone");
+            return Err(bad(detail).about(place));
+        }
+        earlier.push(turn(message, &format!("messages[{index}]"), &mut files)?);
     }
     let last = earlier.pop().ok_or_else(|| bad("`messages` is empty").about("messages"))?;
     let place = format!("messages[{}]", earlier.len());
     if last.by != Speaker::Person {
         return Err(bad("the last of `messages` is not the user's, and there is nothing to answer").about(place));
     }
-    if last.text.trim().is_empty() {
+    if last.text.trim().is_empty() && files.is_empty() {
         return Err(bad("the last of `messages` is empty").about(place + ".content"));
     }
-    Ok(Asked { message: last.text, earlier, wishes, stream })
+    Ok(Asked { message: last.text, files, earlier, wishes, stream })
 }
 
 /// That `model` is the one there is.
@@ -111,7 +137,7 @@ pub fn model_is_here(model: &str) -> Result<(), Problem> {
     Err(Problem::new(StatusCode::NOT_FOUND, detail).known_as(StatusCode::NOT_FOUND, "model_not_found").about("model"))
 }
 
-fn turn(message: Value, place: &str) -> Result<Turn, Problem> {
+fn turn(message: Value, place: &str, files: &mut Vec<Attached>) -> Result<Turn, Problem> {
     let Value::Object(mut message) = message else { return Err(wrong_type(place, "an object")) };
     message.retain(|_, value| !value.is_null());
     let by = match message.get("role") {
@@ -139,7 +165,7 @@ fn turn(message: Value, place: &str) -> Result<Turn, Problem> {
     let place = format!("{place}.content");
     let text = match (message.remove("content"), message.remove("refusal")) {
         (Some(Value::String(text)), _) => text,
-        (Some(Value::Array(parts)), _) => text_of(parts, by, &place)?,
+        (Some(Value::Array(parts)), _) => text_of(parts, by, &place, files)?,
         (Some(_), _) => return Err(wrong_type(&place, "a string or a list of parts")),
         // What perch would not answer was said too.
         (None, Some(Value::String(refusal))) if by == Speaker::Perch => refusal,
@@ -148,19 +174,27 @@ fn turn(message: Value, place: &str) -> Result<Turn, Problem> {
     Ok(Turn { by, text })
 }
 
-/// The text in a message's parts, each on a line of its own.
-fn text_of(parts: Vec<Value>, by: Speaker, place: &str) -> Result<String, Problem> {
+/// The text in a message's parts, each on a line of its own; what is a file goes to `files`.
+fn text_of(parts: Vec<Value>, by: Speaker, place: &str, files: &mut Vec<Attached>) -> Result<String, Problem> {
     let mut texts = Vec::with_capacity(parts.len());
     for (index, mut part) in parts.into_iter().enumerate() {
         let place = format!("{place}[{index}]");
         let name = match part["type"].as_str() {
             Some("text") => "text",
             Some("refusal") if by == Speaker::Perch => "refusal",
-            Some("image_url" | "file") => {
-                let detail = format!("`{place}` is a file, and files are taken by /api/chat alone");
+            Some("image_url") if by == Speaker::Person => {
+                files.push(attached(part["image_url"]["url"].take(), None, place + ".image_url.url")?);
+                continue;
+            }
+            Some("file") if by == Speaker::Person => {
+                let name = part["file"]["filename"].as_str().map(str::to_owned);
+                files.push(attached(part["file"]["file_data"].take(), name, place + ".file.file_data")?);
+                continue;
+            }
+            Some(_) => {
+                let detail = format!("`{place}` is nothing that perch takes: that is text, and the user's files");
                 return Err(bad(detail).about(place));
             }
-            Some(_) => return Err(bad(format!("`{place}` is none of text, refusal and file")).about(place)),
             None => return Err(missing(&format!("{place}.type"), "it says what the part is")),
         };
         match part[name].take() {
@@ -169,6 +203,21 @@ fn text_of(parts: Vec<Value>, by: Speaker, place: &str) -> Result<String, Proble
         }
     }
     Ok(texts.join("\n"))
+}
+
+/// A file in a `data:` URI (RFC 2397). One without a name is called after its type.
+fn attached(uri: Value, name: Option<String>, place: String) -> Result<Attached, Problem> {
+    let split = uri.as_str().and_then(|uri| uri.strip_prefix("data:")?.split_once(','));
+    let Some((media_type, data)) = split.and_then(|(head, data)| Some((head.strip_suffix(";base64")?, data))) else {
+        let detail = format!("`{place}` is no `data:` URI in base64, and perch fetches nothing from elsewhere");
+        return Err(bad(detail).about(place));
+    };
+    let Ok(content) = STANDARD.decode(data) else {
+        return Err(bad(format!("`{place}` is no base64")).about(place));
+    };
+    let subtype = media_type.split(';').next().and_then(|essence| essence.split('/').nth(1)).unwrap_or_default();
+    let name = name.unwrap_or_else(|| format!("image.{subtype}"));
+    Ok(Attached { place, name, media_type: media_type.to_owned(), content })
 }
 
 fn temperature(fields: &mut Map<String, Value>) -> Result<Option<Temperature>, Problem> {
