@@ -3,8 +3,12 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::limits::spell;
 use crate::service::Blame;
-use crate::telemetry::metrics::{Counter, Kind, Page, Source};
+
+/// The longest that anybody is told to wait: whoever comes again then is told anew. What an API asks for beyond it, in
+/// seconds or in years, helps nobody.
+pub const LONGEST_WAIT: Duration = Duration::from_hours(24);
 
 /// What kept a responder from answering. It shows as its cause, which is for the journal alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +30,8 @@ pub enum Why {
     Declined,
     /// The conversation is longer than the model can read.
     TooLong,
+    /// The model wrote as much as it may, and none of it is an answer: it was still thinking.
+    Exhausted,
     /// The backend would answer, but can't read what came with the message.
     Unreadable,
     /// The backend can't be reached, or is in trouble.
@@ -48,17 +54,14 @@ impl Failure {
     }
 }
 
-/// How often the model gave no answer, by the kind of failure.
-#[derive(Default)]
-pub struct Failures([Counter; KINDS.len()]);
-
 /// Each kind as Prometheus shows it.
-const KINDS: [&str; 11] = [
+pub(super) const KINDS: [&str; 12] = [
     "not_ready",
     "busy",
     "refused",
     "declined",
     "too_long",
+    "exhausted",
     "unreadable",
     "unavailable",
     "timed_out",
@@ -66,23 +69,6 @@ const KINDS: [&str; 11] = [
     "nonsense",
     "broken",
 ];
-
-impl Failures {
-    /// Counts a failure of this kind.
-    pub fn count(&self, why: Why) {
-        self.0[why.kind()].add();
-    }
-}
-
-impl Source for Failures {
-    fn write(&self, page: &mut Page) {
-        let help = "Questions that the model did not answer, by the kind of failure.";
-        let mut family = page.family("perch_chat_failures_total", Kind::Counter, help);
-        for (kind, counter) in KINDS.iter().zip(&self.0) {
-            family.value(&[("cause", kind)], counter.get());
-        }
-    }
-}
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -94,19 +80,20 @@ impl std::error::Error for Failure {}
 
 impl Why {
     /// Its place among the [`KINDS`].
-    fn kind(self) -> usize {
+    pub(super) fn kind(self) -> usize {
         match self {
             Why::NotReady => 0,
             Why::Busy { .. } => 1,
             Why::Refused(_) => 2,
             Why::Declined => 3,
             Why::TooLong => 4,
-            Why::Unreadable => 5,
-            Why::Unavailable => 6,
-            Why::TimedOut => 7,
-            Why::CutShort => 8,
-            Why::Nonsense => 9,
-            Why::Broken => 10,
+            Why::Exhausted => 5,
+            Why::Unreadable => 6,
+            Why::Unavailable => 7,
+            Why::TimedOut => 8,
+            Why::CutShort => 9,
+            Why::Nonsense => 10,
+            Why::Broken => 11,
         }
     }
 
@@ -115,8 +102,13 @@ impl Why {
     pub fn sentence(self) -> String {
         match self {
             Why::NotReady => "the chat is not ready yet; try again in a while".to_owned(),
+            Why::Busy { retry_after: Some(wait) } if wait >= LONGEST_WAIT => {
+                "the chat has done as much as it may for today; try again tomorrow".to_owned()
+            }
             Why::Busy { retry_after: Some(wait) } => {
-                format!("the chat has too much to do at the moment; try again in {} s", wait.as_secs().max(1))
+                let seconds = whole_seconds(wait);
+                let wait = if seconds < 120 { format!("{seconds} s") } else { spell(seconds) };
+                format!("the chat has too much to do at the moment; try again in {wait}")
             }
             Why::Busy { retry_after: None } => {
                 "the chat has too much to do at the moment; try again in a while".to_owned()
@@ -126,6 +118,7 @@ impl Why {
             Why::TooLong => {
                 "this is more than the model can read at once; write less, or begin a new conversation".to_owned()
             }
+            Why::Exhausted => "the model came to no answer within what it may write; ask for less at once".to_owned(),
             Why::Unreadable => {
                 "the model can't read what you attached; send it as something else, or describe it in words".to_owned()
             }
@@ -134,6 +127,30 @@ impl Why {
             Why::CutShort => "the answer broke off; try again".to_owned(),
             Why::Nonsense => "what came back was no answer; try again".to_owned(),
             Why::Broken => "the chat failed".to_owned(),
+        }
+    }
+}
+
+/// A wait in whole seconds, as `Retry-After` has it: whoever waits that long has waited long enough.
+#[must_use]
+pub fn whole_seconds(wait: Duration) -> u64 {
+    (wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_is_said_as_people_say_it() {
+        for (seconds, said) in [
+            (0.2, "the chat has too much to do at the moment; try again in 1 s"),
+            (42.0, "the chat has too much to do at the moment; try again in 42 s"),
+            (5_000.0, "the chat has too much to do at the moment; try again in 84 minutes"),
+            (86_400.0, "the chat has done as much as it may for today; try again tomorrow"),
+        ] {
+            let retry_after = Some(Duration::from_secs_f64(seconds));
+            assert_eq!(Why::Busy { retry_after }.sentence(), said);
         }
     }
 }

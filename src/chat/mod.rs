@@ -13,6 +13,7 @@ use crate::config::chat::{Backend, Chat, Temperature};
 use crate::limits::{self, Bill};
 use crate::service::{Live, Readiness};
 
+mod answers;
 mod echo;
 mod failure;
 pub mod files;
@@ -22,7 +23,8 @@ mod person;
 mod service;
 mod standing;
 
-pub use failure::{Failure, Failures, Why};
+pub use answers::Answers;
+pub use failure::{Failure, LONGEST_WAIT, Why, whole_seconds};
 pub use person::PersonId;
 pub use service::Responding;
 
@@ -102,6 +104,17 @@ pub enum Ending {
     Withheld,
 }
 
+impl Ending {
+    /// The word for it that clients are told, where the answer is not all that there would be to say.
+    #[must_use]
+    pub fn finish(self) -> Option<&'static str> {
+        match self {
+            Ending::Long => Some("length"),
+            Ending::Said | Ending::Withheld => None,
+        }
+    }
+}
+
 /// What an answer took, in the model's tokens: nothing, where there is no model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
@@ -147,7 +160,8 @@ impl Deltas {
         Deltas { bill: Some(Arc::clone(bill)), ..self }
     }
 
-    /// With what else is known of the answer written to `particulars`, by the time that the answer is there.
+    /// With what else is known of the answer written to `particulars`, by the time that the answer is there; of one that
+    /// the API held back in the middle, by the time that it failed.
     #[must_use]
     pub fn telling(self, particulars: &Arc<Mutex<Particulars>>) -> Self {
         Deltas { particulars: Some(Arc::clone(particulars)), ..self }

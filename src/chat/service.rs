@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use super::openai::OpenAi;
 use super::standing::Standing;
-use super::{Failures, NAME};
+use super::{Answers, NAME};
 use crate::config::Config;
 use crate::config::chat::Backend;
 use crate::service::{Blame, Context, Live, Next, Part, Problem, Readiness, Reporter, Service, State};
@@ -16,8 +16,8 @@ use crate::service::{Blame, Context, Live, Next, Part, Problem, Readiness, Repor
 /// The chat service. It runs where the backend is something that can be in trouble.
 #[derive(Default)]
 pub struct Responding {
-    /// How often it was.
-    pub failures: Arc<Failures>,
+    /// How its answers ended, so far.
+    pub answers: Arc<Answers>,
 }
 
 #[async_trait]
@@ -33,7 +33,7 @@ impl Service for Responding {
     async fn prepare(&self, next: &Next<'_>, running: Option<&Live>) -> Result<Part, Vec<Problem>> {
         let Backend::OpenAi(config) = &next.config.chat.backend else { return Ok(Arc::new(())) };
         let running = running.and_then(|live| live.part::<OpenAi>(NAME));
-        match OpenAi::prepare(config, next.secrets.get("chat.api_key"), running, next.asked, &self.failures).await {
+        match OpenAi::prepare(config, next.secrets.get("chat.api_key"), running, next.asked, &self.answers).await {
             Ok(openai) => Ok(openai),
             Err(problem) => Err(vec![problem]),
         }

@@ -1,11 +1,10 @@
 //! How a backend fares, judged by the answers it gave.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use tokio::sync::watch;
 
-use super::{Failure, Failures, Why};
+use super::{Failure, Why};
 use crate::service::Blame;
 
 /// So many answers in a row have to fail before the backend counts as in trouble: one may be chance.
@@ -23,19 +22,14 @@ pub enum Standing {
 }
 
 /// Keeps the [`Standing`].
+#[derive(Default)]
 pub struct Tally {
     standing: watch::Sender<Standing>,
     /// How many answers failed in a row.
     failures: AtomicU32,
-    counts: Arc<Failures>,
 }
 
 impl Tally {
-    /// One that counts failures in `counts` as well, which outlive it.
-    pub fn new(counts: Arc<Failures>) -> Self {
-        Tally { standing: watch::Sender::default(), failures: AtomicU32::new(0), counts }
-    }
-
     pub fn watch(&self) -> watch::Receiver<Standing> {
         self.standing.subscribe()
     }
@@ -52,7 +46,6 @@ impl Tally {
 
     /// An answer was not given.
     pub fn failed(&self, failure: &Failure) {
-        self.counts.count(failure.why);
         match failure.why {
             Why::Refused(blame) => {
                 let refused = Standing::Refused { blame, reason: failure.to_string() };
@@ -63,7 +56,7 @@ impl Tally {
                 });
             }
             // They say nothing of the backend but that it is there.
-            Why::Declined | Why::TooLong | Why::Unreadable | Why::NotReady | Why::Broken => {}
+            Why::Declined | Why::TooLong | Why::Exhausted | Why::Unreadable | Why::NotReady | Why::Broken => {}
             Why::Busy { .. } | Why::Unavailable | Why::TimedOut | Why::CutShort | Why::Nonsense => {
                 let failures = self.failures.fetch_add(1, Ordering::Relaxed).saturating_add(1);
                 self.standing.send_if_modified(|standing| {
@@ -85,7 +78,7 @@ mod tests {
 
     #[test]
     fn a_refusal_counts_at_once_an_outage_after_a_few_in_a_row() {
-        let tally = Tally::new(Arc::default());
+        let tally = Tally::default();
         let standing = tally.watch();
         let down = Failure::new(Why::Unavailable, "down");
         tally.failed(&down);

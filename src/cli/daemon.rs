@@ -62,7 +62,7 @@ impl Daemon {
             Arc::clone(&requests) as _,
             Arc::clone(&sign_ins) as _,
             Arc::clone(&limits) as _,
-            Arc::clone(&responding.failures) as _,
+            Arc::clone(&responding.answers) as _,
         ];
         let uploads = Arc::clone(&requests.uploads);
         let discord = Discord::new(discord::Options { resolve: self.discord_address }, store.clone());

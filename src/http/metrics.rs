@@ -90,14 +90,14 @@ impl Requests {
 impl Source for Requests {
     fn write(&self, page: &mut Page) {
         let named = || ROUTES.iter().copied().chain([OTHER]).zip(&self.routes);
-        let help = "Requests answered, by route and class of status.";
+        let help = "Requests answered, by route and class of status. A stream counts when it begins; how an answer ended is in perch_chat_answer_duration_seconds.";
         let mut family = page.family("perch_http_requests_total", Kind::Counter, help);
         for (route, answers) in named() {
             for (counter, class) in answers.classes.iter().zip(["1xx", "2xx", "3xx", "4xx", "5xx"]) {
                 family.value(&[("route", route), ("class", class)], counter.get());
             }
         }
-        let help = "Time from a request's head to its answer's, by route.";
+        let help = "Time from a request's head to its answer's head, by route: of a stream, until it begins.";
         let mut family = page.family("perch_http_request_duration_seconds", Kind::Histogram, help);
         for (route, answers) in named() {
             family.histogram(&[("route", route)], &answers.took);

@@ -14,10 +14,13 @@ use utoipa::ToSchema;
 use super::completions::error;
 use super::request_id::RequestId;
 use super::router::App;
-use crate::chat::{Failure, Why};
+use crate::chat::{Failure, LONGEST_WAIT, Why, whole_seconds};
 use crate::config::Environment;
 use crate::limits::Refusal;
 use crate::service::Live;
+
+/// When to come again while the chat is not ready: a key that is there by then is taken at once, or within a few minutes.
+const NOT_READY: Duration = Duration::from_secs(10);
 
 /// What went wrong (RFC 9457).
 #[derive(Serialize, ToSchema)]
@@ -31,6 +34,10 @@ pub struct Document<'a> {
     detail: &'a str,
     /// Under which the operator finds the cause in the journal.
     request_id: String,
+    /// After how many seconds it is worth trying again, where that is known: what `Retry-After` says, for those who can't
+    /// see it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry_after: Option<u64>,
     /// What really happened, where the configuration says `environment = "development"`.
     #[serde(skip_serializing_if = "Option::is_none")]
     cause: Option<&'a str>,
@@ -133,6 +140,7 @@ impl Problem {
                 status: self.status.as_u16(),
                 detail: &self.detail,
                 request_id: id.to_string(),
+                retry_after: self.retry_after.map(whole_seconds),
                 cause,
             }),
             Dialect::OpenAi => {
@@ -170,7 +178,7 @@ impl Problem {
         response.headers_mut().remove(header::CONTENT_LENGTH);
         response.headers_mut().insert(header::CONTENT_TYPE, dialect.media_type());
         if let Some(wait) = self.retry_after {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)));
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(whole_seconds(wait)));
         }
     }
 }
@@ -179,9 +187,11 @@ impl From<Failure> for Problem {
     fn from(failure: Failure) -> Self {
         let (status, retry_after) = match failure.why {
             Why::Broken => return Problem::internal(&failure.into()),
-            Why::NotReady => (StatusCode::SERVICE_UNAVAILABLE, None),
-            Why::Busy { retry_after } => (StatusCode::SERVICE_UNAVAILABLE, retry_after),
-            Why::Declined | Why::Unreadable => (StatusCode::UNPROCESSABLE_ENTITY, None),
+            Why::NotReady => (StatusCode::SERVICE_UNAVAILABLE, Some(NOT_READY)),
+            Why::Busy { retry_after } => {
+                (StatusCode::SERVICE_UNAVAILABLE, retry_after.map(|wait| wait.min(LONGEST_WAIT)))
+            }
+            Why::Declined | Why::Exhausted | Why::Unreadable => (StatusCode::UNPROCESSABLE_ENTITY, None),
             Why::TooLong => (StatusCode::PAYLOAD_TOO_LARGE, None),
             Why::TimedOut => (StatusCode::GATEWAY_TIMEOUT, None),
             Why::Refused(_) | Why::Unavailable | Why::CutShort | Why::Nonsense => (StatusCode::BAD_GATEWAY, None),

@@ -22,7 +22,7 @@ mod used;
 
 pub use bill::{Bill, tokens_of};
 pub use open::Seat;
-pub use policy::{Kind, Policy, Refusal, Remaining, Scope, Standing};
+pub use policy::{Kind, Policy, Refusal, Remaining, Scope, Standing, spell};
 
 use open::Open;
 use table::Table;

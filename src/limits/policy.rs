@@ -132,7 +132,8 @@ impl fmt::Display for Refusal {
 impl std::error::Error for Refusal {}
 
 /// A time to wait, as people say it.
-fn spell(seconds: u64) -> String {
+#[must_use]
+pub fn spell(seconds: u64) -> String {
     let (count, unit) = match seconds {
         0..=119 => (seconds, "second"),
         120..=7_199 => (seconds.div_ceil(60), "minute"),

@@ -1,6 +1,7 @@
 //! Where the API is and by which key it is asked: tried before it is used.
 
 use std::fmt;
+use std::io::{self, ErrorKind};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -232,6 +233,21 @@ pub fn reason(error: reqwest::Error) -> String {
         bottom = source;
     }
     bottom.to_string()
+}
+
+/// Whether a request met the end of its connection before anything of an answer came. That is what becomes of a kept
+/// connection that the server closes in the moment in which it is used again.
+pub fn is_left(error: &reqwest::Error) -> bool {
+    let mut causes = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
+    causes.any(|cause| {
+        let http = cause.downcast_ref::<hyper::Error>();
+        let closed =
+            http.is_some_and(|error| error.is_incomplete_message() || error.is_canceled() || error.is_closed());
+        let kind = cause.downcast_ref::<io::Error>().map(io::Error::kind);
+        let gone =
+            [ErrorKind::ConnectionReset, ErrorKind::ConnectionAborted, ErrorKind::BrokenPipe, ErrorKind::UnexpectedEof];
+        closed || kind.is_some_and(|kind| gone.contains(&kind))
+    })
 }
 
 /// How long an answer asks to wait. The other form, a date, is for proxies.

@@ -3,6 +3,7 @@
 //! An [`account`] is the API and the key; [`wire`] and [`events`] are what is said to it and what comes back, whole or as a
 //! stream, as whoever waits for it wants it. Files leave as an [`outgoing`] body.
 
+use std::fmt::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::files::File;
 use super::standing::{Standing, Tally};
-use super::{Ask, Deltas, Ending, Failure, Failures, Particulars, Responder, Usage, Why, Wishes};
+use super::{Answers, Ask, Deltas, Ending, Failure, LONGEST_WAIT, NAME, Particulars, Responder, Usage, Why, Wishes};
 use crate::config;
 use crate::config::secret::SecretRef;
 use crate::service::{Blame, Cause, Problem};
@@ -23,12 +24,14 @@ use crate::service::{Blame, Cause, Problem};
 mod account;
 mod events;
 mod outgoing;
+mod remarks;
 mod wire;
 
-use account::{Account, Trial, reason, retry_after};
+use account::{Account, Trial, is_left, reason, retry_after};
 use events::Events;
 use outgoing::Outgoing;
-use wire::{ApiError, Piece};
+use remarks::Remarks;
+use wire::{ApiError, Finish, Piece, Unread};
 
 /// So often one message is put to the API, as long as nothing has come of it.
 const TRIES: u32 = 3;
@@ -38,16 +41,29 @@ const PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// For one answer from its first try to its end, however it trickles.
 const ANSWER_LIMIT: Duration = Duration::from_mins(10);
+/// For what an API sends behind the last of an answer: what it took, and that it is done. Some send neither and leave the
+/// connection open.
+const AFTERTHOUGHT: Duration = Duration::from_secs(1);
 /// For what an API sends after its last event: nothing but the end of the stream.
 const LAST_BYTES: Duration = Duration::from_millis(50);
 /// The longest answer, in bytes; the longest that a model of today writes is a tenth of it.
 const LONGEST_ANSWER: usize = 4 << 20;
+/// What a model writes at most where nothing limits it, in tokens and with all that it thinks: twice what the largest of
+/// today may (OpenAI's model pages have 128,000).
+const MOST_WRITTEN: u64 = 256 << 10;
+/// What a server reads beside what it was sent, in tokens: instructions of its own, what it finds on the Web.
+const MOST_ADDED: u64 = 64 << 10;
+/// A file counts as much, beside its bytes: `gpt-4o-mini` takes 48,169 tokens for a large picture (OpenAI, "Images and
+/// vision", 2,833 and 5,667 for each tile).
+const MOST_A_FILE: u64 = 64 << 10;
 
 /// The responder: one account, and how to ask.
 pub struct OpenAi {
     account: Arc<Account>,
     config: config::chat::OpenAi,
     tally: Arc<Tally>,
+    remarks: Arc<Remarks>,
+    answers: Arc<Answers>,
 }
 
 impl OpenAi {
@@ -61,7 +77,7 @@ impl OpenAi {
         key: Option<&SecretString>,
         running: Option<Arc<OpenAi>>,
         asked: bool,
-        failures: &Arc<Failures>,
+        answers: &Arc<Answers>,
     ) -> Result<Arc<OpenAi>, Problem> {
         let place = config.api_key.as_ref().map_or(&config.place, |key| &key.place);
         let problem = |cause, text: String| Problem { place: place.clone(), text, cause };
@@ -91,11 +107,13 @@ impl OpenAi {
                 }
             }
         }
-        let tally = match proven {
-            Some(proven) if proven.config.model == config.model => Arc::clone(&proven.tally),
-            _ => Arc::new(Tally::new(Arc::clone(failures))),
+        let (tally, remarks) = match proven {
+            Some(proven) if proven.config.model == config.model => {
+                (Arc::clone(&proven.tally), Arc::clone(&proven.remarks))
+            }
+            _ => Default::default(),
         };
-        Ok(Arc::new(OpenAi { account, config: config.clone(), tally }))
+        Ok(Arc::new(OpenAi { account, config: config.clone(), tally, remarks, answers: Arc::clone(answers) }))
     }
 
     /// How it fares, now and from now on.
@@ -111,7 +129,9 @@ impl OpenAi {
         &self.config.model
     }
 
-    /// Puts the question, again where that can help, until an answer begins to come.
+    /// Puts the question, again where that can help, until an answer begins to come. A connection that ends before it is
+    /// one of these cases, although the model may have begun to write: it keeps nothing, and nothing of it was passed on, so
+    /// that to ask twice costs tokens at worst.
     async fn put(&self, body: &Outgoing, ask: Ask<'_>, deadline: Instant) -> Result<Response, Failure> {
         let mut pause = PAUSE;
         for tried in 1.. {
@@ -119,9 +139,10 @@ impl OpenAi {
                 Ok(Ok(response)) if response.status().is_success() => return Ok(response),
                 Ok(Ok(response)) => self.judge(response, ask).await,
                 Ok(Err(error)) => {
-                    let again = error.is_connect().then_some(None);
-                    let cause = format!("{} can't be reached: {}", self.account.host, reason(error));
-                    (Failure::new(Why::Unavailable, cause), again)
+                    let (unreachable, left) = (error.is_connect(), is_left(&error));
+                    let what = if left && !unreachable { "gave no answer" } else { "can't be reached" };
+                    let cause = format!("{} {what}: {}", self.account.host, reason(error));
+                    (Failure::new(Why::Unavailable, cause), (unreachable || left).then_some(None))
                 }
                 Err(_) => return Err(self.no_first_token()),
             };
@@ -138,24 +159,35 @@ impl OpenAi {
     }
 
     /// What a refusal means, and whether to try again: after the time that the API asked for, or one of our own.
-    async fn judge(
-        &self,
-        response: Response,
-        Ask { files, wishes, .. }: Ask<'_>,
-    ) -> (Failure, Option<Option<Duration>>) {
+    async fn judge(&self, response: Response, ask: Ask<'_>) -> (Failure, Option<Option<Duration>>) {
+        let Ask { files, wishes, .. } = ask;
         let status = response.status();
         let wait = retry_after(&response);
+        let busy = Why::Busy { retry_after: wait.map(|wait| wait.min(LONGEST_WAIT)) };
         if status.is_redirection() {
             return (Failure::new(Why::Refused(Blame::Configuration), self.account.redirected(&response)), None);
         }
         let error = self.account.explanation(response).await;
-        let said = self.account.marks(Some(status), &error);
+        let mut said = self.account.marks(Some(status), &error);
+        if let Some(wait) = wait.filter(|wait| *wait > LONGEST_WAIT) {
+            let _infallible = write!(said, "; Retry-After: {}", wait.as_secs());
+        }
         let (host, model) = (&self.account.host, &self.config.model);
         let (why, cause, again) = match status {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
                 let cause = self.account.refused(&said) + &stored(&self.config);
                 (Why::Refused(Blame::Credential), cause, None)
             }
+            _ if error.is_about_length() => match self.leaves_no_room(ask) {
+                Some(limit) => {
+                    let cause = format!(
+                        "{host} has no room for an answer of {limit} tokens, whatever it is asked ({said}); lower \
+                         chat.max_tokens"
+                    );
+                    (Why::Refused(Blame::Configuration), cause, None)
+                }
+                None => (Why::TooLong, format!("{host} finds it too long ({said})"), None),
+            },
             _ if !files.is_empty() && is_about_files(status, &error) => {
                 let kinds: Vec<_> = files.iter().map(|file| file.kind.media_type()).collect();
                 let cause = format!(
@@ -175,13 +207,17 @@ impl OpenAi {
                 let cause = format!("{host} answers no more until the account is paid up ({said})");
                 (Why::Busy { retry_after: None }, cause, None)
             }
-            StatusCode::TOO_MANY_REQUESTS => {
-                (Why::Busy { retry_after: wait }, format!("{host} was asked too often ({said})"), Some(wait))
+            StatusCode::TOO_MANY_REQUESTS => (busy, format!("{host} was asked too often ({said})"), Some(wait)),
+            // It knows how long it will be.
+            StatusCode::SERVICE_UNAVAILABLE if wait.is_some() => {
+                (busy, format!("{host} is in trouble ({said})"), Some(wait))
             }
             StatusCode::PAYLOAD_TOO_LARGE => (Why::TooLong, format!("{host} finds it too long ({said})"), None),
             _ if status.is_server_error() => (Why::Unavailable, format!("{host} is in trouble ({said})"), Some(wait)),
-            _ if error.code == "context_length_exceeded" => {
-                (Why::TooLong, format!("{host} finds it too long ({said})"), None)
+            // Too slow, in the way of another request, too early: OpenAI's own clients ask again after the first two
+            // (<https://github.com/openai/openai-python#retries>), and RFC 8470, section 5.2 wants the third asked again.
+            _ if matches!(status.as_u16(), 408 | 409 | 425) => {
+                (Why::Unavailable, format!("{host} would not take it at the moment ({said})"), Some(wait))
             }
             _ if self.is_about_configuration(&error, wishes) => {
                 let cause = format!("{host} will not have what it is asked for ({said}); mend the [chat] table");
@@ -202,19 +238,59 @@ impl OpenAi {
         param || (error.param.is_empty() && (word || error.message.contains(self.config.model.as_str())))
     }
 
+    /// The configured limit of an answer, where that is more than all that the model had to read: a model that finds both
+    /// too long for it together would find every message so.
+    fn leaves_no_room(&self, ask: Ask<'_>) -> Option<u32> {
+        let limit = self.config.max_tokens.filter(|_| ask.wishes.max_tokens.is_none() && ask.files.is_empty())?;
+        (limit as usize > self.read(ask)).then_some(limit)
+    }
+
+    /// How much text the model has to read, in bytes. Each is a token at most.
+    fn read(&self, ask: Ask<'_>) -> usize {
+        let system = self.config.system.as_ref().map_or(0, String::len);
+        system + ask.message.len() + ask.earlier.iter().map(|turn| turn.text.len()).sum::<usize>()
+    }
+
+    /// More tokens than this are no answer's, whatever the API says.
+    fn most_tokens(&self, ask: Ask<'_>) -> u64 {
+        let files = ask.files.iter().map(|file| MOST_A_FILE + file.size as u64).sum::<u64>();
+        let written = wire::at_most(ask.wishes.max_tokens, self.config.max_tokens).map_or(MOST_WRITTEN, u64::from);
+        self.read(ask) as u64 + files + MOST_ADDED + written
+    }
+
+    /// Has the operator know that an answer was cut off where it is in their hands.
+    fn remark_on_length(&self, wishes: Wishes) {
+        let limit = self.config.max_tokens;
+        // Whoever wished for no more than that has what they wished for.
+        if wishes.max_tokens.is_some_and(|wish| limit.is_none_or(|limit| wish < limit)) || !self.remarks.cut_off() {
+            return;
+        }
+        let (host, model) = (&self.account.host, &self.config.model);
+        match limit {
+            Some(limit) => tracing::warn!(
+                service = NAME,
+                "answers of `{model}` are cut off at {limit} tokens: raise chat.max_tokens for longer ones"
+            ),
+            None => tracing::warn!(
+                service = NAME,
+                "answers of `{model}` are cut off at a limit of {host}'s own: raise that for longer ones, or set \
+                 chat.max_tokens where it goes by that"
+            ),
+        }
+    }
+
     fn no_first_token(&self) -> Failure {
         let (host, limit) = (&self.account.host, self.config.timeout.first_token.as_secs());
         Failure::new(Why::TimedOut, format!("{host} began no answer within {limit} s (chat.timeout.first_token)"))
     }
 
-    async fn ask(&self, ask: Ask<'_>, deltas: Deltas) -> Result<String, Failure> {
+    async fn ask(&self, ask: Ask<'_>, deltas: Deltas) -> Result<(String, Ending), Failure> {
         let deadline = Instant::now() + self.config.timeout.first_token;
         let body = wire::request(&self.config, ask, deltas.wanted())
             .map_err(|error| Failure::new(Why::Broken, format!("writing the question: {error:#}")))?;
         let response = self.put(&body, ask, deadline).await?;
         // It is answered, so it was read. What files take, only the API knows.
-        let system = self.config.system.as_ref().map_or(0, String::len);
-        let read = system + ask.message.len() + ask.earlier.iter().map(|turn| turn.text.len()).sum::<usize>();
+        let read = self.read(ask);
         if let Some(bill) = deltas.bill() {
             bill.text(read);
         }
@@ -226,10 +302,10 @@ impl OpenAi {
             deltas,
             read,
             shortened: ask.wishes.max_tokens.is_some(),
+            most_tokens: self.most_tokens(ask),
             text: String::new(),
             begun: false,
-            finished: false,
-            ending: Ending::default(),
+            finish: None,
             usage: None,
             deadline,
         }
@@ -241,15 +317,25 @@ impl OpenAi {
 #[async_trait]
 impl Responder for OpenAi {
     async fn answer(&self, ask: Ask<'_>, deltas: Deltas) -> Result<String, Failure> {
+        let underway = self.answers.begin();
         let answer = timeout(ANSWER_LIMIT, self.ask(ask, deltas)).await.unwrap_or_else(|_| {
             let cause = format!("{} did not end within {} s", self.account.host, ANSWER_LIMIT.as_secs());
             Err(Failure::new(Why::TimedOut, cause))
         });
         match &answer {
-            Ok(_) => self.tally.answered(),
-            Err(failure) => self.tally.failed(failure),
+            Ok((_, ending)) => {
+                self.tally.answered();
+                if *ending == Ending::Long {
+                    self.remark_on_length(ask.wishes);
+                }
+                underway.end(Ok(*ending));
+            }
+            Err(failure) => {
+                self.tally.failed(failure);
+                underway.end(Err(failure));
+            }
         }
-        answer
+        answer.map(|(text, _)| text)
     }
 }
 
@@ -261,12 +347,13 @@ struct Reading<'a> {
     read: usize,
     /// It was to be short: a model that thinks first may be at the end before it says a word.
     shortened: bool,
+    /// What is not believed to be more than this.
+    most_tokens: u64,
     text: String,
     /// Something came, if not of the text.
     begun: bool,
-    /// The model has no more to say.
-    finished: bool,
-    ending: Ending,
+    /// Why the model has no more to say, once it has not.
+    finish: Option<Finish>,
     /// What the API says that it took so far.
     usage: Option<Usage>,
     /// When the next piece has to be there.
@@ -274,43 +361,57 @@ struct Reading<'a> {
 }
 
 impl Reading<'_> {
-    async fn answer(mut self, mut response: Response) -> Result<String, Failure> {
-        let streamed = is_stream(&response);
-        let mut events = Events::default();
-        let mut whole = Vec::new();
-        while let Some(bytes) = self.next(&mut response).await? {
-            if !streamed {
+    async fn answer(mut self, mut response: Response) -> Result<(String, Ending), Failure> {
+        if is_stream(&response) {
+            self.listen(&mut response).await?;
+        } else {
+            let mut whole = Vec::new();
+            while let Some(bytes) = self.next(&mut response).await? {
                 if whole.len() + bytes.len() > LONGEST_ANSWER {
                     return Err(self.nonsense("an answer without end"));
                 }
                 whole.extend_from_slice(&bytes);
-                continue;
             }
+            // As it was asked for; or else the server passes over the wish for a stream.
+            let piece = self.read(&whole)?;
+            self.add(piece).await?;
+            // It is there to its last byte, whether it says so or not.
+            self.finish.get_or_insert(Finish::Said);
+        }
+        self.end()
+    }
+
+    /// Reads a stream to its end.
+    async fn listen(&mut self, response: &mut Response) -> Result<(), Failure> {
+        let mut events = Events::default();
+        while let Some(bytes) = self.next(response).await? {
             let came = events.read(&bytes).map_err(|broken| self.nonsense(&broken.to_string()))?;
             if came.is_empty() {
                 continue;
             }
+            let finished = self.finish.is_some();
             for data in came {
                 if self.take(&data).await? {
                     // Read to its end, the connection can be used again.
                     drop(timeout(LAST_BYTES, response.chunk()).await);
-                    return self.end();
+                    return Ok(());
                 }
             }
             // Counted from here: how fast the person reads is not the API's fault.
-            self.deadline = Instant::now() + self.openai.config.timeout.between_tokens;
+            self.deadline = match self.finish {
+                None => Instant::now() + self.openai.config.timeout.between_tokens,
+                Some(_) if finished => self.deadline,
+                Some(_) => Instant::now() + AFTERTHOUGHT,
+            };
         }
-        if !streamed {
-            // As it was asked for; or else the server passes over the wish for a stream.
-            self.add(self.read(&whole)?).await?;
-        } else if let Some(data) = events.end().map_err(|broken| self.nonsense(&broken.to_string()))? {
+        if let Some(data) = events.end().map_err(|broken| self.nonsense(&broken.to_string()))? {
             self.take(&data).await?;
         }
-        if !self.finished {
+        if self.finish.is_none() {
             let host = &self.openai.account.host;
             return Err(Failure::new(Why::CutShort, format!("{host} ended the stream in the middle of an answer")));
         }
-        self.end()
+        Ok(())
     }
 
     /// The next bytes, or `None` at the end.
@@ -318,8 +419,8 @@ impl Reading<'_> {
         let host = &self.openai.account.host;
         match timeout_at(self.deadline, response.chunk()).await {
             Ok(Ok(bytes)) => Ok(bytes),
-            // Nothing is missing: the connection was not ended as it should be.
-            Ok(Err(_)) if self.finished => Ok(None),
+            // Nothing is missing: the connection was not ended as it should be, or not at all.
+            Ok(Err(_)) | Err(_) if self.finish.is_some() => Ok(None),
             Ok(Err(error)) => {
                 let cause = format!("{host} broke off in the middle of an answer: {}", reason(error));
                 Err(Failure::new(Why::CutShort, cause))
@@ -336,7 +437,7 @@ impl Reading<'_> {
     /// Takes one event, and says whether it was the last.
     async fn take(&mut self, data: &str) -> Result<bool, Failure> {
         if data.trim() == wire::DONE {
-            self.finished = true;
+            self.finish.get_or_insert(Finish::Said);
             return Ok(true);
         }
         let piece = self.read(data.as_bytes())?;
@@ -347,28 +448,32 @@ impl Reading<'_> {
 
     fn read(&self, data: &[u8]) -> Result<Piece, Failure> {
         let account = &self.openai.account;
-        wire::read(data).map_err(|error| {
-            if let Some(error) = error {
-                let why = if self.text.is_empty() { Why::Unavailable } else { Why::CutShort };
+        wire::read(data).map_err(|unread| match unread {
+            Unread::Error(error) => {
+                let why = if !self.text.is_empty() {
+                    Why::CutShort
+                } else if error.is_about_length() {
+                    // llama.cpp says it so with the status 200 (<https://github.com/oobabooga/textgen/issues/7257>).
+                    Why::TooLong
+                } else {
+                    Why::Unavailable
+                };
                 let marks = account.marks(None, &error);
-                return Failure::new(why, format!("{} failed at the answer ({marks})", account.host));
+                Failure::new(why, format!("{} failed at the answer ({marks})", account.host))
             }
-            // It may repeat what somebody wrote.
-            let text = account.clean(&String::from_utf8_lossy(data));
-            tracing::debug!(service = super::NAME, "{} sent: {text}", account.host);
-            self.nonsense(&format!("{} bytes of something else", data.len()))
+            Unread::Nonsense(what) => {
+                // It may repeat what somebody wrote.
+                let text = account.clean(&String::from_utf8_lossy(data));
+                tracing::debug!(service = super::NAME, "{} sent: {text}", account.host);
+                self.nonsense(&what)
+            }
         })
     }
 
     async fn add(&mut self, piece: Piece) -> Result<(), Failure> {
-        if let Some(ending) = piece.ending {
-            (self.finished, self.ending) = (true, ending);
-        }
+        self.finish = piece.finish.or(self.finish);
         if let Some(usage) = piece.usage {
-            self.usage = Some(usage);
-            if let Some(bill) = self.deltas.bill() {
-                bill.tokens(usage.total);
-            }
+            self.charge(usage);
         }
         if piece.text.is_empty() {
             return Ok(());
@@ -381,14 +486,55 @@ impl Reading<'_> {
         Ok(())
     }
 
-    fn end(self) -> Result<String, Failure> {
-        let cut = self.shortened && self.ending == Ending::Long;
-        if self.text.is_empty() && !cut {
-            return Err(self.nonsense("an answer without a word in it"));
+    /// Puts down what the API says that it took so far, if that can be.
+    fn charge(&mut self, usage: Usage) {
+        let most = usage.total.max(usage.question).max(usage.answer);
+        if most > self.most_tokens {
+            if self.openai.remarks.unbelievable() {
+                let host = &self.openai.account.host;
+                tracing::warn!(
+                    service = NAME,
+                    "{host} says that an answer took {most} tokens, which can't be: such answers are charged by their length"
+                );
+            }
+            return;
         }
+        self.usage = Some(usage);
+        if let Some(bill) = self.deltas.bill() {
+            bill.tokens(usage.total);
+        }
+    }
+
+    fn end(self) -> Result<(String, Ending), Failure> {
+        let (host, model) = (&self.openai.account.host, &self.openai.config.model);
+        let silent = self.text.trim().is_empty();
+        let ending = match self.finish {
+            Some(Finish::Long) => Ending::Long,
+            Some(Finish::Withheld) => Ending::Withheld,
+            _ => Ending::Said,
+        };
         let usage = self.usage.unwrap_or_else(|| Usage::guess(self.read, self.text.len()));
-        self.deltas.tell(Particulars { ending: self.ending, usage });
-        Ok(self.text)
+        self.deltas.tell(Particulars { ending, usage });
+        let (why, cause) = match self.finish {
+            Some(Finish::Withheld) => (Why::Declined, format!("{host} held the answer back (content_filter)")),
+            Some(Finish::Broke) if silent => (Why::Unavailable, format!("{host} gave the answer up")),
+            Some(Finish::Broke) => (Why::CutShort, format!("{host} gave up in the middle of the answer")),
+            Some(Finish::Long) if silent && self.shortened => return Ok((self.text, ending)),
+            Some(Finish::Long) if silent => {
+                let limit = match self.openai.config.max_tokens {
+                    Some(limit) => format!("{limit} tokens (chat.max_tokens)"),
+                    None => "as many tokens as it may".to_owned(),
+                };
+                let cause = format!("`{model}` wrote {limit} without a word of an answer; raise chat.max_tokens");
+                (Why::Exhausted, cause)
+            }
+            Some(Finish::Tool) if silent => {
+                (Why::Declined, format!("`{model}` called a tool in place of an answer, and perch offers none"))
+            }
+            _ if silent => return Err(self.nonsense("an answer without a word in it")),
+            _ => return Ok((self.text, ending)),
+        };
+        Err(Failure::new(why, cause))
     }
 
     fn nonsense(&self, what: &str) -> Failure {

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::outgoing::Outgoing;
 use crate::chat::files::File;
-use crate::chat::{Ask, Ending, Speaker, Usage};
+use crate::chat::{Ask, Speaker, Usage};
 use crate::config;
 
 /// What stands in the last event of a stream.
@@ -118,7 +118,7 @@ pub fn request(config: &config::chat::OpenAi, ask: Ask<'_>, stream: bool) -> any
 }
 
 /// What is wished, as far as that is within the bound.
-fn at_most<T: Ord>(wish: Option<T>, bound: Option<T>) -> Option<T> {
+pub fn at_most<T: Ord>(wish: Option<T>, bound: Option<T>) -> Option<T> {
     match (wish, bound) {
         (Some(wish), Some(bound)) => Some(wish.min(bound)),
         (wish, bound) => wish.or(bound),
@@ -142,9 +142,51 @@ fn around(file: &File) -> anyhow::Result<(Vec<u8>, Vec<u8>)> {
 pub struct Piece {
     pub text: String,
     /// It is the last: why there is no more.
-    pub ending: Option<Ending>,
+    pub finish: Option<Finish>,
     /// What question and answer took so far, where the API says it.
     pub usage: Option<Usage>,
+}
+
+/// Why a model ended its answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finish {
+    /// There was no more to say.
+    Said,
+    /// It was as long as it may be, or as there was room for.
+    Long,
+    /// The rest is nothing that the API lets out.
+    Withheld,
+    /// The model called a tool in place of an answer, though it was offered none.
+    Tool,
+    /// The server gave it up.
+    Broke,
+}
+
+impl Finish {
+    /// Reads a `finish_reason`. Until there is one it is null, and with some servers empty.
+    ///
+    /// Source: OpenAI API reference, "The chat completion object" (`stop`, `length`, `content_filter`, `tool_calls`, and
+    /// `function_call`, which is older); Mistral's has `model_length` and `error` beside them, DeepSeek's
+    /// `insufficient_system_resource`, vLLM's `abort`. Other words (`eos`, `end_turn`) are for an end like any other.
+    fn of(reason: &str) -> Option<Finish> {
+        Some(match reason {
+            "" | "null" => return None,
+            "length" | "model_length" => Finish::Long,
+            "content_filter" => Finish::Withheld,
+            "tool_calls" | "function_call" => Finish::Tool,
+            "abort" | "error" | "insufficient_system_resource" => Finish::Broke,
+            _ => Finish::Said,
+        })
+    }
+}
+
+/// What came in place of a piece of an answer.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Unread {
+    /// The API says why there is no answer.
+    Error(ApiError),
+    /// Something else. This is what it looks like, without a word of what it says: that may be somebody's private answer.
+    Nonsense(String),
 }
 
 #[derive(Deserialize)]
@@ -165,32 +207,76 @@ struct Choice {
 
 #[derive(Deserialize)]
 struct Said {
-    content: Option<String>,
+    content: Option<Text>,
     /// What some models say in place of an answer.
     refusal: Option<String>,
+}
+
+/// What is said: text, or as Mistral's models that think say it, a list with text in it
+/// (<https://github.com/spring-projects/spring-ai/issues/5019> shows one).
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Text {
+    Whole(String),
+    Parts(Vec<Part>),
+}
+
+#[derive(Deserialize)]
+struct Part {
+    r#type: Option<String>,
+    text: Option<String>,
+}
+
+impl Text {
+    /// All that is meant for people; what the model thinks is not.
+    fn shown(self) -> String {
+        match self {
+            Text::Whole(text) => text,
+            Text::Parts(parts) => parts
+                .into_iter()
+                .filter(|part| part.r#type.as_ref().is_none_or(|kind| kind == "text"))
+                .filter_map(|part| part.text)
+                .collect(),
+        }
+    }
 }
 
 /// Reads an event's data, or a whole completion.
 ///
 /// # Errors
-/// The API's own error, or `None` where it is neither.
-pub fn read(data: &[u8]) -> Result<Piece, Option<ApiError>> {
-    let completion: Completion = serde_json::from_slice(data).map_err(|_| None)?;
+/// It is neither.
+pub fn read(data: &[u8]) -> Result<Piece, Unread> {
+    let completion: Completion =
+        serde_json::from_slice(data).map_err(|error| Unread::Nonsense(described(data, &error)))?;
     if let Some(error) = completion.error {
-        return Err(Some(ApiError::of(&error)));
+        return Err(Unread::Error(ApiError::of(&error)));
     }
     let usage = completion.usage.as_ref().and_then(usage);
     let Some(choice) = completion.choices.into_iter().flatten().next() else {
         return Ok(Piece { usage, ..Piece::default() });
     };
     let said = choice.delta.or(choice.message);
-    let text = said.and_then(|said| said.content.or(said.refusal)).unwrap_or_default();
-    let ending = choice.finish_reason.map(|reason| match &*reason {
-        "length" => Ending::Long,
-        "content_filter" => Ending::Withheld,
-        _ => Ending::Said,
-    });
-    Ok(Piece { text, ending, usage })
+    let text = said.and_then(|said| said.content.map(Text::shown).or(said.refusal)).unwrap_or_default();
+    let finish = choice.finish_reason.and_then(|reason| Finish::of(&reason));
+    Ok(Piece { text, finish, usage })
+}
+
+/// What something looks like that is no completion.
+fn described(data: &[u8], error: &serde_json::Error) -> String {
+    let size = data.len();
+    match data.trim_ascii_start().first() {
+        None => "nothing".to_owned(),
+        Some(b'<') => format!("{size} bytes of HTML or XML"),
+        // serde's own words would quote it.
+        Some(_) if error.is_data() => {
+            format!(
+                "{size} bytes of JSON, which is no completion from line {}, column {} on",
+                error.line(),
+                error.column()
+            )
+        }
+        Some(_) => format!("{size} bytes that are no JSON"),
+    }
 }
 
 /// What the API says an answer took, where it says at least how much in all.
@@ -237,6 +323,20 @@ impl ApiError {
         };
         ApiError { message, code: text("code"), kind: text("type"), param: text("param") }
     }
+
+    /// Whether there was more to read than the model can.
+    ///
+    /// Every server says it its own way. OpenAI: code `context_length_exceeded`. llama.cpp: type
+    /// `exceed_context_size_error` (<https://github.com/ggml-org/llama.cpp/pull/15780>, first with the status 500). vLLM:
+    /// code 400 and "This model's maximum context length is … tokens" (<https://github.com/vllm-project/vllm/issues/20409>),
+    /// later "the model's context length is only … tokens" about the param `input_tokens`
+    /// (<https://github.com/harbor-framework/harbor/pull/996>). Ollama, which mostly cuts off the beginning instead:
+    /// "the input length exceeds the context length" and no code.
+    pub fn is_about_length(&self) -> bool {
+        let words = ["context length", "context_length", "context size", "context_size", "context window"];
+        let said = [&self.message, &self.code, &self.kind].map(|text| text.to_ascii_lowercase());
+        self.param == "input_tokens" || words.iter().any(|word| said.iter().any(|said| said.contains(word)))
+    }
 }
 
 #[cfg(test)]
@@ -244,7 +344,7 @@ mod tests {
     use super::*;
 
     fn piece(text: &str, last: bool) -> Piece {
-        Piece { text: text.to_owned(), ending: last.then_some(Ending::Said), usage: None }
+        Piece { text: text.to_owned(), finish: last.then_some(Finish::Said), usage: None }
     }
 
     fn took(question: u64, answer: u64, total: u64) -> Piece {
@@ -263,17 +363,43 @@ mod tests {
             (r#"{"choices":[{"delta":{"content":null,"refusal":"no"}}]}"#, piece("no", false)),
             (r#"{"choices":[],"usage":{"total_tokens":3}}"#, took(3, 0, 3)),
             (r#"{"usage":{"prompt_tokens":2,"completion_tokens":1,"total_tokens":3}}"#, took(2, 1, 3)),
+            (r#"{"choices":[{"delta":{"content":"a"},"finish_reason":""}]}"#, piece("a", false)),
+            (r#"{"choices":[{"delta":{},"finish_reason":"eos"}]}"#, piece("", true)),
             (
-                r#"{"choices":[{"delta":{},"finish_reason":"length"}]}"#,
-                Piece { ending: Some(Ending::Long), ..Piece::default() },
+                r#"{"choices":[{"delta":{"content":[{"type":"thinking","thinking":[{"type":"text","text":"hm"}]},{"type":"text","text":"a"},{"type":"text","text":"b"}]}}]}"#,
+                piece("ab", false),
             ),
             (r#"{"choices":[],"usage":{"total_tokens":"many"}}"#, piece("", false)),
             (r#"{"choices":[{"message":{"content":"all"},"finish_reason":"stop"}]}"#, piece("all", true)),
         ] {
             assert_eq!(read(data.as_bytes()), Ok(expected), "{data}");
         }
-        for nonsense in ["", "<html>", "[1]", r#"{"choices":"#, r#"{"choices":[{"delta":{"content":7}}]}"#] {
-            assert_eq!(read(nonsense.as_bytes()), Err(None), "{nonsense}");
+        for (word, finish) in [
+            ("length", Finish::Long),
+            ("model_length", Finish::Long),
+            ("content_filter", Finish::Withheld),
+            ("tool_calls", Finish::Tool),
+            ("insufficient_system_resource", Finish::Broke),
+        ] {
+            let data = format!(r#"{{"choices":[{{"delta":{{}},"finish_reason":"{word}"}}]}}"#);
+            assert_eq!(read(data.as_bytes()), Ok(Piece { finish: Some(finish), ..Piece::default() }));
+        }
+    }
+
+    #[test]
+    fn nonsense_is_described_and_never_quoted() {
+        for (nonsense, described) in [
+            ("", "nothing"),
+            ("<html>", "6 bytes of HTML or XML"),
+            ("secret", "6 bytes that are no JSON"),
+            (r#"{"choices":"#, "11 bytes that are no JSON"),
+            (r#"{"choices":"secret"}"#, "20 bytes of JSON, which is no completion from line 1, column 19 on"),
+            (
+                r#"{"choices":[{"delta":{"content":7}}]}"#,
+                "37 bytes of JSON, which is no completion from line 1, column 34 on",
+            ),
+        ] {
+            assert_eq!(read(nonsense.as_bytes()), Err(Unread::Nonsense(described.to_owned())), "{nonsense}");
         }
     }
 
@@ -287,7 +413,7 @@ mod tests {
         assert_eq!(ApiError::in_body(br#"{"detail":"Not Found"}"#).message, "Not Found");
         assert_eq!(ApiError::in_body(br#"{"error":{"code":400,"message":"bad"}}"#).code, "400");
         assert_eq!(ApiError::in_body(b"Bad Gateway").message, "Bad Gateway");
-        let in_stream = read(br#"{"error":{"message":"overloaded"}}"#).unwrap_err().unwrap();
-        assert_eq!(in_stream.message, "overloaded");
+        let in_stream = ApiError { message: "overloaded".to_owned(), ..ApiError::default() };
+        assert_eq!(read(br#"{"error":{"message":"overloaded"}}"#), Err(Unread::Error(in_stream)));
     }
 }
