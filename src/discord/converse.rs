@@ -7,7 +7,7 @@
 //! half an answer, and then the next process says that it was interrupted rather than begin another.
 
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -22,7 +22,7 @@ use super::talk::Talk;
 use super::{attached, mention};
 use crate::chat::files::File;
 use crate::chat::history::{Asked, Asking, Attachment, Question, Which};
-use crate::chat::{Ask, Deltas, Failure, Why};
+use crate::chat::{Ask, Deltas, Ending, Failure, Particulars, Why};
 use crate::limits::Bill;
 use crate::service::Live;
 use crate::store::{Attempt, Key, Ledger};
@@ -41,6 +41,7 @@ const LONGEST: usize = 10;
 /// Said to who says nothing but the bot's name.
 const HINT: &str = "Say something after my name, and I will answer.";
 const TOO_LONG: &str = "(There is more to it, but this is as much as I say at once.)";
+const CUT_OFF: &str = "(I may not say more than this at once. Ask me to go on for the rest.)";
 const INTERRUPTED: &str = "(I was interrupted here. Ask again to hear all of it.)";
 
 /// What it takes to answer one message.
@@ -192,10 +193,10 @@ impl Conversing<'_> {
         let asking = match self.ask(text, &files).await {
             Some(Asked::Now(asking)) => asking,
             // It was answered, and nothing of it was said.
-            Some(Asked::Before { answer, .. }) => {
+            Some(Asked::Before { answer, ending, .. }) => {
                 let mut pieces = Pieces::default();
                 pieces.push(&answer);
-                return telling.end(pieces, None, &answer);
+                return telling.end(pieces, note(ending), &answer);
             }
             None => return telling.only(&spoken(&Why::Broken.sentence())),
         };
@@ -217,7 +218,8 @@ impl Conversing<'_> {
 
     async fn listen(&self, ask: Ask<'_>, asking: &Asking, mut telling: Telling, bill: &Arc<Bill>) {
         let (sender, mut deltas) = mpsc::channel(DELTAS);
-        let sink = Deltas::to(sender).on(bill);
+        let particulars = Arc::<Mutex<Particulars>>::default();
+        let sink = Deltas::to(sender).on(bill).telling(&particulars);
         let mut answer = pin!(timeout(ANSWER_TIMEOUT, self.live.responder.answer(ask, sink)));
         let mut heard = Heard::default();
         let ended = loop {
@@ -245,8 +247,9 @@ impl Conversing<'_> {
                     pieces.push(&answer);
                     text = answer;
                 }
-                asking.done(&text);
-                telling.end(pieces, None, &text);
+                let ending = particulars.lock().unwrap_or_else(PoisonError::into_inner).ending;
+                asking.ended(&text, ending);
+                telling.end(pieces, note(ending), &text);
             }
             Some(Err(failure)) => {
                 self.complain(&failure);
@@ -328,6 +331,11 @@ impl Telling {
     fn only(self, text: &str) {
         self.end(Pieces::default(), Some(text), text);
     }
+}
+
+/// What is said behind an answer that ended so.
+fn note(ending: Ending) -> Option<&'static str> {
+    (ending == Ending::Long).then_some(CUT_OFF)
 }
 
 /// A sentence that stands alone.

@@ -1,6 +1,6 @@
 //! `POST /api/chat`: one message in, one reply out, whole or piece by piece.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Json;
@@ -21,7 +21,7 @@ use super::request_id::RequestId;
 use super::router::App;
 use crate::chat::files::File;
 use crate::chat::history::{self, Asked, Asking, Attachment, ConversationId, NoSuchConversation, Which};
-use crate::chat::{Ask, Deltas};
+use crate::chat::{Ask, Deltas, Ending, Particulars};
 use crate::config::Config;
 use crate::limits::Bill;
 use crate::service::Live;
@@ -78,6 +78,9 @@ struct Reply {
     reply: String,
     #[schema(value_type = String)]
     conversation: ConversationId,
+    /// `length`: the answer may not be longer, and there would be more to say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    finish: Option<&'static str>,
 }
 
 /// Answers with the responder of the configuration that is live when the request comes: whole, or as a stream of
@@ -135,18 +138,22 @@ pub async fn chat(State(app): State<App>, request: Request) -> Result<Response, 
     let id = RequestId::of(&head.extensions)?;
     let stream = wants_stream(&head.headers);
     match found {
-        Asked::Before { conversation, answer, .. } if !stream => {
-            Ok(Json(Reply { reply: answer, conversation }).into_response())
+        Asked::Before { conversation, answer, ending, .. } if !stream => {
+            Ok(Json(Reply { reply: answer, conversation, finish: ending.finish() }).into_response())
         }
-        Asked::Before { conversation, message, answer } => Ok(stream::again(conversation, message, answer, live, id)),
+        Asked::Before { conversation, message, answer, ending } => {
+            let answer = Answer { text: answer, ending };
+            Ok(stream::again(conversation, message, answer, live, id))
+        }
         Asked::Now(asking) => {
             let last_call = app.last_call.clone();
             let exchange = Exchange { live, asking, message: text, files, bill, last_call };
             if stream {
                 return stream::answer(Arc::new(exchange), id);
             }
-            let reply = exchange.answer(Deltas::unwanted()).await.inspect_err(|_| exchange.asking.failed())?;
-            Ok(Json(Reply { reply, conversation: exchange.asking.conversation() }).into_response())
+            let answer = exchange.answer(Deltas::unwanted()).await.inspect_err(|_| exchange.asking.failed())?;
+            let (conversation, finish) = (exchange.asking.conversation(), answer.ending.finish());
+            Ok(Json(Reply { reply: answer.text, conversation, finish }).into_response())
         }
     }
 }
@@ -190,13 +197,21 @@ pub(super) struct Exchange {
     pub(super) last_call: CancellationToken,
 }
 
+/// All that was answered, and why there is no more.
+pub(super) struct Answer {
+    pub(super) text: String,
+    pub(super) ending: Ending,
+}
+
 impl Exchange {
     /// Answers it.
-    pub(super) async fn answer(&self, deltas: Deltas) -> Result<String, Problem> {
+    pub(super) async fn answer(&self, deltas: Deltas) -> Result<Answer, Problem> {
+        let particulars = Arc::<Mutex<Particulars>>::default();
+        let deltas = deltas.on(&self.bill).telling(&particulars);
         let ask = Ask { message: &self.message, earlier: self.asking.earlier(), files: &self.files, ..Ask::default() };
-        let answer = tokio::select! {
+        let text = tokio::select! {
             biased;
-            answer = self.live.responder.answer(ask, deltas.on(&self.bill)) => answer?,
+            answer = self.live.responder.answer(ask, deltas) => answer?,
             () = self.asking.given_up() => {
                 let detail = "this message was sent again and is answered there, or its conversation was deleted";
                 return Err(Problem::new(StatusCode::CONFLICT, detail));
@@ -207,8 +222,9 @@ impl Exchange {
             }
             never = self.asking.note_down() => match never {},
         };
-        self.asking.done(&answer);
-        Ok(answer)
+        let ending = particulars.lock().unwrap_or_else(PoisonError::into_inner).ending;
+        self.asking.ended(&text, ending);
+        Ok(Answer { text, ending })
     }
 }
 

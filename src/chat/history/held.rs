@@ -177,7 +177,7 @@ impl Held {
             return Vec::new();
         }
         let said = |exchange: &&Exchange| match exchange.state {
-            State::Done => true,
+            State::Done | State::Long => true,
             // What they have read is what was said.
             State::Stopped => !exchange.answer.is_empty(),
             State::Answering | State::Failed => false,

@@ -19,7 +19,7 @@ use thiserror::Error;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{PersonId, Turn};
+use super::{Ending, PersonId, Turn};
 
 mod archive;
 mod export;
@@ -83,7 +83,7 @@ pub struct Question {
 /// What becomes of a question.
 pub enum Asked {
     /// It was answered before.
-    Before { conversation: ConversationId, message: u64, answer: String },
+    Before { conversation: ConversationId, message: u64, answer: String, ending: Ending },
     /// It is to be answered.
     Now(Asking),
 }
@@ -142,8 +142,8 @@ impl History {
         }
         let begun = self.room().begin(beginning, &*self.archive);
         Ok(match begun {
-            Begun::Before { id, number, answer } => {
-                Asked::Before { conversation: id, message: Exchange::answer_id(number), answer }
+            Begun::Before { id, number, answer, ending } => {
+                Asked::Before { conversation: id, message: Exchange::answer_id(number), answer, ending }
             }
             Begun::Now { place, given_up, earlier } => Asked::Now(Asking {
                 history: Arc::clone(self),
@@ -357,7 +357,12 @@ impl Asking {
 
     /// The whole answer.
     pub fn done(&self, answer: &str) {
-        self.end(State::Done, Some(answer));
+        self.ended(answer, Ending::Said);
+    }
+
+    /// All of the answer that there will be, and why there is no more.
+    pub fn ended(&self, answer: &str, ending: Ending) {
+        self.end(State::of(ending), Some(answer));
     }
 
     /// There is no answer, or no more than was said.

@@ -8,8 +8,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::chat::PersonId;
 use crate::chat::files::{File, Size};
+use crate::chat::{Ending, PersonId};
 use crate::telemetry::lines::rfc3339;
 
 /// The longest title, in characters.
@@ -79,9 +79,32 @@ pub struct Exchange {
 pub enum State {
     Answering,
     Done,
+    /// It is done, as it may not be longer: there would be more to say.
+    Long,
     /// It was given up: by the person, or by perch's end.
     Stopped,
     Failed,
+}
+
+impl State {
+    /// How an answer stands that ended so.
+    #[must_use]
+    pub fn of(ending: Ending) -> State {
+        match ending {
+            Ending::Long => State::Long,
+            Ending::Said | Ending::Withheld => State::Done,
+        }
+    }
+
+    /// Why it ended, of an answer that was given.
+    #[must_use]
+    pub fn ending(self) -> Option<Ending> {
+        match self {
+            State::Done => Some(Ending::Said),
+            State::Long => Some(Ending::Long),
+            State::Answering | State::Stopped | State::Failed => None,
+        }
+    }
 }
 
 /// What came with a question; its content is not kept.
@@ -116,6 +139,9 @@ pub struct Message<'a> {
     pub at: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub state: Option<&'static str>,
+    /// `length`: the answer may not be longer, and there would be more to say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub finish: Option<&'static str>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     #[schema(value_type = Vec<Attachment>)]
     pub attachments: &'a [Attachment],
@@ -134,7 +160,7 @@ impl Exchange {
     #[must_use]
     pub fn messages(&self) -> [Message<'_>; 2] {
         let state = match self.state {
-            State::Done => None,
+            State::Done | State::Long => None,
             State::Answering => Some("answering"),
             State::Stopped => Some("stopped"),
             State::Failed => Some("failed"),
@@ -146,6 +172,7 @@ impl Exchange {
                 text: &self.question,
                 at: shown(self.number),
                 state: None,
+                finish: None,
                 attachments: &self.attachments,
                 key: self.key.as_deref(),
             },
@@ -155,6 +182,7 @@ impl Exchange {
                 text: &self.answer,
                 at: shown(self.answered),
                 state,
+                finish: self.state.ending().and_then(Ending::finish),
                 attachments: &[],
                 key: None,
             },

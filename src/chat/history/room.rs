@@ -10,7 +10,7 @@ use super::archive::Archive;
 use super::held::{Class, Held, Place, Slot, over};
 use super::record::{Conversation, ConversationId, Exchange, State, Summary, now};
 use super::{Asker, Question};
-use crate::chat::{PersonId, Turn};
+use crate::chat::{Ending, PersonId, Turn};
 
 /// What all conversations together may hold, in bytes, by their [`Class`]: a host has 1 GiB of memory.
 const ROOM: [usize; 2] = [4 << 20, 32 << 20];
@@ -76,7 +76,7 @@ pub(super) struct Beginning<'a> {
 }
 
 pub(super) enum Begun {
-    Before { id: ConversationId, number: u64, answer: String },
+    Before { id: ConversationId, number: u64, answer: String, ending: Ending },
     Now { place: Place, given_up: CancellationToken, earlier: Vec<Turn> },
 }
 
@@ -146,9 +146,9 @@ impl Room {
             .as_ref()
             .and_then(|key| held.exchanges.iter().position(|slot| slot.exchange.key.as_deref() == Some(key)));
         if let Some(Slot { exchange, .. }) = same.and_then(|index| held.exchanges.get(index))
-            && exchange.state == State::Done
+            && let Some(ending) = exchange.state.ending()
         {
-            let before = Begun::Before { id, number: exchange.number, answer: exchange.answer.clone() };
+            let before = Begun::Before { id, number: exchange.number, answer: exchange.answer.clone(), ending };
             self.put_in(id, held);
             return before;
         }

@@ -138,7 +138,7 @@ async fn a_question_with_a_key_stands_once() {
     third.done("It is one");
     for which in [Which::New, Which::Existing(id)] {
         match history.ask(&ann, which, question("one", Some("a")), 9).await.unwrap() {
-            Asked::Before { conversation, message, answer } => {
+            Asked::Before { conversation, message, answer, .. } => {
                 assert_eq!((conversation, message, answer.as_str()), (id, third.message(), "It is one"));
             }
             Asked::Now(_) => panic!("it was answered"),

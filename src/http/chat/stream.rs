@@ -9,11 +9,12 @@ use axum::http::{HeaderName, HeaderValue};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::{FutureExt, Stream, StreamExt, stream};
+use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::Exchange;
+use super::{Answer, Exchange};
 use crate::chat::history::ConversationId;
 use crate::chat::{Deltas, Failure, Why};
 use crate::http::problem::Problem;
@@ -60,7 +61,7 @@ pub fn answer(exchange: Arc<Exchange>, id: RequestId) -> Result<Response, Proble
 }
 
 /// An answer that was given before.
-pub fn again(conversation: ConversationId, message: u64, answer: String, live: Arc<Live>, id: RequestId) -> Response {
+pub fn again(conversation: ConversationId, message: u64, answer: Answer, live: Arc<Live>, id: RequestId) -> Response {
     let (_, pieces) = mpsc::channel(1);
     let work = Some(Work::Done(Ok(answer)));
     tell(Telling { conversation, message, live, exchange: None, id, pieces, work, begun: false, silent: true })
@@ -76,13 +77,22 @@ pub fn response(events: impl Stream<Item = Event> + Send + 'static) -> Response 
     ([UNBUFFERED], events).into_response()
 }
 
+/// That an answer is there.
+#[derive(Serialize)]
+struct Done {
+    conversation: ConversationId,
+    /// `length` where it may not be longer, and there would be more to say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    finish: Option<&'static str>,
+}
+
 enum Work {
-    Going(AbortOnDropHandle<Result<String, Problem>>),
-    Done(Result<String, Problem>),
+    Going(AbortOnDropHandle<Result<Answer, Problem>>),
+    Done(Result<Answer, Problem>),
 }
 
 impl Work {
-    async fn end(self) -> Result<String, Problem> {
+    async fn end(self) -> Result<Answer, Problem> {
         match self {
             Work::Done(result) => result,
             // The panic itself is already in the log, with its place.
@@ -120,11 +130,13 @@ impl Telling {
         match self.work.take()?.end().await {
             // It came in no pieces.
             Ok(answer) if self.silent => {
-                let event = self.delta(&answer);
+                let event = self.delta(&answer.text);
                 self.work = Some(Work::Done(Ok(answer)));
                 Some(event)
             }
-            Ok(_) => Some(event("done", &json!({ "conversation": self.conversation }))),
+            Ok(answer) => {
+                Some(event("done", &json!(Done { conversation: self.conversation, finish: answer.ending.finish() })))
+            }
             Err(problem) => {
                 if let Some(exchange) = &self.exchange {
                     exchange.asking.failed();

@@ -9,7 +9,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::Visitor;
 use super::frame::Reference;
 use crate::chat::history::{Asked, Asker, ConversationId, NoSuchConversation, Question};
-use crate::chat::{Deltas, Failure, Why};
+use crate::chat::{Deltas, Ending, Failure, Why};
 use crate::http::chat::{Exchange, no_such_conversation, which};
 use crate::http::problem::Problem;
 use crate::http::router::App;
@@ -34,7 +34,7 @@ pub enum Told {
     /// It belongs to this conversation.
     Begun(ConversationId),
     Delta(String),
-    Done,
+    Done(Ending),
     Failed(Problem),
 }
 
@@ -58,7 +58,7 @@ impl Ask {
         let work = async move {
             let asker = &visitor.asker;
             let end = match answer(&app, live, asker, bill, text.into(), conversation.as_deref(), &sender).await {
-                Ok(()) => Told::Done,
+                Ok(ending) => Told::Done(ending),
                 Err(problem) => Told::Failed(problem),
             };
             // Nobody listens any more where the socket is gone.
@@ -84,15 +84,15 @@ async fn answer(
     text: Arc<str>,
     conversation: Option<&str>,
     told: &mpsc::Sender<Told>,
-) -> Result<(), Problem> {
+) -> Result<Ending, Problem> {
     let question = Question { text: Arc::clone(&text), attachments: [].into(), key: None };
     let found = app.history.ask(asker, which(conversation)?, question, live.config.chat.history()).await;
     let asking = match found.map_err(|NoSuchConversation| no_such_conversation())? {
         Asked::Now(asking) => asking,
-        Asked::Before { conversation, answer, .. } => {
+        Asked::Before { conversation, answer, ending, .. } => {
             drop(told.send(Told::Begun(conversation)).await);
             drop(told.send(Told::Delta(answer)).await);
-            return Ok(());
+            return Ok(ending);
         }
     };
     drop(told.send(Told::Begun(asking.conversation())).await);
@@ -109,13 +109,16 @@ async fn answer(
     };
     let (answer, ()) = tokio::join!(exchange.answer(Deltas::to(sender)), pass_on);
     match answer {
-        // It came in no pieces.
-        Ok(answer) if silent => drop(told.send(Told::Delta(answer)).await),
-        Ok(_) => {}
+        Ok(answer) => {
+            if silent {
+                // It came in no pieces.
+                drop(told.send(Told::Delta(answer.text)).await);
+            }
+            Ok(answer.ending)
+        }
         Err(problem) => {
             exchange.asking.failed();
-            return Err(problem);
+            Err(problem)
         }
     }
-    Ok(())
 }

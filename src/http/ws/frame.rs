@@ -223,23 +223,32 @@ pub fn members(room: &RoomName, members: usize) -> Bytes {
 }
 
 pub fn delta(reference: Option<&Reference>, text: &str) -> Bytes {
-    tell("delta", reference, "text", &Value::from(text))
+    tell("delta", reference, &[("text", text.into())])
 }
 
-pub fn done(reference: Option<&Reference>, conversation: Option<ConversationId>) -> Bytes {
-    tell("done", reference, "conversation", &conversation.map(|id| id.to_string()).into())
+pub fn done(
+    reference: Option<&Reference>,
+    conversation: Option<ConversationId>,
+    finish: Option<&'static str>,
+) -> Bytes {
+    let mut told = vec![("conversation", conversation.map(|id| id.to_string()).into())];
+    told.extend(finish.map(|finish| ("finish", finish.into())));
+    tell("done", reference, &told)
 }
 
-pub fn error(reference: Option<&Reference>, problem: &Value) -> Bytes {
-    tell("error", reference, "problem", problem)
+pub fn error(reference: Option<&Reference>, problem: Value) -> Bytes {
+    tell("error", reference, &[("problem", problem)])
 }
 
-fn tell(kind: &str, reference: Option<&Reference>, key: &str, value: &Value) -> Bytes {
+fn tell(kind: &str, reference: Option<&Reference>, told: &[(&str, Value)]) -> Bytes {
     let mut json = format!("{{\"type\":\"{kind}\"");
     if let Some(reference) = reference {
         let _infallible = write!(json, ",\"ref\":{reference}");
     }
-    let _infallible = write!(json, ",\"{key}\":{value}}}");
+    for (key, value) in told {
+        let _infallible = write!(json, ",\"{key}\":{value}");
+    }
+    json.push('}');
     whole(&json)
 }
 

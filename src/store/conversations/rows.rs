@@ -15,6 +15,7 @@ const ANSWERING: i64 = 0;
 const DONE: i64 = 1;
 const STOPPED: i64 = 2;
 const FAILED: i64 = 3;
+const LONG: i64 = 4;
 
 pub fn blob(id: ConversationId) -> [u8; 16] {
     id.0.to_be_bytes()
@@ -61,6 +62,7 @@ fn put_exchanges(db: &Connection, conversation: i64, exchanges: &[Exchange]) -> 
             State::Done => DONE,
             State::Stopped => STOPPED,
             State::Failed => FAILED,
+            State::Long => LONG,
         };
         let attachments = (!exchange.attachments.is_empty())
             .then(|| serde_json::to_string(&*exchange.attachments).unwrap_or_default());
@@ -133,6 +135,7 @@ fn exchange(row: &Row<'_>) -> rusqlite::Result<Exchange> {
             DONE => State::Done,
             STOPPED => State::Stopped,
             FAILED => State::Failed,
+            LONG => State::Long,
             _ => State::Answering,
         },
         answered: unsigned(row.get(3)?),

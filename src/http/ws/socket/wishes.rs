@@ -90,7 +90,7 @@ impl Socket {
     fn tell_problem(&mut self, problem: &Problem, reference: Option<&Reference>) {
         let live = Arc::clone(&self.app.live.borrow());
         let problem = problem.tell(self.id, &live);
-        self.send(frame::error(reference, &problem));
+        self.send(frame::error(reference, problem));
     }
 
     fn grant(&mut self, wish: Wish) -> Result<(), Problem> {
@@ -114,7 +114,7 @@ impl Socket {
                 // Where it is over already, its last frame is on its way.
                 if let Some(index) = self.asks.iter().position(|ask| ask.reference.as_ref() == Some(&reference)) {
                     let ask = self.asks.swap_remove(index);
-                    self.send(frame::done(ask.reference.as_ref(), ask.conversation));
+                    self.send(frame::done(ask.reference.as_ref(), ask.conversation, None));
                 }
                 Ok(())
             }
@@ -193,9 +193,9 @@ impl Socket {
                 let ask = &self.asks[index];
                 frame::delta(ask.reference.as_ref(), &text)
             }
-            Told::Done => {
+            Told::Done(ending) => {
                 let ask = self.asks.swap_remove(index);
-                frame::done(ask.reference.as_ref(), ask.conversation)
+                frame::done(ask.reference.as_ref(), ask.conversation, ending.finish())
             }
             Told::Failed(problem) => {
                 let ask = self.asks.swap_remove(index);
