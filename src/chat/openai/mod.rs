@@ -258,11 +258,15 @@ impl OpenAi {
         self.read(ask) as u64 + files + MOST_ADDED + written
     }
 
+    /// Whether an answer that is cut off is as long as somebody wished, and the operator could not have it longer.
+    fn was_wished(&self, wishes: Wishes) -> bool {
+        wishes.max_tokens.is_some_and(|wish| self.config.max_tokens.is_none_or(|limit| wish < limit))
+    }
+
     /// Has the operator know that an answer was cut off where it is in their hands.
     fn remark_on_length(&self, wishes: Wishes) {
         let limit = self.config.max_tokens;
-        // Whoever wished for no more than that has what they wished for.
-        if wishes.max_tokens.is_some_and(|wish| limit.is_none_or(|limit| wish < limit)) || !self.remarks.cut_off() {
+        if self.was_wished(wishes) || !self.remarks.cut_off() {
             return;
         }
         let (host, model) = (&self.account.host, &self.config.model);
@@ -300,6 +304,7 @@ impl OpenAi {
         Reading {
             openai: self,
             deltas,
+            wishes: ask.wishes,
             read,
             shortened: ask.wishes.max_tokens.is_some(),
             most_tokens: self.most_tokens(ask),
@@ -343,6 +348,7 @@ impl Responder for OpenAi {
 struct Reading<'a> {
     openai: &'a OpenAi,
     deltas: Deltas,
+    wishes: Wishes,
     /// How much the model had to read, in bytes.
     read: usize,
     /// It was to be short: a model that thinks first may be at the end before it says a word.
@@ -521,12 +527,16 @@ impl Reading<'_> {
             Some(Finish::Broke) => (Why::CutShort, format!("{host} gave up in the middle of the answer")),
             Some(Finish::Long) if silent && self.shortened => return Ok((self.text, ending)),
             Some(Finish::Long) if silent => {
-                let limit = match self.openai.config.max_tokens {
-                    Some(limit) => format!("{limit} tokens (chat.max_tokens)"),
-                    None => "as many tokens as it may".to_owned(),
+                let much = match self.openai.config.max_tokens {
+                    _ if self.openai.was_wished(self.wishes) => {
+                        "as much as was asked for, without a word of an answer".to_owned()
+                    }
+                    Some(limit) => format!("{limit} tokens without a word of an answer; raise chat.max_tokens"),
+                    None => {
+                        "as much as it may without a word of an answer; raise its limit, or chat.max_tokens".to_owned()
+                    }
                 };
-                let cause = format!("`{model}` wrote {limit} without a word of an answer; raise chat.max_tokens");
-                (Why::Exhausted, cause)
+                (Why::Exhausted, format!("`{model}` wrote {much}"))
             }
             Some(Finish::Tool) if silent => {
                 (Why::Declined, format!("`{model}` called a tool in place of an answer, and perch offers none"))
