@@ -12,7 +12,8 @@ use super::support::aws::Peer;
 use super::support::chat::{self, Guest, Stream};
 use super::support::discord::Discord;
 use super::support::perch::{Perch, Start, free_port, wait};
-use super::support::upstream::{Fault, MODEL, Then, Unreachable, Upstream, piece};
+use super::support::socket::Person;
+use super::support::upstream::{Fault, MODEL, Then, Unreachable, Upstream, finish, piece};
 
 const KEY: &str = "sk-the-key-of-this-test";
 
@@ -230,7 +231,8 @@ fn told(lines: &str, faults: &[Fault]) -> String {
         let (text, retry_after, problem) = if streamed {
             let (text, name, problem) = Stream::open(stage.port, &json!({ "message": "hello" })).rest();
             assert_eq!(name, "error");
-            (text, None, problem)
+            let retry_after = problem["retry_after"].as_u64().map(|seconds| seconds.to_string());
+            (text, retry_after, problem)
         } else {
             let answer = chat::post(stage.port, "hello");
             let problem: Value = serde_json::from_slice(&answer.body).unwrap();
@@ -280,7 +282,6 @@ fn asked_too_often_it_says_when_to_come_again() {
     insta::assert_snapshot!(told("", &[refuse(429, "Retry-After: 42\r\n", "slow down")]), @"
     503 Service Unavailable: the chat has too much to do at the moment; try again in 42 s (Retry-After: 42)
     request ID failed: HOST was asked too often (429)
-    503 Service Unavailable: the chat has too much to do at the moment; try again in 42 s
     ");
 }
 
@@ -330,7 +331,7 @@ fn nonsense_in_a_stream_is_not_passed_on() {
     let nonsense = piece("Well, ") + "data: <html>Bad\u{7}   gateway</html>\n\n";
     insta::assert_snapshot!(told("", &[Fault::Stream(nonsense, Then::Hang)]), @r#"
     502 Bad Gateway: what came back was no answer; try again
-    request ID failed: what HOST sent is no answer: 27 bytes of something else
+    request ID failed: what HOST sent is no answer: 27 bytes of HTML or XML
     after "Well, ": 502 Bad Gateway: what came back was no answer; try again
     "#);
     insta::assert_snapshot!(told("", &[Fault::Stream("x".repeat(300 << 10), Then::Hang)]), @"
@@ -407,6 +408,215 @@ fn what_is_refused_says_whose_fault_it_is() {
     ");
 }
 
+/// What somebody who reads along is told of each of these faults, and the journal.
+fn told_of_each(lines: &str, faults: impl IntoIterator<Item = Fault>) -> String {
+    let stage = Stage::new();
+    let perch = stage.perch(&format!("{lines}\n[chat.timeout]\nfirst_token = \"2s\"\nbetween_tokens = \"2s\""));
+    let mut told = String::new();
+    for fault in faults {
+        stage.upstream.fault(fault);
+        let (text, name, data) = Stream::open(stage.port, &json!({ "message": "hello" })).rest();
+        assert_eq!(name, "error", "{text:?} {data}");
+        let id = data["request_id"].as_str().unwrap();
+        let entry = wait("the journal", || perch.log().into_iter().find(|entry| entry["PERCH_REQUEST_ID"] == id));
+        let cause = entry["message"].as_str().unwrap().replace(&stage.upstream.host(), "HOST");
+        told += &format!(
+            "{}{} {}{}\n- {}\n",
+            if text.is_empty() { String::new() } else { format!("after {text:?}: ") },
+            data["status"],
+            data["detail"].as_str().unwrap(),
+            data["retry_after"].as_u64().map(|wait| format!(" (retry_after: {wait})")).unwrap_or_default(),
+            cause.strip_prefix(&format!("request {id} failed: ")).unwrap(),
+        );
+    }
+    told
+}
+
+#[test]
+fn an_answer_that_is_none_says_why_and_whether_to_try_again() {
+    let stream = |text: String| Fault::Stream(text, Then::End);
+    let done = "data: [DONE]\n\n";
+    insta::assert_snapshot!(told_of_each("max_tokens = 9", [
+        stream(finish("length") + done),
+        stream(piece("Take a ") + &finish("content_filter") + done),
+        stream(finish("content_filter")),
+        stream(finish("tool_calls") + done),
+        stream(piece("Well, ") + &finish("insufficient_system_resource") + done),
+        // With every piece there is a reason, and it is none.
+        stream(r#"data: {"choices":[{"delta":{"content":"Well, "},"finish_reason":""}]}"#.to_owned() + "\n\n"),
+        stream(piece(" \n\n ") + &finish("stop") + done),
+        Fault::Whole("  \n"),
+        Fault::Refuse(200, "", json!({ "choices": [] })),
+        Fault::Refuse(200, "", json!({ "choices": [{ "message": { "content": 7, "about": "my illness" } }] })),
+    ]), @r#"
+    422 the model came to no answer within what it may write; ask for less at once
+    - `parrot-1` wrote 9 tokens without a word of an answer; raise chat.max_tokens
+    after "Take a ": 422 the chat would not answer this message; try other words
+    - HOST held the answer back (content_filter)
+    422 the chat would not answer this message; try other words
+    - HOST held the answer back (content_filter)
+    422 the chat would not answer this message; try other words
+    - `parrot-1` called a tool in place of an answer, and perch offers none
+    after "Well, ": 502 the answer broke off; try again
+    - HOST gave up in the middle of the answer
+    after "Well, ": 502 the answer broke off; try again
+    - HOST ended the stream in the middle of an answer
+    after " \n\n ": 502 what came back was no answer; try again
+    - what HOST sent is no answer: an answer without a word in it
+    after "  \n": 502 what came back was no answer; try again
+    - what HOST sent is no answer: an answer without a word in it
+    502 what came back was no answer; try again
+    - what HOST sent is no answer: an answer without a word in it
+    502 what came back was no answer; try again
+    - what HOST sent is no answer: 60 bytes of JSON, which is no completion from line 1, column 57 on
+    "#);
+}
+
+#[test]
+fn a_conversation_that_is_too_long_for_a_local_server_is_said_to_be() {
+    let error = |status, error: Value| Fault::Refuse(status, "", json!({ "error": error }));
+    let vllm = "This model's maximum context length is 4096 tokens. However, you requested 5000 tokens (4900 in the \
+                messages, 100 in the completion). Please reduce the length of the messages or completion.";
+    let newer = "You passed 4900 input tokens and requested 100 output tokens. However, the model's context length is \
+                 only 4096 tokens, resulting in a maximum input length of 3996 tokens.";
+    let llama = json!({ "code": 500, "message": "the request exceeds the available context size", "n_ctx": 256,
+        "type": "exceed_context_size_error" });
+    insta::assert_snapshot!(told_of_each("", [
+        Fault::Refuse(400, "", json!({ "object": "error", "message": vllm, "type": "BadRequestError", "param": null,
+            "code": 400 })),
+        error(400, json!({ "message": newer, "type": "BadRequestError", "param": "input_tokens", "code": 400 })),
+        error(500, llama.clone()),
+        error(200, llama),
+        error(400, json!("the input length exceeds the context length")),
+    ]), @r#"
+    413 this is more than the model can read at once; write less, or begin a new conversation
+    - HOST finds it too long (400: This model's maximum context length is 4096 tokens. However, you requested 5000 tokens (4900 in the messages, 100 in the completion). Please reduce the length of the messages or completion.)
+    413 this is more than the model can read at once; write less, or begin a new conversation
+    - HOST finds it too long (400: You passed 4900 input tokens and requested 100 output tokens. However, the model's context length is only 4096 tokens, resulting in a maximum input length of 3996 tokens.)
+    413 this is more than the model can read at once; write less, or begin a new conversation
+    - HOST finds it too long (500: the request exceeds the available context size)
+    413 this is more than the model can read at once; write less, or begin a new conversation
+    - HOST failed at the answer: the request exceeds the available context size
+    413 this is more than the model can read at once; write less, or begin a new conversation
+    - HOST finds it too long (400: the input length exceeds the context length)
+    "#);
+    let large = "'max_tokens' or 'max_completion_tokens' is too large: 8000. This model's maximum context length is 4096 \
+                 tokens and your request has 9 input tokens (8000 > 4096 - 9).";
+    insta::assert_snapshot!(told_of_each("max_tokens = 8000", [error(400, json!({ "message": large, "code": 400 }))]), @r#"
+    502 the chat is not set up right, and can't answer until its operator mends it
+    - HOST has no room for an answer of 8000 tokens, whatever it is asked (400: 'max_tokens' or 'max_completion_tokens' is too large: 8000. This model's maximum context length is 4096 tokens and your request has 9 input tokens (8000 > 4096 - 9).); lower chat.max_tokens
+    "#);
+}
+
+#[test]
+fn whoever_is_to_wait_is_told_how_long_if_it_is_not_for_years() {
+    let retired = refuse(429, "Retry-After: 99999999\r\n", "come again in three years");
+    insta::assert_snapshot!(told_of_each("", [
+        refuse(429, "Retry-After: 300\r\n", "slow down"),
+        refuse(503, "Retry-After: 7.5\r\n", "loading the model"),
+        retired,
+    ]), @r#"
+    503 the chat has too much to do at the moment; try again in 5 minutes (retry_after: 300)
+    - HOST was asked too often (429: slow down)
+    503 the chat has too much to do at the moment; try again in 8 s (retry_after: 8)
+    - HOST is in trouble (503: loading the model)
+    503 the chat has done as much as it may for today; try again tomorrow (retry_after: 86400)
+    - HOST was asked too often (429: come again in three years; Retry-After: 99999999)
+    "#);
+}
+
+#[test]
+fn an_answer_that_is_cut_off_is_marked_everywhere_and_the_operator_told_once() {
+    let (stage, discord) = (Stage::new(), Discord::start());
+    let text = format!(
+        "{}[discord]\ntoken = {{ env = \"TOKEN\" }}\napi_url = \"{}\"\nrespond = \"chat\"\n",
+        stage.config("max_tokens = 9"),
+        discord.url()
+    );
+    let token = [("TOKEN".to_owned(), perch::sim::DEFAULT_TOKEN.to_owned())];
+    let perch = Start::with_text(&text).env(token).ready();
+    for service in ["chat", "discord"] {
+        perch.wait_status("the services", |status| status["services"][service]["state"] == "running");
+    }
+    let cut = || Fault::Stream(piece("Once upon a ") + &finish("length") + "data: [DONE]\n\n", Then::End);
+    let guest = Guest::new(stage.port);
+    stage.upstream.fault(cut());
+    let story = json!({ "message": "tell me a story" });
+    let (_, _, done) = guest.stream_with("Idempotency-Key: story\r\n", &story).rest();
+    assert_eq!(done["finish"], "length");
+    // Whether it is read again or asked for again.
+    let (again, _, same) = guest.stream_with("Idempotency-Key: story\r\n", &story).rest();
+    assert_eq!((&*again, &same), ("Once upon a ", &done));
+    let conversation = done["conversation"].as_str().unwrap();
+    let read = guest.request("GET", &format!("/api/conversations/{conversation}"), &[], b"");
+    let read: Value = serde_json::from_slice(&read.body).unwrap();
+    assert_eq!(read["messages"][1]["finish"], "length", "{read}");
+    assert_eq!(read["messages"][1]["state"], Value::Null);
+    stage.upstream.fault(cut());
+    let whole: Value = serde_json::from_slice(&guest.say(&story).body).unwrap();
+    assert_eq!((&whole["reply"], &whole["finish"]), (&json!("Once upon a "), &json!("length")));
+    let mut person = Person::connect(stage.port);
+    stage.upstream.fault(cut());
+    person.send(&json!({ "type": "ask", "text": "tell me a story", "ref": 1 }));
+    assert_eq!(person.frame_of("delta")["text"], "Once upon a ");
+    assert_eq!(person.frame_of("done")["finish"], "length");
+    stage.upstream.fault(cut());
+    let said = discord.ask("tell me a story");
+    assert_eq!(said, "Once upon a\n\n(I may not say more than this at once. Ask me to go on for the rest.)");
+    // An answer that ends by itself says nothing of the kind.
+    let (_, _, done) = guest.stream(&json!({ "message": "and?", "conversation": conversation })).rest();
+    assert_eq!(done, json!({ "conversation": conversation }));
+    assert_eq!(
+        perch.messages("WARN"),
+        [format!("answers of `{MODEL}` are cut off at 9 tokens: raise chat.max_tokens for longer ones")]
+    );
+}
+
+#[test]
+fn one_odd_figure_of_the_model_closes_the_chat_for_nobody() {
+    let stage = Stage::new();
+    let perch = stage.perch("[limits]\nexempt = []\n[limits.total]\ntokens_per_day = 1_000_000");
+    let usage = |total: u64| {
+        let usage = json!({ "choices": [], "usage": { "prompt_tokens": 2, "total_tokens": total } });
+        Fault::Stream(piece("hm") + &finish("stop") + &format!("data: {usage}\n\ndata: [DONE]\n\n"), Then::End)
+    };
+    let guest = Guest::new(stage.port);
+    for total in [10_u64.pow(18), u64::MAX, 400_000] {
+        stage.upstream.fault(usage(total));
+        assert_eq!(guest.stream(&json!({ "message": "hello" })).rest().1, "done");
+    }
+    assert_eq!(guest.say(&json!({ "message": "hello" })).status, 200);
+    assert_eq!(Guest::new(stage.port).say(&json!({ "message": "hello" })).status, 200);
+    let host = stage.upstream.host();
+    let said =
+        "says that an answer took 1000000000000000000 tokens, which can't be: such answers are charged by their length";
+    assert_eq!(perch.messages("WARN"), [format!("{host} {said}")]);
+    // One that can be is believed: a model may think for long.
+    stage.upstream.fault(usage(300_000));
+    assert_eq!(guest.stream(&json!({ "message": "hello" })).rest().1, "done");
+    let page = super::metrics::page(&perch);
+    let tokens = page.lines().find_map(|line| line.strip_prefix("perch_chat_tokens_total ")).unwrap();
+    assert!((300_001..300_100).contains(&tokens.parse().unwrap()), "{tokens}");
+}
+
+#[test]
+fn an_answer_is_whole_once_the_model_has_said_so() {
+    let stage = Stage::new();
+    let perch = stage.perch("");
+    // Nothing says that the stream is over.
+    stage.upstream.fault(Fault::Stream(piece("all ") + &piece("of it") + &finish("stop"), Then::Hang));
+    let asked = Instant::now();
+    let (text, name, _) = Stream::open(stage.port, &json!({ "message": "hello" })).rest();
+    assert_eq!((&*text, &*name), ("all of it", "done"));
+    assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
+    // Mistral's models that think say text in a list, and some servers give no reason for the end of what came whole.
+    let thinking = json!({ "type": "thinking", "thinking": [{ "type": "text", "text": "Who says hello?" }] });
+    let content = json!([thinking, { "type": "text", "text": "Hello, " }, { "type": "text", "text": "you." }]);
+    stage.upstream.fault(Fault::Refuse(200, "", json!({ "choices": [{ "message": { "content": content } }] })));
+    assert_eq!(chat::ask(stage.port, "hello"), "Hello, you.");
+    assert_eq!(perch.messages("WARN"), [""; 0]);
+}
+
 #[test]
 fn trouble_that_passes_is_not_noticed() {
     let stage = Stage::new();
@@ -417,6 +627,14 @@ fn trouble_that_passes_is_not_noticed() {
     assert_eq!(chat::ask(stage.port, "hello"), "You said: hello");
     assert!(begun.elapsed() >= Duration::from_secs(1), "the wait that it asked for: {:?}", begun.elapsed());
     assert_eq!(stage.upstream.asked().len(), 3);
+    // A connection that was kept and ends as it is used again, or one request in the way of another.
+    stage.upstream.fault(Fault::Leave);
+    stage.upstream.fault(refuse(409, "", "locked"));
+    assert_eq!(chat::ask(stage.port, "hello"), "You said: hello");
+    stage.upstream.fault(refuse(408, "", "too slow"));
+    stage.upstream.fault(refuse(425, "", "too early"));
+    assert_eq!(chat::ask(stage.port, "hello"), "You said: hello");
+    assert_eq!(stage.upstream.asked().len(), 9);
     // A server that has no streams answers whole, and one that knows nothing else in a stream.
     stage.upstream.fault(Fault::Whole("all at once"));
     assert_eq!(Stream::open(stage.port, &json!({ "message": "hello" })).rest().0, "all at once");
@@ -425,8 +643,16 @@ fn trouble_that_passes_is_not_noticed() {
     // What has begun is never asked for again.
     stage.upstream.fault(Fault::Stream(piece("Well, "), Then::Cut));
     assert_eq!(Stream::open(stage.port, &json!({ "message": "hello" })).rest().1, "error");
-    assert_eq!(stage.upstream.asked().len(), 6);
+    assert_eq!(stage.upstream.asked().len(), 12);
     assert_eq!(perch.messages("WARN").len(), 1);
+    // And one that never gets through is asked three times.
+    for _ in 0..3 {
+        stage.upstream.fault(Fault::Leave);
+    }
+    assert_eq!(chat::post(stage.port, "hello").status, 502);
+    assert_eq!(stage.upstream.asked().len(), 15);
+    let left = "gave no answer: connection closed before message completed";
+    assert!(perch.messages("WARN")[1].ends_with(left), "{}", perch.log_text());
 }
 
 #[test]
@@ -538,6 +764,7 @@ fn without_its_key_the_chat_alone_waits() {
     let refused = chat::post(stage.port, "anybody?");
     assert_eq!(refused.status, 503);
     assert_eq!(refused.header("Content-Type"), Some("application/problem+json"));
+    assert_eq!(refused.header("Retry-After"), Some("10"));
     assert!(refused.text().contains("the chat is not ready yet; try again in a while"), "{}", refused.text());
     stage.set_key(KEY);
     perch.wait_status("the chat", |status| status["services"]["chat"]["state"] == "running");

@@ -5,11 +5,11 @@ use std::os::unix::net::UnixStream;
 
 use serde_json::{Value, json};
 
-use super::support::chat;
+use super::support::chat::{self, Stream};
 use super::support::exchange::exchange;
-use super::support::perch::{Perch, Start, free_port};
+use super::support::perch::{Perch, Start, free_port, wait};
 use super::support::python;
-use super::support::upstream::{Fault, MODEL, Upstream};
+use super::support::upstream::{Fault, MODEL, Then, Upstream, finish, piece};
 
 /// The page as it comes.
 pub fn page(perch: &Perch) -> String {
@@ -100,6 +100,15 @@ fn what_a_model_took_and_what_it_did_not_answer_is_counted() {
     perch.wait_status("the chat", |status| status["services"]["chat"]["state"] == "running");
     upstream.fault(Fault::Whole("four words of wisdom"));
     assert_eq!(chat::post(port, "say something").status, 200);
+    upstream.fault(Fault::Stream(piece("four words of") + &finish("length"), Then::End));
+    assert_eq!(Stream::open(port, &json!({ "message": "say something" })).rest().1, "done");
+    upstream.fault(Fault::Stream(piece("four words"), Then::Cut));
+    assert_eq!(Stream::open(port, &json!({ "message": "say something" })).rest().1, "error");
+    upstream.fault(Fault::Stream(piece("four words"), Then::Hang));
+    let mut stopped = Stream::open(port, &json!({ "message": "say something" }));
+    stopped.delta();
+    drop(stopped);
+    upstream.wait_left(3);
     upstream.fault(Fault::Refuse(400, "", json!({ "error": { "message": "not that" } })));
     assert_ne!(chat::post(port, "say something else").status, 200);
     let families = read(&page(&perch));
@@ -111,5 +120,21 @@ fn what_a_model_took_and_what_it_did_not_answer_is_counted() {
         .iter()
         .map(|sample| sample[2].as_f64().unwrap())
         .sum();
-    assert_eq!(failures, 1.0);
+    assert_eq!(failures, 2.0);
+    let took = "perch_chat_answer_duration_seconds";
+    for (outcome, count) in [("whole", 1.0), ("length", 1.0), ("failed", 2.0), ("stopped", 1.0)] {
+        let counted = || {
+            let families = read(&page(&perch));
+            number(&families, took, &format!("{took}_count"), &json!({ "outcome": outcome }))
+        };
+        wait("an answer to be counted", || (counted() == count).then_some(()));
+    }
+    // A stream counts when it begins; what became of it is above.
+    let streams = number(
+        &families,
+        "perch_http_requests",
+        "perch_http_requests_total",
+        &json!({ "route": "/api/chat", "class": "2xx" }),
+    );
+    assert_eq!(streams, 4.0);
 }

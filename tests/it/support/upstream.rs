@@ -48,6 +48,8 @@ pub enum Fault {
     Refuse(u16, &'static str, Value),
     /// Nothing, not even a status.
     Silence,
+    /// The connection ends without a byte.
+    Leave,
     /// This as the stream, and what comes then.
     Stream(String, Then),
     /// The whole answer, with no stream.
@@ -68,6 +70,11 @@ pub enum Then {
 pub fn piece(text: &str) -> String {
     let chunk = json!({ "object": "chat.completion.chunk", "choices": [{ "index": 0, "delta": { "content": text } }] });
     format!("data: {chunk}\n\n")
+}
+
+/// The event that says why there is no more of an answer.
+pub fn finish(reason: &str) -> String {
+    format!("data: {}\n\n", json!({ "choices": [{ "index": 0, "delta": {}, "finish_reason": reason }] }))
 }
 
 fn completion(text: &str) -> Value {
@@ -218,6 +225,7 @@ fn converse(stream: &TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
     match fault {
         Some(Fault::Refuse(status, headers, body)) => respond(stream, status, headers, &body),
         Some(Fault::Whole(text)) => respond(stream, 200, "", &completion(text)),
+        Some(Fault::Leave) => Ok(()),
         Some(Fault::Silence) => hang(stream, state, index),
         Some(Fault::Stream(text, then)) => {
             begin_stream(stream)?;
