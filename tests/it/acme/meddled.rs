@@ -177,7 +177,7 @@ fn a_server_that_is_not_well_is_asked_again_within_seconds() {
         };
         let status = running.wait_status("a failure", |status| status["http"]["tls"]["trouble"].is_string());
         let tls = &status["http"]["tls"];
-        assert!(tls["trouble"].as_str().unwrap().contains(expected), "{tls:#}");
+        assert!(tls["trouble"].as_str().unwrap().contains(expected), "{path}: {expected}: {tls:#}");
         let left = tls["next"].as_u64().unwrap().saturating_sub(seconds(SystemTime::now()));
         assert!(left <= 7, "{path}: {left} s: {tls:#}");
         assert_eq!((tls["failures"].as_u64(), host.plain()), (Some(1), "200".to_owned()));
