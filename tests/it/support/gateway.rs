@@ -76,7 +76,7 @@ impl Gateway {
                 let (server, client, own, behind) =
                     (Arc::clone(&server), Arc::clone(&client), Arc::clone(&own), behind.clone());
                 // Who breaks off is nobody's trouble.
-                std::thread::spawn(move || exchange(socket, server, client, &own, &behind));
+                std::thread::spawn(move || exchange(socket, server, &client, &own, &behind));
             }
         });
         Gateway { directory, port, mischief }
@@ -101,7 +101,7 @@ impl Gateway {
 fn exchange(
     socket: TcpStream,
     server: Arc<rustls::ServerConfig>,
-    client: Arc<rustls::ClientConfig>,
+    client: &Arc<rustls::ClientConfig>,
     mischief: &Mutex<Mischief>,
     behind: &str,
 ) -> Option<()> {
@@ -110,7 +110,7 @@ fn exchange(
     let deed = (mischief.lock().unwrap())(&asked);
     let ask = || {
         let connection =
-            rustls::ClientConnection::new(Arc::clone(&client), ServerName::try_from("127.0.0.1").unwrap()).ok()?;
+            rustls::ClientConnection::new(Arc::clone(client), ServerName::try_from("127.0.0.1").unwrap()).ok()?;
         let mut stream = rustls::StreamOwned::new(connection, TcpStream::connect(behind).ok()?);
         stream.write_all(asked.head.replacen("\r\n", "\r\nConnection: close\r\n", 1).as_bytes()).ok()?;
         stream.write_all(&asked.body).ok()?;
