@@ -183,12 +183,12 @@ fn text_of(parts: Vec<Value>, by: Speaker, place: &str, files: &mut Vec<Attached
             Some("text") => "text",
             Some("refusal") if by == Speaker::Perch => "refusal",
             Some("image_url") if by == Speaker::Person => {
-                files.push(attached(part["image_url"]["url"].take(), None, place + ".image_url.url")?);
+                files.push(attached(&part["image_url"]["url"], None, place + ".image_url.url")?);
                 continue;
             }
             Some("file") if by == Speaker::Person => {
                 let name = part["file"]["filename"].as_str().map(str::to_owned);
-                files.push(attached(part["file"]["file_data"].take(), name, place + ".file.file_data")?);
+                files.push(attached(&part["file"]["file_data"], name, place + ".file.file_data")?);
                 continue;
             }
             Some(_) => {
@@ -206,7 +206,7 @@ fn text_of(parts: Vec<Value>, by: Speaker, place: &str, files: &mut Vec<Attached
 }
 
 /// A file in a `data:` URI (RFC 2397). One without a name is called after its type.
-fn attached(uri: Value, name: Option<String>, place: String) -> Result<Attached, Problem> {
+fn attached(uri: &Value, name: Option<String>, place: String) -> Result<Attached, Problem> {
     let split = uri.as_str().and_then(|uri| uri.strip_prefix("data:")?.split_once(','));
     let Some((media_type, data)) = split.and_then(|(head, data)| Some((head.strip_suffix(";base64")?, data))) else {
         let detail = format!("`{place}` is no `data:` URI in base64, and perch fetches nothing from elsewhere");
