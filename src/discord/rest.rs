@@ -200,24 +200,21 @@ impl Rest {
     pub async fn file(&self, url: &str, most: usize) -> Result<Vec<u8>, RestError> {
         let url = reqwest::Url::parse(url).ok().filter(|url| self.has_files_at(url));
         let url = url.ok_or_else(|| RestError::Unavailable("it is not where Discord keeps files".to_owned()))?;
-        let fetch = async {
-            let mut response =
-                self.client.get(url).timeout(FILE_TIMEOUT).send().await.map_err(|error| network(&error))?;
-            if !response.status().is_success() {
-                return Err(refusal(response).await);
+        // From the connection to the last byte.
+        let request = self.client.get(url).timeout(FILE_TIMEOUT);
+        let mut response = request.send().await.map_err(|error| network(&error))?;
+        if !response.status().is_success() {
+            return Err(refusal(response).await);
+        }
+        let mut bytes = Vec::with_capacity(most + 1);
+        while let Some(chunk) = response.chunk().await.map_err(|error| network(&error))? {
+            let room = most + 1 - bytes.len();
+            bytes.extend_from_slice(&chunk[..chunk.len().min(room)]);
+            if bytes.len() > most {
+                break;
             }
-            let mut bytes = Vec::with_capacity(most + 1);
-            while let Some(chunk) = response.chunk().await.map_err(|error| network(&error))? {
-                let room = most + 1 - bytes.len();
-                bytes.extend_from_slice(&chunk[..chunk.len().min(room)]);
-                if bytes.len() > most {
-                    break;
-                }
-            }
-            Ok(bytes)
-        };
-        let late = || RestError::Unavailable(format!("it did not come within {} s", FILE_TIMEOUT.as_secs()));
-        timeout(FILE_TIMEOUT, fetch).await.unwrap_or_else(|_| Err(late()))
+        }
+        Ok(bytes)
     }
 
     /// Whether Discord, or what stands in for it at `api_url`, keeps files there.

@@ -264,7 +264,7 @@ fn a_file_that_hangs_swells_or_leads_elsewhere_is_told_and_the_bot_answers_other
     }
     insta::assert_snapshot!(warnings.join("\n"), @"
     a file of message ID can't be fetched: 302:  (code 0)
-    a file of message ID can't be fetched: it did not come within 20 s
+    a file of message ID can't be fetched: Discord did not answer in time: operation timed out
     ");
     assert_eq!(stage.upstream.asked().len(), 1);
     simulator.say(file("good.png", None, None)).unwrap();
