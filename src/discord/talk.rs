@@ -36,7 +36,8 @@ pub struct Talk {
 /// Who is told that a limit is reached, once until it is not.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum Told {
-    Person(u64),
+    /// In each channel: what was said in another one they need not have seen.
+    Person(u64, ChannelId),
     /// Everybody in it, where the limit is everybody's.
     Channel(ChannelId),
 }
@@ -53,10 +54,10 @@ impl Talk {
         Bill::open(&self.limits, &live.config, None, person, question)
     }
 
-    /// Whether to say that: whoever asks on and on is told once.
+    /// Whether to say that: whoever asks on and on is told once in a channel.
     pub fn tells(&self, message: &Incoming, refusal: &Refusal) -> bool {
         let whom = match refusal.policy.scope {
-            Scope::Address | Scope::Person => Told::Person(message.author.id.get()),
+            Scope::Address | Scope::Person => Told::Person(message.author.id.get(), message.channel_id),
             Scope::Total => Told::Channel(message.channel_id),
         };
         let now = Instant::now();
