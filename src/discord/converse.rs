@@ -35,7 +35,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_mins(11);
 const TYPING: Duration = Duration::from_secs(8);
 /// How many pieces of an answer may wait to be put together.
 const DELTAS: usize = 32;
-/// More messages than this are no answer but a flood.
+/// More messages than this are no answer but a flood; what says so is at the end of the last.
 const LONGEST: usize = 10;
 
 /// Said to who says nothing but the bot's name.
@@ -230,7 +230,7 @@ impl Conversing<'_> {
                 // Its conversation was deleted: what was said of it stays, and no more comes.
                 () = asking.given_up() => break None,
             }
-            if telling.count == LONGEST {
+            if telling.count + 1 == LONGEST && heard.pieces.more_than_one() {
                 asking.done(&heard.text);
                 return telling.end(heard.pieces, None, &heard.text);
             }
@@ -285,7 +285,8 @@ impl Heard {
     fn take(&mut self, delta: &str, telling: &mut Telling) {
         self.text.push_str(delta);
         self.pieces.push(delta);
-        while telling.count < LONGEST
+        // The last waits for what is behind it.
+        while telling.count + 1 < LONGEST
             && let Some(piece) = self.pieces.full()
         {
             telling.part(piece, None);
@@ -308,11 +309,10 @@ impl Telling {
 
     /// The last parts of `answer`, and behind them a note.
     fn end(mut self, pieces: Pieces, note: Option<&str>, answer: &str) {
-        let mut rest = pieces.end(note);
+        let mut rest = pieces.clone().end(note);
         let room = LONGEST - self.count;
         if rest.len() > room {
-            rest.truncate(room);
-            rest.push(TOO_LONG.to_owned());
+            rest = pieces.end_within(room, TOO_LONG);
         }
         if self.count == 0 && rest.is_empty() {
             rest.push(spoken(&Why::Nonsense.sentence()));

@@ -79,15 +79,17 @@ async fn a_long_answer_comes_message_by_message_as_they_are_full() {
 }
 
 #[tokio::test]
-async fn an_answer_without_end_is_cut_off() {
+async fn an_answer_without_end_is_cut_off_after_ten_messages() {
     for writes in [Writes::at_once(vec![long("x"); 100]), Writes::at_once([long("x").repeat(100)])] {
         let stage = Stage::new().await;
         stage.converse(writes, "");
         stage.say(mention("tell me everything"));
         stage.shows("replies", 1).await;
         let said = stage.said("general");
-        assert_eq!(said.len(), 11);
-        assert_eq!(said[10], "(There is more to it, but this is as much as I say at once.)");
+        assert_eq!(said.len(), 10);
+        let (text, note) = said[9].split_once("\n\n").unwrap();
+        assert_eq!(note, "(There is more to it, but this is as much as I say at once.)");
+        assert!(said[8].len() == 1_996 && text.len() > 1_900, "{} and {}", said[8].len(), text.len());
         assert_eq!(stage.sessions().2, 0);
     }
 }
@@ -143,6 +145,12 @@ async fn who_asks_too_fast_is_told_once_and_others_are_answered() {
     stage.hears("general", &["indeed", "indeed", "You ask too fast; try again in 30 seconds.", "indeed"]).await;
     let asked: Vec<_> = writes.asked().into_iter().map(|heard| heard.message).collect();
     assert_eq!(asked, ["1", "2", "mine"]);
+    // And wherever else they ask.
+    for _ in 0..2 {
+        stage.say(Say::new("hello?").in_channel("dm"));
+    }
+    stage.shows("limited", 5).await;
+    assert_eq!(stage.said("dm"), ["You ask too fast; try again in 30 seconds."]);
 }
 
 #[tokio::test]
