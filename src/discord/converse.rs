@@ -21,7 +21,7 @@ use super::rest::RestError;
 use super::talk::Talk;
 use super::{attached, mention};
 use crate::chat::files::File;
-use crate::chat::history::{Asked, Asking, Attachment, Question, Which};
+use crate::chat::history::{Asked, Asking, Attachment, Question};
 use crate::chat::{Ask, Deltas, Ending, Failure, Particulars, Why};
 use crate::limits::Bill;
 use crate::service::Live;
@@ -206,14 +206,14 @@ impl Conversing<'_> {
 
     /// Puts the question into the conversation.
     async fn ask(&self, text: &str, files: &[File]) -> Option<Asked> {
-        let (asker, conversation) = self.talk.conversation(self.message, self.account).await;
+        let (asker, which) = self.talk.conversation(self.message, self.account).await;
         let question = Question {
             text: text.into(),
             attachments: files.iter().map(Attachment::from).collect(),
             key: Some(self.message.id.to_string().into()),
         };
         let turns = self.live.config.chat.history();
-        self.talk.history.ask(&asker, Which::Own(conversation), question, turns).await.ok()
+        self.talk.history.ask(&asker, which, question, turns).await.ok()
     }
 
     async fn listen(&self, ask: Ask<'_>, asking: &Asking, mut telling: Telling, bill: &Arc<Bill>) {

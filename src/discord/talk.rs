@@ -5,14 +5,14 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
 use super::account::Account;
+use super::answer::mark;
 use super::event::{ChannelId, Incoming};
 use crate::chat::PersonId;
 use crate::chat::files::{Refused, Room};
-use crate::chat::history::{Asker, ConversationId, History};
+use crate::chat::history::{Asker, ConversationId, History, Which};
 use crate::limits::{Bill, Limits, Refusal, Scope, Who};
 use crate::service::Live;
 
@@ -76,14 +76,14 @@ impl Talk {
         room
     }
 
-    /// The conversation that `message` belongs to, and whose it is. What is said in a thread is one conversation, whoever
-    /// speaks, and the thread's own; elsewhere everybody has one in every channel.
-    pub async fn conversation(&self, message: &Incoming, account: &Account) -> (Asker, ConversationId) {
+    /// The conversation that `message` belongs to, and whose it is: everybody has one in every channel, so that what they
+    /// said is theirs. In a thread those of all who speak are read as one.
+    pub async fn conversation(&self, message: &Incoming, account: &Account) -> (Asker, Which) {
         let (bot, channel, author) = (account.user.id.get(), message.channel_id.get(), message.author.id.get());
-        let person = if self.is_thread(message, account).await { channel } else { author };
-        let id = Sha256::digest(format!("discord\n{bot}\n{channel}\n{person}"));
-        let id = ConversationId(u128::from_be_bytes(id[..16].try_into().expect("a SHA-256 has 32 bytes")));
-        (Asker { person: PersonId::discord(person), newcomer: false }, id)
+        let place = format!("discord\n{bot}\n{channel}");
+        let id = ConversationId::beside(mark(&place), mark(&format!("{place}\n{author}")));
+        let which = if self.is_thread(message, account).await { Which::Shared(id) } else { Which::Own(id) };
+        (Asker { person: PersonId::discord(author), newcomer: false }, which)
     }
 
     async fn is_thread(&self, message: &Incoming, account: &Account) -> bool {

@@ -30,6 +30,9 @@ pub trait Archive: Send + Sync {
     /// The exchange that was asked for with this key.
     async fn asked(&self, person: &PersonId, id: ConversationId, key: &str) -> Found<Option<Exchange>>;
 
+    /// Those conversations at the place of this one that were continued last, at most `most` of them, and whose they are.
+    async fn at_place(&self, id: ConversationId, most: u32) -> Found<Vec<(PersonId, ConversationId)>>;
+
     /// The conversation that began with this key.
     async fn begun(&self, person: &PersonId, key: &str) -> Found<Option<ConversationId>>;
 

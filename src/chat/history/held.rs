@@ -170,9 +170,9 @@ impl Held {
         }
     }
 
-    /// The last turns before an exchange, `most` of them, the oldest first. They begin with the person's, as some models
-    /// insist on. What was not answered at all is not among them.
-    pub fn earlier(&self, number: u64, most: usize) -> Vec<Turn> {
+    /// The last turns before an exchange, `most` of them, the oldest first, here and in `others`. They begin with the
+    /// person's, as some models insist on. What was not answered at all is not among them.
+    pub fn earlier<'a>(&'a self, others: impl Iterator<Item = &'a Held>, number: u64, most: usize) -> Vec<Turn> {
         if most == 0 {
             return Vec::new();
         }
@@ -182,10 +182,12 @@ impl Held {
             State::Stopped => !exchange.answer.is_empty(),
             State::Answering | State::Failed => false,
         };
-        let before = self.exchanges.iter().map(|slot| &slot.exchange).filter(|exchange| exchange.number < number);
+        let all = std::iter::once(self).chain(others).flat_map(|held| &held.exchanges).map(|slot| &slot.exchange);
+        let mut before: Vec<&Exchange> = all.filter(|exchange| exchange.number < number).filter(said).collect();
+        before.sort_by_key(|exchange| exchange.number);
         let mut turns: Vec<Turn> = before
+            .into_iter()
             .rev()
-            .filter(said)
             .take(most / 2)
             .flat_map(|exchange| {
                 [

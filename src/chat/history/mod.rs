@@ -41,6 +41,8 @@ use room::{Beginning, Begun, Room, Standing};
 
 /// What a database that is slow to answer may hold up an answer.
 const PATIENCE: Duration = Duration::from_millis(300);
+/// Of how many people who speak at one place it is known what they said: those who spoke last.
+const PLACE: u32 = 20;
 /// How much of a conversation is read at once, in bytes.
 const READ: usize = 4 << 20;
 /// How often it is written down what was said so far of an answer: so much of it a crash can lose.
@@ -69,6 +71,8 @@ pub enum Which {
     Existing(ConversationId),
     /// The one with this id, which begins if it is not there.
     Own(ConversationId),
+    /// The same, and what others said at the same [`ConversationId::place`] goes before the question as well.
+    Shared(ConversationId),
 }
 
 /// What is asked.
@@ -121,13 +125,18 @@ impl History {
             (Which::New, true) => None,
             (Which::New, false) => self.begun(&asker.person, question.key.as_ref()).await,
             (Which::Existing(_), true) => return Err(NoSuchConversation),
-            (Which::Existing(id), false) | (Which::Own(id), _) => Some(id),
+            (Which::Existing(id), false) | (Which::Own(id) | Which::Shared(id), _) => Some(id),
         };
-        let mut beginning = Beginning { asker, question, id, new: id.is_none(), doubtful: false, known: None, turns };
+        let shared = matches!(which, Which::Shared(_));
+        let mut beginning =
+            Beginning { asker, question, id, new: id.is_none(), doubtful: false, known: None, turns, shared };
         if let Some(id) = id {
             match self.recall(&asker.person, id).await {
                 Ok(true) => {}
-                Ok(false) if matches!(which, Which::Own(_)) && !self.is_somebody_elses(&asker.person, id) => {
+                Ok(false)
+                    if matches!(which, Which::Own(_) | Which::Shared(_))
+                        && !self.is_somebody_elses(&asker.person, id) =>
+                {
                     (beginning.new, beginning.doubtful) = (true, true);
                 }
                 Ok(false) => return Err(NoSuchConversation),
@@ -139,6 +148,10 @@ impl History {
             {
                 beginning.known = in_time(self.archive.asked(&asker.person, id, &key)).await.ok().flatten();
             }
+        }
+        if let Which::Shared(id) = which {
+            // Of those that can't be had in time nothing is known.
+            in_time(self.recall_place(id)).await.unwrap_or_default();
         }
         let begun = self.room().begin(beginning, &*self.archive);
         Ok(match begun {
@@ -185,6 +198,14 @@ impl History {
             None if self.archive.complete() => Ok(false),
             None => Err(Unavailable),
         }
+    }
+
+    /// Has what was said lately at the place of a conversation at hand.
+    async fn recall_place(&self, id: ConversationId) -> Result<(), Unavailable> {
+        for (person, id) in self.archive.at_place(id, PLACE).await? {
+            self.recall(&person, id).await?;
+        }
+        Ok(())
     }
 
     /// This person's conversation: all of it, or the newest few megabytes.

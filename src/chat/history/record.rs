@@ -1,6 +1,7 @@
 //! What is kept of a conversation.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -26,6 +27,19 @@ impl ConversationId {
     #[must_use]
     pub fn random() -> Self {
         ConversationId(crate::random::bits())
+    }
+
+    /// One of those that belong to the same `place`.
+    #[must_use]
+    pub fn beside(place: u64, own: u64) -> Self {
+        ConversationId(u128::from(place) << 64 | u128::from(own))
+    }
+
+    /// All that belong to the same place.
+    #[must_use]
+    pub fn place(self) -> RangeInclusive<ConversationId> {
+        let own = u128::from(u64::MAX);
+        ConversationId(self.0 & !own)..=ConversationId(self.0 | own)
     }
 }
 

@@ -22,7 +22,7 @@ const STRANGERS: u32 = 100;
 
 #[derive(Default)]
 pub(super) struct Room {
-    held: HashMap<ConversationId, Held>,
+    held: BTreeMap<ConversationId, Held>,
     /// By the moment at which they were last continued.
     ages: BTreeMap<(Class, u64), ConversationId>,
     bytes: [usize; 2],
@@ -73,6 +73,8 @@ pub(super) struct Beginning<'a> {
     pub known: Option<Exchange>,
     /// How many earlier turns are wanted.
     pub turns: usize,
+    /// Those of others at the same place as well.
+    pub shared: bool,
 }
 
 pub(super) enum Begun {
@@ -118,7 +120,7 @@ impl Room {
 
     /// Takes a question in, unless it was answered before.
     pub fn begin(&mut self, beginning: Beginning<'_>, archive: &dyn Archive) -> Begun {
-        let Beginning { asker, question, id, new, doubtful, known, turns } = beginning;
+        let Beginning { asker, question, id, new, doubtful, known, turns, shared } = beginning;
         let person = &asker.person;
         // Of two that came at once, the other may have begun it by now.
         let begun = || question.key.as_ref().filter(|_| !asker.newcomer).and_then(|key| self.begun(person, key));
@@ -157,7 +159,10 @@ impl Room {
             Some(unfinished) => unfinished.number,
             None => held.exchanges.back().map_or(at, |last| at.max(last.exchange.number + 1)),
         };
-        let earlier = held.earlier(number, turns);
+        let horizon = archive.horizon();
+        let others = shared.then(|| self.held.range(id.place())).into_iter().flatten();
+        let others = others.map(|(_, other)| other).filter(|other| other.updated >= horizon);
+        let earlier = held.earlier(others, number, turns);
         self.moment += 1;
         let place = Place { id, number, turn: self.moment };
         let given_up = CancellationToken::new();
@@ -356,7 +361,8 @@ mod tests {
     fn talk(room: &mut Room, archive: &dyn Archive, asker: &Asker, id: Option<ConversationId>, text: &str) -> Begun {
         let question =
             Question { text: text.into(), attachments: [].into(), key: Some(room.moment.to_string().into()) };
-        let beginning = Beginning { asker, question, id, new: id.is_none(), doubtful: false, known: None, turns: 0 };
+        let beginning =
+            Beginning { asker, question, id, new: id.is_none(), doubtful: false, known: None, turns: 0, shared: false };
         let begun = room.begin(beginning, archive);
         if let Begun::Now { place, .. } = &begun {
             room.say(*place, "ye");
@@ -401,8 +407,16 @@ mod tests {
         let mut room = Room::default();
         let asker = Asker { person: PersonId::key("ann"), newcomer: false };
         let question = Question { text: "well?".into(), attachments: [].into(), key: None };
-        let beginning =
-            Beginning { asker: &asker, question, id: None, new: true, doubtful: false, known: None, turns: 0 };
+        let beginning = Beginning {
+            asker: &asker,
+            question,
+            id: None,
+            new: true,
+            doubtful: false,
+            known: None,
+            turns: 0,
+            shared: false,
+        };
         let Begun::Now { place, .. } = room.begin(beginning, &archive) else { panic!() };
         let long = "x".repeat(200 << 10);
         for name in 0..400 {

@@ -90,6 +90,34 @@ async fn a_conversation_is_its_persons_alone() {
 }
 
 #[tokio::test]
+async fn at_a_place_everybody_is_heard_and_what_they_said_stays_theirs() {
+    let store = Store::in_memory();
+    let [ann, bob] = ["ann", "bob"].map(guest);
+    let [anns, bobs] = [1, 2].map(|own| ConversationId::beside(7, own));
+    let elsewhere = ConversationId::beside(8, 1);
+    {
+        let history = History::new(Arc::new(store.conversations()));
+        talk(&history, &ann, Which::Shared(anns), "one").await;
+        talk(&history, &bob, Which::Shared(bobs), "two").await;
+        talk(&history, &ann, Which::Shared(elsewhere), "elsewhere").await;
+        talk(&history, &ann, Which::Shared(anns), "three").await;
+    }
+    // Another process knows of it, too.
+    let history = History::new(Arc::new(store.conversations()));
+    let asking = begin(&history, &bob, Which::Shared(bobs), "four", None).await;
+    assert_eq!(said(&asking), ["> one", "one, indeed", "> two", "two, indeed", "> three", "three, indeed"]);
+    asking.done("four, indeed");
+    assert_eq!(read(&history, &ann, anns).await.len(), 2);
+    assert_eq!(history.erase(&ann.person, None).await, Ok(true));
+    let asking = begin(&history, &bob, Which::Shared(bobs), "five", None).await;
+    assert_eq!(said(&asking), ["> two", "two, indeed", "> four", "four, indeed"]);
+    drop(asking);
+    let history = History::new(Arc::new(store.conversations()));
+    let asking = begin(&history, &ann, Which::Shared(anns), "six", None).await;
+    assert_eq!(said(&asking), ["> two", "two, indeed", "> four", "four, indeed"]);
+}
+
+#[tokio::test]
 async fn an_answer_is_whole_stopped_or_failed() {
     let history = history();
     let ann = guest("ann");
@@ -339,6 +367,10 @@ impl Archive for Odd {
 
     async fn asked(&self, _: &PersonId, _: ConversationId, _: &str) -> Result<Option<Exchange>, Unavailable> {
         self.answer(None).await
+    }
+
+    async fn at_place(&self, _: ConversationId, _: u32) -> Result<Vec<(PersonId, ConversationId)>, Unavailable> {
+        self.answer(Vec::new()).await
     }
 
     async fn begun(&self, _: &PersonId, _: &str) -> Result<Option<ConversationId>, Unavailable> {

@@ -187,6 +187,10 @@ impl Archive for Conversations {
         self.0.ask(false, move |db| rows::asked(db, &person, id, &key)).await.ok_or(Unavailable)
     }
 
+    async fn at_place(&self, id: ConversationId, most: u32) -> Found<Vec<(PersonId, ConversationId)>> {
+        self.0.ask(false, move |db| rows::at_place(db, id, most)).await.ok_or(Unavailable)
+    }
+
     async fn begun(&self, person: &PersonId, key: &str) -> Found<Option<ConversationId>> {
         let (person, key) = (person.clone(), key.to_owned());
         self.0.ask(false, move |db| rows::begun(db, &person, &key)).await.ok_or(Unavailable)

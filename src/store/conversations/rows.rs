@@ -199,6 +199,22 @@ pub fn asked(db: &Connection, person: &PersonId, id: ConversationId, key: &str) 
     db.query_row(&sql, params![conversation, key], exchange).optional()
 }
 
+pub fn at_place(
+    db: &Connection,
+    conversation: ConversationId,
+    most: u32,
+) -> rusqlite::Result<Vec<(PersonId, ConversationId)>> {
+    let sql = "SELECT name, id FROM conversation JOIN person ON person.number = person WHERE id BETWEEN ?1 AND ?2
+               ORDER BY conversation.updated DESC LIMIT ?3";
+    let (first, last) = conversation.place().into_inner();
+    let mut statement = db.prepare(sql)?;
+    let rows = statement.query_map(params![blob(first), blob(last), most], |row| {
+        let name: String = row.get(0)?;
+        Ok((PersonId::written(&name), id(row, 1)?))
+    })?;
+    rows.collect()
+}
+
 pub fn begun(db: &Connection, person: &PersonId, key: &str) -> rusqlite::Result<Option<ConversationId>> {
     let sql = "SELECT id FROM conversation JOIN person ON person.number = person WHERE name = ?1 AND key = ?2
                ORDER BY conversation.updated DESC LIMIT 1";
