@@ -67,14 +67,18 @@ pub async fn answer(job: &Job, live: &watch::Receiver<Arc<Live>>, ledger: &Ledge
     }) else {
         // One that an earlier process left is in the ledger, or was settled by now.
         let (Asked::Heard { message, .. } | Asked::Missed { message }) = &job.asked else { return Outcome::Known };
-        let outcome = fresh(&Conversing { message, live: &now, account: &account, ledger, talk }).await;
+        let conversing = Conversing { message, live: &now, account: &account, ledger, talk, excess: job.excess };
+        let outcome = fresh(&conversing).await;
         settle(ledger, key, &outcome);
         return outcome;
     };
     let (channel_id, message_id) = (ChannelId::new(attempt.channel), MessageId::new(key.message));
-    let outcome = match lookup::look(&account.rest, channel_id, message_id, account.user.id, parts(attempt)).await {
-        Ok(Found { question: Some(message), said }) => {
-            rest_of(&Conversing { message: &message, live: &now, account: &account, ledger, talk }, said, attempt).await
+    let (rest, bot, in_order) = (&account.rest, account.user.id, !converses(&now));
+    let outcome = match lookup::look(rest, channel_id, message_id, bot, parts(attempt), in_order).await {
+        Ok(Found { question: Some(message), said, .. }) => {
+            let conversing =
+                Conversing { message: &message, live: &now, account: &account, ledger, talk, excess: false };
+            rest_of(&conversing, said, attempt).await
         }
         Ok(found) if found.said >= parts(attempt) => Outcome::Known,
         Ok(_) => unfound(channel_id, message_id),
@@ -84,6 +88,14 @@ pub async fn answer(job: &Job, live: &watch::Receiver<Arc<Live>>, ledger: &Ledge
     };
     settle(ledger, key, &outcome);
     outcome
+}
+
+/// The message of `job` was deleted, or its channel: nobody waits for an answer, or for the rest of one.
+pub fn withdrawn(job: &Job, ledger: &Ledger) -> Outcome {
+    let message_id = job.key().message;
+    tracing::debug!(service = super::NAME, message_id, "message {message_id} was deleted, and is not answered");
+    settle(ledger, job.key(), &Outcome::Refused);
+    Outcome::Refused
 }
 
 fn settle(ledger: &Ledger, key: Key, outcome: &Outcome) {
@@ -102,7 +114,8 @@ fn parts(attempt: Attempt) -> usize {
     if attempt.parts == 0 { usize::MAX } else { usize::try_from(attempt.parts).unwrap_or(usize::MAX) }
 }
 
-fn converses(live: &Live) -> bool {
+/// Whether the chat answers, or the echo.
+pub fn converses(live: &Live) -> bool {
     live.config.discord.as_ref().is_some_and(|discord| discord.respond == Respond::Chat)
 }
 
@@ -169,7 +182,7 @@ async fn compose(message: &Incoming, live: &Live, account: &Account) -> String {
 /// Says the pieces from the one numbered `first`.
 async fn send(message: &Incoming, pieces: &[&str], first: usize, account: &Account) -> Outcome {
     for (part, content) in pieces.iter().enumerate().skip(first) {
-        if let Err(error) = say(message, part, content, account).await {
+        if let Err(error) = say(message, part, part == 0, content, account).await {
             return failed(message.channel_id, message.id, &error);
         }
     }
@@ -203,14 +216,20 @@ async fn respond(live: &Live, text: &str, message_id: MessageId) -> String {
     APOLOGY.to_owned()
 }
 
-/// Says one part of an answer; the first is a reply.
-pub async fn say(message: &Incoming, part: usize, content: &str, account: &Account) -> Result<(), RestError> {
+/// Says one part of an answer, as a reply to `message` or not. The first pings whoever asked.
+pub async fn say(
+    message: &Incoming,
+    part: usize,
+    replies: bool,
+    content: &str,
+    account: &Account,
+) -> Result<(), RestError> {
     let plain = CreateMessage::new()
         .content(content)
         .nonce(Nonce::String(format!("{}-{part}", message.id)))
         .enforce_nonce(true)
-        .allowed_mentions(CreateAllowedMentions::new().replied_user(true));
-    if part > 0 {
+        .allowed_mentions(CreateAllowedMentions::new().replied_user(part == 0));
+    if !replies {
         return account.rest.create_message(message.channel_id, &plain).await;
     }
     let reply = plain.clone().reference_message(MessageReference::from((message.channel_id, message.id)));

@@ -192,7 +192,7 @@ impl Bot<'_> {
             self.tell(|facts| facts.lost += 1);
             return;
         }
-        self.take(Job { asked: Asked::Left { channel_id, message_id }, account: Arc::clone(&self.account) });
+        self.take(Job::new(Asked::Left { channel_id, message_id }, Arc::clone(&self.account)));
     }
 
     fn session_owner(&self) -> SessionOwner {

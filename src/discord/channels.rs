@@ -1,15 +1,24 @@
 //! Every channel's messages in order, all channels side by side.
+//!
+//! An echo is said at once, so that a channel's messages are answered one after the other. A model takes its time: what the
+//! chat answers goes on in the order of the channel for each person, and nobody waits for what another one asked. Once is
+//! once in either: what is dealt with is known message by message, in the ledger, the session and the marks, and
+//! whoever looks what became of an answer knows its messages by what they are replies to ([`lookup`](super::lookup)).
+//! No message is at work twice at the same time, although it may have come twice: left by an earlier process, and again
+//! in a replay.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::panic::resume_unwind;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use super::account::Account;
-use super::answer::{Outcome, answer};
-use super::event::{ChannelId, Incoming, MessageId};
+use super::answer::{Outcome, answer, converses, withdrawn};
+use super::event::{ChannelId, Edited, Incoming, MessageId, MessageType, UserId};
+use super::mention;
 use super::seen::{Marks, Place};
 use super::session::{EventId, SessionStore};
 use super::talk::Talk;
@@ -24,10 +33,23 @@ const LIMIT: usize = 10_000;
 /// way beside them.
 const MISSED_AT_ONCE: usize = 8;
 
+/// So many answers of the chat are made at once; those that were asked first have their turn first.
+const ANSWERS_AT_ONCE: usize = 64;
+/// And in one channel, where Discord takes about a message a second: what waits longer than a minute to be said is lost.
+const CHANNEL_AT_ONCE: usize = 16;
+/// So many questions of one person are open at once, wherever they asked them: who asks more is told so.
+pub const OPEN_QUESTIONS: usize = 10;
+
 /// A message to be answered.
 pub struct Job {
     pub asked: Asked,
     pub account: Arc<Account>,
+    /// Its author has as many open questions as anybody may have.
+    pub excess: bool,
+    /// The message, or its channel, was deleted.
+    gone: CancellationToken,
+    /// It is one of its author's open questions.
+    seat: Option<Seat>,
 }
 
 /// How perch knows of a message.
@@ -49,6 +71,10 @@ pub struct Records {
 }
 
 impl Job {
+    pub fn new(asked: Asked, account: Arc<Account>) -> Job {
+        Job { asked, account, excess: false, gone: CancellationToken::new(), seat: None }
+    }
+
     pub fn key(&self) -> Key {
         Key { bot: self.account.user.id.get(), message: self.asked.message_id().get() }
     }
@@ -94,6 +120,14 @@ impl Asked {
         }
     }
 
+    /// Who said it, where that is known.
+    fn person(&self) -> Option<UserId> {
+        match self {
+            Asked::Heard { message, .. } | Asked::Missed { message } => Some(message.author.id),
+            Asked::Left { .. } => None,
+        }
+    }
+
     fn channel_id(&self) -> ChannelId {
         match self {
             Asked::Heard { message, .. } | Asked::Missed { message } => message.channel_id,
@@ -116,20 +150,90 @@ pub struct Channels {
     records: Records,
     talk: Arc<Talk>,
     missed: Arc<Semaphore>,
+    /// For answers of the chat.
+    turns: Arc<Semaphore>,
+    open: Open,
 }
 
 /// What one channel has. It is here while it has something.
 #[derive(Default)]
 struct Lane {
-    at_work: bool,
+    at_work: Vec<Working>,
     waiting: VecDeque<Job>,
     /// Set while the channel's history is looked at for missed messages; they come before these.
     held: Option<Vec<Job>>,
 }
 
+/// A message at work.
+struct Working {
+    message: MessageId,
+    /// Whose next question waits for it.
+    person: Option<UserId>,
+    /// The whole channel waits for it.
+    alone: bool,
+    gone: CancellationToken,
+}
+
+impl Lane {
+    fn is_empty(&self) -> bool {
+        self.at_work.is_empty() && self.waiting.is_empty() && self.held.is_none()
+    }
+
+    /// Takes out what is to be started next, if anything is: where the `chat` answers, whatever comes first of a person
+    /// who has nothing at work.
+    fn next(&mut self, chat: bool) -> Option<Job> {
+        if self.at_work.iter().any(|working| working.alone || !chat) || self.at_work.len() >= CHANNEL_AT_ONCE {
+            return None;
+        }
+        let mut behind: HashSet<UserId> = self.at_work.iter().filter_map(|working| working.person).collect();
+        let free = |job: &Job| {
+            let twice = self.at_work.iter().any(|working| working.message == job.asked.message_id());
+            let waits = !job.excess && job.asked.person().is_some_and(|person| !behind.insert(person));
+            !(twice || waits)
+        };
+        let first = self.waiting.iter().position(free)?;
+        self.waiting.remove(first)
+    }
+}
+
+/// How many open questions everybody has who has any.
+#[derive(Clone, Default)]
+struct Open(Arc<Mutex<HashMap<UserId, usize>>>);
+
+/// One of them, until it is dropped.
+struct Seat {
+    open: Open,
+    person: UserId,
+}
+
+impl Open {
+    /// One more for `person`, unless these are too many.
+    fn seat(&self, person: UserId) -> Option<Seat> {
+        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let theirs = open.entry(person).or_default();
+        (*theirs < OPEN_QUESTIONS).then(|| {
+            *theirs += 1;
+            Seat { open: self.clone(), person }
+        })
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut open = self.open.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(theirs) = open.get_mut(&self.person) {
+            *theirs -= 1;
+            if *theirs == 0 {
+                open.remove(&self.person);
+            }
+        }
+    }
+}
+
 /// A message that is dealt with.
 pub struct Done {
     channel: ChannelId,
+    message: MessageId,
     pub account: Arc<Account>,
     pub outcome: Outcome,
     /// It had been missed.
@@ -147,26 +251,34 @@ impl Channels {
             records,
             talk,
             missed: Arc::new(Semaphore::new(MISSED_AT_ONCE)),
+            turns: Arc::new(Semaphore::new(ANSWERS_AT_ONCE)),
+            open: Open::default(),
         }
     }
 
     /// Takes a message on. Returns whether there was room for it.
-    pub fn take(&mut self, job: Job) -> bool {
+    pub fn take(&mut self, mut job: Job) -> bool {
         if self.records.store.answered(job.asked.message_id()) {
             return true;
         }
         let channel = job.asked.channel_id();
         let lane = self.lanes.entry(channel).or_default();
         let waiting = lane.waiting.len() + lane.held.as_ref().map_or(0, Vec::len);
-        if !lane.at_work && lane.held.is_none() {
-            job.begun(&self.records);
-            self.start(job);
-        } else if waiting < CHANNEL_LIMIT && self.count < LIMIT {
+        if lane.is_empty() || (waiting < CHANNEL_LIMIT && self.count < LIMIT) {
+            if let Asked::Heard { message, .. } = &job.asked
+                && converses(&self.live.borrow())
+            {
+                job.seat = self.open.seat(message.author.id);
+                job.excess = job.seat.is_none();
+            }
             job.begun(&self.records);
             self.count += 1;
             match &mut lane.held {
                 Some(held) => held.push(job),
                 None => lane.waiting.push_back(job),
+            }
+            if !self.holds(channel) {
+                self.go_on(channel);
             }
         } else {
             job.finished(&self.records);
@@ -181,6 +293,41 @@ impl Channels {
             return false;
         }
         true
+    }
+
+    /// Those messages in `channel` that are `gone` were deleted: what answers them stops, and those that wait are not
+    /// asked any more.
+    pub fn delete(&mut self, channel: ChannelId, gone: impl Fn(MessageId) -> bool) {
+        let Some(lane) = self.lanes.get_mut(&channel) else { return };
+        for working in lane.at_work.iter().filter(|working| gone(working.message)) {
+            working.gone.cancel();
+        }
+        for job in lane.waiting.iter_mut().chain(lane.held.iter_mut().flatten()) {
+            if gone(job.asked.message_id()) {
+                job.gone.cancel();
+                job.seat = None;
+            }
+        }
+    }
+
+    /// A message was changed: one that waits is asked as it is now. One whose mention of the bot is gone is for the bot no
+    /// more; of a reply nobody can say that, as it needs none.
+    pub fn edit(&mut self, edited: &Edited) {
+        let Some(lane) = self.lanes.get_mut(&edited.channel_id) else { return };
+        for job in lane.waiting.iter_mut().chain(lane.held.iter_mut().flatten()) {
+            let bot = job.account.user.id;
+            let (Asked::Heard { message, .. } | Asked::Missed { message }) = &mut job.asked else { continue };
+            if message.id != edited.id {
+                continue;
+            }
+            let changed = edited.of(message);
+            if mention::is_for(&changed, bot) {
+                *message = changed;
+            } else if message.kind == MessageType::Regular {
+                job.gone.cancel();
+                job.seat = None;
+            }
+        }
     }
 
     /// Holds back what comes in `channel` from now on, until [`release`](Self::release).
@@ -229,7 +376,7 @@ impl Channels {
                 job.dropped(&self.records);
             }
         }
-        self.lanes.retain(|_, lane| lane.at_work || !lane.waiting.is_empty());
+        self.lanes.retain(|_, lane| !lane.is_empty());
         any
     }
 
@@ -252,37 +399,39 @@ impl Channels {
             },
         };
         if let Some(lane) = self.lanes.get_mut(&done.channel) {
-            lane.at_work = false;
+            lane.at_work.retain(|working| working.message != done.message);
         }
         self.go_on(done.channel);
         Some(done)
     }
 
-    /// Starts what waits first in `channel`, unless something is at work there.
+    /// Starts what waits in `channel` and need not wait any longer.
     fn go_on(&mut self, channel: ChannelId) {
-        let Some(lane) = self.lanes.get_mut(&channel) else { return };
-        if lane.at_work {
-            return;
+        let chat = converses(&self.live.borrow());
+        while let Some(job) = self.lanes.get_mut(&channel).and_then(|lane| lane.next(chat)) {
+            self.count -= 1;
+            self.start(job, chat);
         }
-        match lane.waiting.pop_front() {
-            Some(job) => {
-                self.count -= 1;
-                self.start(job);
-            }
-            None if lane.held.is_none() => {
-                self.lanes.remove(&channel);
-            }
-            None => {}
+        if self.lanes.get(&channel).is_some_and(Lane::is_empty) {
+            self.lanes.remove(&channel);
         }
         if self.count == 0 {
             self.dropping = false;
         }
     }
 
-    fn start(&mut self, job: Job) {
-        self.lanes.entry(job.asked.channel_id()).or_default().at_work = true;
+    fn start(&mut self, job: Job, chat: bool) {
+        let working = Working {
+            message: job.asked.message_id(),
+            person: job.asked.person().filter(|_| !job.excess),
+            alone: !chat,
+            gone: job.gone.clone(),
+        };
+        self.lanes.entry(job.asked.channel_id()).or_default().at_work.push(working);
         let (records, talk) = (self.records.clone(), Arc::clone(&self.talk));
-        let work = dealt_with(job, self.live.clone(), records, talk, Arc::clone(&self.missed));
+        let missed = job.asked.was_missed().then(|| Arc::clone(&self.missed));
+        let turns = (chat && !job.excess).then(|| Arc::clone(&self.turns));
+        let work = dealt_with(job, self.live.clone(), records, talk, [missed, turns]);
         self.at_work.spawn(panics::SERVICE.scope(super::NAME, work));
     }
 }
@@ -292,14 +441,29 @@ async fn dealt_with(
     live: watch::Receiver<Arc<Live>>,
     records: Records,
     talk: Arc<Talk>,
-    missed: Arc<Semaphore>,
+    queues: [Option<Arc<Semaphore>>; 2],
 ) -> Done {
     let Receipt { job, records } = &Receipt { job, records };
-    let _permit = if job.asked.was_missed() { missed.acquire().await.ok() } else { None };
-    let outcome = answer(job, &live, &records.ledger, &talk).await;
+    let work = async {
+        let mut turns = Vec::new();
+        for queue in queues.iter().flatten() {
+            turns.push(queue.acquire().await);
+        }
+        answer(job, &live, &records.ledger, &talk).await
+    };
+    let outcome = tokio::select! {
+        biased;
+        () = job.gone.cancelled() => withdrawn(job, &records.ledger),
+        outcome = work => outcome,
+    };
     job.finished(records);
-    let (channel, account, missed) = (job.asked.channel_id(), Arc::clone(&job.account), job.asked.was_missed());
-    Done { channel, account, outcome, missed }
+    Done {
+        channel: job.asked.channel_id(),
+        message: job.asked.message_id(),
+        account: Arc::clone(&job.account),
+        outcome,
+        missed: job.asked.was_missed(),
+    }
 }
 
 /// A message that makes perch panic is not tried again: it counts as dealt with.

@@ -5,6 +5,9 @@
 //! how many there are, with a mark of all of it, before the last. A process that dies in between leaves a question without
 //! an answer, which is asked anew; an answer that is whole in the history, which is gone on with where it stopped; or else
 //! half an answer, and then the next process says that it was interrupted rather than begin another.
+//!
+//! What others asked is answered at the same time, so that every message of an answer is a reply to its question: by that
+//! people know them apart, and the next process does.
 
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,6 +18,7 @@ use tokio::time::{sleep, timeout};
 
 use super::account::Account;
 use super::answer::{Outcome, failed, mark, say};
+use super::channels::OPEN_QUESTIONS;
 use super::event::Incoming;
 use super::pieces::Pieces;
 use super::rest::RestError;
@@ -51,6 +55,8 @@ pub struct Conversing<'a> {
     pub account: &'a Account,
     pub ledger: &'a Ledger,
     pub talk: &'a Talk,
+    /// Whoever asks has too many open questions for another one.
+    pub excess: bool,
 }
 
 /// A message of an answer; the last one knows the whole.
@@ -73,14 +79,16 @@ impl Conversing<'_> {
         if text.trim().is_empty() && self.message.attachments.is_empty() {
             return self.once(HINT).await;
         }
+        if self.excess {
+            let too_many =
+                format!("You have asked {OPEN_QUESTIONS} questions that are not answered yet; ask more when they are.");
+            return self.turn_away(self.talk.tells_of_too_many(self.message).then_some(too_many)).await;
+        }
         let bill = match self.talk.admit(self.message, text.len(), self.live) {
             Ok(bill) => bill,
-            Err(refusal) if !self.talk.tells(self.message, &refusal) => return Outcome::Limited,
             Err(refusal) => {
-                return match self.once(&spoken(&refusal.to_string())).await {
-                    Outcome::Answered => Outcome::Limited,
-                    outcome => outcome,
-                };
+                let tells = self.talk.tells(self.message, &refusal);
+                return self.turn_away(tells.then(|| spoken(&refusal.to_string()))).await;
             }
         };
         let (parts, said) = mpsc::unbounded_channel();
@@ -131,16 +139,25 @@ impl Conversing<'_> {
         );
         // Whoever comes after a crash in here finds it said, or says it.
         self.begin(Some(Whole { parts: said + 1, reply: 0 })).await;
-        match say(self.message, said, INTERRUPTED, self.account).await {
+        match say(self.message, said, true, INTERRUPTED, self.account).await {
             Ok(()) => Outcome::Lost,
             Err(error) => self.failed(&error),
+        }
+    }
+
+    /// Gives no answer, and says why, unless that was said.
+    async fn turn_away(&self, why: Option<String>) -> Outcome {
+        let Some(why) = why else { return Outcome::Limited };
+        match self.once(&why).await {
+            Outcome::Answered => Outcome::Limited,
+            outcome => outcome,
         }
     }
 
     /// Says this and nothing else.
     async fn once(&self, text: &str) -> Outcome {
         self.begin(Some(Whole { parts: 1, reply: mark(text) })).await;
-        match say(self.message, 0, text, self.account).await {
+        match say(self.message, 0, true, text, self.account).await {
             Ok(()) => Outcome::Answered,
             Err(error) => self.failed(&error),
         }
@@ -175,7 +192,7 @@ impl Conversing<'_> {
                 if number == 0 || whole.is_some() {
                     self.begin(whole).await;
                 }
-                say(self.message, number, &text, self.account).await?;
+                say(self.message, number, true, &text, self.account).await?;
             }
             number += 1;
         }

@@ -106,8 +106,49 @@ pub struct Channel {
     pub flags: u64,
 }
 
-/// Of `MESSAGE_CREATE`. Source: Message Resource, "Message Object".
+/// Of `MESSAGE_DELETE`. Source: Gateway Events, "Message Delete".
 #[derive(Deserialize)]
+pub struct Deleted {
+    pub id: MessageId,
+    pub channel_id: ChannelId,
+}
+
+/// Of `MESSAGE_DELETE_BULK`. Source: Gateway Events, "Message Delete Bulk".
+#[derive(Deserialize)]
+pub struct DeletedAtOnce {
+    pub ids: Vec<MessageId>,
+    pub channel_id: ChannelId,
+}
+
+/// Of `CHANNEL_DELETE` and `THREAD_DELETE`. Source: Gateway Events, "Channel Delete", "Thread Delete".
+#[derive(Deserialize)]
+pub struct DeletedChannel {
+    pub id: ChannelId,
+}
+
+/// Of `MESSAGE_UPDATE`: the message as it is now, or what was changed of it. Source: Gateway Events, "Message Update".
+#[derive(Deserialize)]
+pub struct Edited {
+    pub id: MessageId,
+    pub channel_id: ChannelId,
+    content: Option<String>,
+    mentions: Option<Vec<Mentioned>>,
+    attachments: Option<Vec<Attached>>,
+}
+
+impl Edited {
+    /// What `message` is now.
+    pub fn of(&self, message: &Incoming) -> Incoming {
+        let mut changed = message.clone();
+        changed.content = self.content.clone().unwrap_or(changed.content);
+        changed.mentions = self.mentions.clone().unwrap_or(changed.mentions);
+        changed.attachments = self.attachments.clone().unwrap_or(changed.attachments);
+        changed
+    }
+}
+
+/// Of `MESSAGE_CREATE`. Source: Message Resource, "Message Object".
+#[derive(Clone, Deserialize)]
 pub struct Incoming {
     pub id: MessageId,
     pub channel_id: ChannelId,
@@ -126,7 +167,7 @@ pub struct Incoming {
 }
 
 /// Source: Message Resource, "Attachment Object".
-#[derive(Deserialize)]
+#[derive(Clone, Deserialize)]
 pub struct Attached {
     pub filename: String,
     /// Discord leaves it out where it does not know.
@@ -136,14 +177,14 @@ pub struct Attached {
     pub url: String,
 }
 
-#[derive(Deserialize)]
+#[derive(Clone, Deserialize)]
 pub struct Author {
     pub id: UserId,
     #[serde(default, deserialize_with = "or_default")]
     pub bot: bool,
 }
 
-#[derive(Deserialize)]
+#[derive(Clone, Deserialize)]
 pub struct Mentioned {
     pub id: UserId,
 }

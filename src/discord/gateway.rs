@@ -22,7 +22,7 @@ use twilight_model::gateway::{CloseCode, OpCode};
 
 use super::bot::{Bot, Interrupt, gateway_base};
 use super::channels::{Asked, Job};
-use super::event::{self, Guild, GuildCreated, Incoming, Ready};
+use super::event::{self, Deleted, DeletedAtOnce, DeletedChannel, Edited, Guild, GuildCreated, Incoming, Ready};
 use super::identify::Gate;
 use super::seen::Place;
 use super::session::Session;
@@ -30,7 +30,8 @@ use super::{NAME, mention};
 use crate::service::State;
 
 /// What perch asks to be told. A bot is given the content of messages that mention it and of direct messages without
-/// the privileged intent. Source: Gateway, "Message Content Intent".
+/// the privileged intent. That messages are changed or deleted comes with the messages, and that channels are, with the
+/// guilds. Source: Gateway, "List of Intents" and "Message Content Intent".
 const INTENTS: Intents = Intents::GUILDS.union(Intents::GUILD_MESSAGES).union(Intents::DIRECT_MESSAGES);
 
 /// One connection for all guilds.
@@ -265,13 +266,21 @@ impl Bot<'_> {
                 self.look_around(&created, self.discord.store.event(sequence));
             }),
             "GUILD_DELETE" => event::read::<Guild>(text).map(|guild| self.tell(|facts| facts.guild(&guild, true))),
+            "CHANNEL_DELETE" | "THREAD_DELETE" => {
+                event::read::<DeletedChannel>(text).map(|gone| self.channels.delete(gone.id, |_| true))
+            }
+            "MESSAGE_DELETE" => event::read::<Deleted>(text)
+                .map(|gone| self.channels.delete(gone.channel_id, |message| message == gone.id)),
+            "MESSAGE_DELETE_BULK" => event::read::<DeletedAtOnce>(text)
+                .map(|gone| self.channels.delete(gone.channel_id, |message| gone.ids.contains(&message))),
+            "MESSAGE_UPDATE" => event::read::<Edited>(text).map(|edited| self.channels.edit(&edited)),
             "MESSAGE_CREATE" => event::read::<Incoming>(text).map(|message| {
                 let account = Arc::clone(&self.account);
                 let place = Place::new(account.user.id.get(), message.channel_id);
                 let (id, channel, direct) = (message.id, message.channel_id, message.guild_id.is_none());
                 if mention::is_for(&message, account.user.id) {
                     let event = self.discord.store.event(sequence);
-                    self.take(Job { asked: Asked::Heard { message, event }, account });
+                    self.take(Job::new(Asked::Heard { message, event }, account));
                     if self.channels.holds(channel) {
                         self.catch_up.hurry(channel);
                     }

@@ -16,9 +16,12 @@ pub struct Found {
     pub question: Option<Incoming>,
     /// How many parts of the answer were said.
     pub said: usize,
+    /// The last message of the bot was one of them.
+    last: bool,
 }
 
-/// Looks in `channel` for `message` and for up to `parts` messages of `bot` that answer it.
+/// Looks in `channel` for `message` and for up to `parts` messages of `bot` that answer it: replies to it, and what stands
+/// behind one of them and is no reply. Where answers are said `in_order`, another one ends the search.
 ///
 /// # Errors
 /// As [`RestError`] says.
@@ -28,6 +31,7 @@ pub async fn look(
     message: MessageId,
     bot: UserId,
     parts: usize,
+    in_order: bool,
 ) -> Result<Found, RestError> {
     let mut found = Found::default();
     // The message itself comes first, as the proof that the history can be read.
@@ -40,7 +44,7 @@ pub async fn look(
         for (past, value) in page {
             if past.id == message {
                 found.question = Incoming::deserialize(&value).ok();
-            } else if past.author.id == bot && !found.take(&past, message) {
+            } else if past.author.id == bot && !found.take(&past, message, in_order) {
                 return Ok(found);
             }
         }
@@ -53,15 +57,11 @@ pub async fn look(
 }
 
 impl Found {
-    /// Takes one of the bot's own messages into account. Returns whether more of the answer can follow: perch answers
-    /// the messages of a channel one after the other, the first part as a reply and the others right behind it.
-    fn take(&mut self, past: &Past, message: MessageId) -> bool {
-        match past.replies_to() {
-            Some(question) if question == message => self.said += 1,
-            Some(_) => return self.said == 0,
-            None if self.said > 0 || past.is_part_for() == Some(message) => self.said += 1,
-            None => {}
-        }
-        true
+    /// Takes one of the bot's own messages into account. Returns whether more of the answer can follow.
+    fn take(&mut self, past: &Past, message: MessageId, in_order: bool) -> bool {
+        let answered = past.replies_to().or_else(|| past.is_part_for());
+        self.last = answered.map_or(self.last, |question| question == message);
+        self.said += usize::from(self.last);
+        self.last || self.said == 0 || !in_order
     }
 }

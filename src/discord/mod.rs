@@ -2,10 +2,9 @@
 //!
 //! [`account`] tries the token. [`bot`] keeps a connection as long as it is wanted, waits between attempts
 //! ([`backoff`]), and asks [`identify`] before it begins a session; [`gateway`] is one connection. A message is read
-//! ([`event`]), found to be for the bot ([`mention`]), put behind the others of its channel ([`channels`]) and answered
-//! ([`answer`], [`split`]; by the chat in [`converse`], [`pieces`], with [`talk`] and what is [`attached`]) over [`rest`],
-//! once: what an earlier process left unfinished is looked for ([`lookup`]). What
-//! must outlive a connection is in [`session`] and [`seen`]; where a session was lost, what was said meanwhile is looked for
+//! ([`event`]), found to be for the bot ([`mention`]), put behind the others of its channel, or of its author there
+//! ([`channels`]), and answered ([`answer`], [`split`]; by the chat in [`converse`], [`pieces`], with [`talk`] and what is
+//! [`attached`]) over [`rest`], once: what an earlier process left unfinished is looked for ([`lookup`]). What must outlive a connection is in [`session`] and [`seen`]; where a session was lost, what was said meanwhile is looked for
 //! ([`catch_up`]). What people are told of it, in [`status`].
 
 use std::net::SocketAddr;

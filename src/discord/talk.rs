@@ -18,6 +18,8 @@ use crate::service::Live;
 
 /// How much of people's files is held at once, in bytes.
 const ROOM: usize = 24 << 20;
+/// For how long nobody is told once more that they have too many open questions.
+const TOO_MANY: Duration = Duration::from_mins(1);
 /// So many channels are remembered for what they are, and so many people for what they were told.
 const REMEMBERED: usize = 10_000;
 
@@ -40,6 +42,8 @@ enum Told {
     Person(u64, ChannelId),
     /// Everybody in it, where the limit is everybody's.
     Channel(ChannelId),
+    /// That the person has too many open questions.
+    TooMany(u64, ChannelId),
 }
 
 impl Talk {
@@ -60,6 +64,15 @@ impl Talk {
             Scope::Address | Scope::Person => Told::Person(message.author.id.get(), message.channel_id),
             Scope::Total => Told::Channel(message.channel_id),
         };
+        self.once(whom, Duration::from_secs(refusal.retry_after_seconds()))
+    }
+
+    /// Whether to say that its author has too many open questions.
+    pub fn tells_of_too_many(&self, message: &Incoming) -> bool {
+        self.once(Told::TooMany(message.author.id.get(), message.channel_id), TOO_MANY)
+    }
+
+    fn once(&self, whom: Told, wait: Duration) -> bool {
         let now = Instant::now();
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         if told.get(&whom).is_some_and(|until| *until > now) {
@@ -71,7 +84,7 @@ impl Talk {
         // One who can't be remembered is told nothing, rather than every time.
         let room = told.len() < REMEMBERED;
         if room {
-            told.insert(whom, now + Duration::from_secs(refusal.retry_after_seconds()));
+            told.insert(whom, now + wait);
         }
         room
     }

@@ -211,6 +211,19 @@ impl State {
         Some(message)
     }
 
+    /// As a moderator's bot deletes many at once. Returns how many there were.
+    pub fn delete_at_once(&mut self, channel: Snowflake, ids: &[Snowflake]) -> usize {
+        let Some(there) = self.world.channels.get_mut(&channel) else { return 0 };
+        let guild = there.guild;
+        let ids: Vec<Snowflake> = ids.iter().copied().filter(|id| there.messages.remove(id).is_some()).collect();
+        for id in &ids {
+            self.happened("message_deleted", json!({ "channel_id": channel, "id": id }));
+        }
+        let gone = ids.len();
+        self.dispatch(&Event::MessageDeleteBulk { ids, channel, guild });
+        gone
+    }
+
     pub fn typing(&mut self, channel: Snowflake, person: Snowflake) {
         let guild = self.world.channels.get(&channel).and_then(|channel| channel.guild);
         self.counters.typings += u64::from(person == self.world.bot);

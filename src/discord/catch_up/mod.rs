@@ -202,7 +202,7 @@ impl CatchUp {
                 self.report.cut(cut, look.channel);
             }
         }
-        let job = |message| Job { asked: Asked::Missed { message }, account: Arc::clone(&look.account) };
+        let job = |message| Job::new(Asked::Missed { message }, Arc::clone(&look.account));
         let missed = found.missed.into_iter().map(job).collect();
         let taken = channels.release(look.channel, missed);
         self.settle_mark(look, found.newest);

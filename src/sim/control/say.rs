@@ -158,16 +158,26 @@ pub async fn edit(State(shared): State<Arc<Shared>>, Body(body): Body<Edit>) -> 
 #[serde(deny_unknown_fields)]
 pub struct Delete {
     channel: String,
-    message: Snowflake,
+    message: OneOrMany,
+}
+
+/// Many are deleted at once.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum OneOrMany {
+    One(Snowflake),
+    Many(Vec<Snowflake>),
 }
 
 pub async fn delete(State(shared): State<Arc<Shared>>, Body(body): Body<Delete>) -> Result<StatusCode, Problem> {
     let mut state = shared.state();
     let channel = state.world.find_channel(&body.channel).ok_or_else(|| Problem::missing("channel", &body.channel))?.id;
-    match state.delete(channel, body.message) {
-        Some(_) => Ok(StatusCode::NO_CONTENT),
-        None => Err(Problem::missing("message in that channel", &body.message.to_string())),
-    }
+    let (found, first) = match &body.message {
+        OneOrMany::One(id) => (state.delete(channel, *id).is_some(), Some(id)),
+        OneOrMany::Many(ids) => (state.delete_at_once(channel, ids) == ids.len(), ids.first()),
+    };
+    let missing = || Problem::missing("message in that channel", &first.map_or_else(String::new, ToString::to_string));
+    found.then_some(StatusCode::NO_CONTENT).ok_or_else(missing)
 }
 
 #[derive(Deserialize)]

@@ -31,6 +31,11 @@ pub enum Event {
         channel: Snowflake,
         guild: Option<Snowflake>,
     },
+    MessageDeleteBulk {
+        ids: Vec<Snowflake>,
+        channel: Snowflake,
+        guild: Option<Snowflake>,
+    },
     TypingStart {
         channel: Snowflake,
         guild: Option<Snowflake>,
@@ -52,7 +57,9 @@ impl Event {
     pub fn guild(&self) -> Option<Snowflake> {
         match self {
             Self::MessageCreate(message) | Self::MessageUpdate(message) => message.guild,
-            Self::MessageDelete { guild, .. } | Self::TypingStart { guild, .. } => *guild,
+            Self::MessageDelete { guild, .. }
+            | Self::MessageDeleteBulk { guild, .. }
+            | Self::TypingStart { guild, .. } => *guild,
             Self::GuildCreate(guild) | Self::GuildDelete(guild) => Some(*guild),
             Self::Channel { object, .. } => object["guild_id"].as_str().and_then(|id| id.parse().ok()),
         }
@@ -76,6 +83,9 @@ impl Event {
             }
             Self::MessageDelete { id, channel, guild } if sees(channel) => {
                 ("MESSAGE_DELETE", in_guild(json!({ "id": id, "channel_id": channel }), *guild))
+            }
+            Self::MessageDeleteBulk { ids, channel, guild } if sees(channel) => {
+                ("MESSAGE_DELETE_BULK", in_guild(json!({ "ids": ids, "channel_id": channel }), *guild))
             }
             Self::TypingStart { channel, guild, person } if sees(channel) => {
                 let object = json!({ "channel_id": channel, "user_id": person, "timestamp": now_ms() / 1000 });
