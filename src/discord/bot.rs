@@ -15,7 +15,7 @@ use super::answer::Outcome;
 use super::backoff::Backoff;
 use super::catch_up::CatchUp;
 use super::channels::{Asked, Channels, Done, Job, Records};
-use super::event::{ChannelId, MessageId};
+use super::event::{ApplicationId, ChannelId, GuildId, MessageId};
 use super::gateway::{End, Lost, SHARD};
 use super::identify::Permit;
 use super::rest::RestError;
@@ -170,7 +170,15 @@ impl Bot<'_> {
                 self.discord.marks.adopt(bot).await;
             }
             let user = self.account.user.clone();
-            self.tell(|facts| facts.user = Some(user));
+            // Who resumes a session is not told once more where the bot is.
+            let session = self.discord.store.session();
+            self.tell(|facts| {
+                facts.user = Some(user);
+                if let Some(session) = session {
+                    facts.application = (session.application > 0).then(|| ApplicationId::new(session.application));
+                    facts.guilds = session.guilds.iter().map(|guild| GuildId::new(*guild)).collect();
+                }
+            });
         }
         self.reporter.state(State::Starting, "connecting to Discord");
         for (message, attempt) in self.discord.memory.ledger().unsettled(bot).await {

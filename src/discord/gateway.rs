@@ -4,6 +4,7 @@
 //! one connection: when to connect again, and with which session, is decided in [`bot`](super::bot).
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::error::Error as _;
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -22,7 +23,9 @@ use twilight_model::gateway::{CloseCode, OpCode};
 
 use super::bot::{Bot, Interrupt, gateway_base};
 use super::channels::{Asked, Job};
-use super::event::{self, Deleted, DeletedAtOnce, DeletedChannel, Edited, Guild, GuildCreated, Incoming, Ready};
+use super::event::{
+    self, ApplicationId, Deleted, DeletedAtOnce, DeletedChannel, Edited, Guild, GuildCreated, GuildId, Incoming, Ready,
+};
 use super::identify::Gate;
 use super::seen::Place;
 use super::session::Session;
@@ -238,16 +241,18 @@ impl Bot<'_> {
     fn dispatch(&mut self, name: &str, sequence: u64, text: &str, course: &mut Course) {
         let read = match name {
             "READY" => event::read::<Ready>(text).map(|ready| {
+                let application = ready.application.map(|application| application.id);
+                let guilds: HashSet<GuildId> = ready.guilds.iter().map(|guild| guild.id).collect();
                 self.discord.store.open(Session {
                     id: ready.session_id,
                     sequence,
                     resume_url: ready.resume_gateway_url,
+                    application: application.map_or(0, ApplicationId::get),
+                    guilds: guilds.iter().map(|guild| guild.get()).collect(),
                 });
                 let alone = ready.guilds.is_empty();
                 self.tell(|facts| {
-                    facts.user = Some(ready.user);
-                    facts.application = ready.application.map(|application| application.id);
-                    facts.guilds = ready.guilds.iter().map(|guild| guild.id).collect();
+                    (facts.user, facts.application, facts.guilds) = (Some(ready.user), application, guilds);
                 });
                 self.catch_up.session(true, self.caused_by);
                 if alone {
@@ -262,10 +267,10 @@ impl Bot<'_> {
             }
             "GUILD_CREATE" => event::read::<GuildCreated>(text).map(|created| {
                 let guild = Guild { id: created.id, unavailable: created.unavailable };
-                self.tell(|facts| facts.guild(&guild, false));
+                self.guild(&guild, false);
                 self.look_around(&created, self.discord.store.event(sequence));
             }),
-            "GUILD_DELETE" => event::read::<Guild>(text).map(|guild| self.tell(|facts| facts.guild(&guild, true))),
+            "GUILD_DELETE" => event::read::<Guild>(text).map(|guild| self.guild(&guild, true)),
             "CHANNEL_DELETE" | "THREAD_DELETE" => {
                 event::read::<DeletedChannel>(text).map(|gone| self.channels.delete(gone.id, |_| true))
             }
@@ -299,6 +304,14 @@ impl Bot<'_> {
                 "an event {event} can't be read (column {column}), and is left out"
             );
         }
+    }
+
+    /// The bot is, or is no longer, in a guild.
+    fn guild(&self, guild: &Guild, left: bool) {
+        self.tell(|facts| {
+            facts.guild(guild, left);
+            self.discord.store.guilds(facts.guilds.iter().map(|guild| guild.get()).collect());
+        });
     }
 
     fn up(&mut self, course: &mut Course) {

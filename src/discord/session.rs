@@ -64,6 +64,15 @@ impl SessionStore {
         self.save(&kept);
     }
 
+    /// The bot is in these guilds now.
+    pub fn guilds(&self, guilds: Vec<u64>) {
+        let mut kept = self.kept();
+        if let Some(session) = &mut kept.session {
+            session.guilds = guilds;
+        }
+        // It is saved with the event that says so.
+    }
+
     /// The session can't be resumed any more.
     pub fn forget(&self) {
         let mut kept = self.kept();
@@ -184,7 +193,7 @@ mod tests {
         let memory = Store::in_memory();
         let store = SessionStore::new(memory.sessions());
         store.adopt(owner()).await;
-        store.open(Session { id: "a".to_owned(), sequence: 1, resume_url: String::new() });
+        store.open(Session { id: "a".to_owned(), sequence: 1, ..Session::default() });
         for sequence in 2..=6 {
             if sequence > 3 {
                 store.begun(store.event(sequence));
@@ -211,7 +220,7 @@ mod tests {
     fn a_rewind_goes_before_the_first_unfinished_event() {
         let store = SessionStore::new(Store::in_memory().sessions());
         store.rewind();
-        store.open(Session { id: "a".to_owned(), sequence: 1, resume_url: String::new() });
+        store.open(Session { id: "a".to_owned(), sequence: 1, ..Session::default() });
         for sequence in 2..=6 {
             store.taken(sequence);
         }
@@ -232,7 +241,7 @@ mod tests {
         let memory = Store::in_memory();
         let store = SessionStore::new(memory.sessions());
         store.adopt(owner()).await;
-        let session = |id: &str| Session { id: id.to_owned(), sequence: 1, resume_url: String::new() };
+        let session = |id: &str| Session { id: id.to_owned(), sequence: 1, ..Session::default() };
         store.open(session("a"));
         let old = store.event(2);
         store.begun(old);

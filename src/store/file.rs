@@ -49,6 +49,7 @@ pub(super) const MIGRATIONS: &[&str] = &[
     changes::TABLES,
     seen::TABLE,
     conversations::TABLES,
+    sessions::COLUMNS,
 ];
 
 /// Somebody who looks at the file with `sqlite3` may hold it for so long.

@@ -23,12 +23,23 @@ pub struct Owner {
     pub token_mark: u64,
 }
 
-/// What RESUME needs.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What [`file`](super::file) adds to its table.
+pub(super) const COLUMNS: &str = "
+    ALTER TABLE session ADD COLUMN application INTEGER NOT NULL DEFAULT 0;
+    -- Each takes eight bytes.
+    ALTER TABLE session ADD COLUMN guilds BLOB NOT NULL DEFAULT x'';
+";
+
+/// What RESUME needs, and what is not told again after it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Saved {
     pub id: String,
     pub sequence: u64,
     pub resume_url: String,
+    /// 0 where it was not told.
+    pub application: u64,
+    /// Those that the bot is in.
+    pub guilds: Vec<u64>,
 }
 
 /// The newest state of each bot's session, until it is written.
@@ -67,11 +78,19 @@ impl Sessions {
 }
 
 fn find(db: &Connection, owner: Owner) -> rusqlite::Result<Option<Saved>> {
-    let sql = "SELECT id, sequence, resume_url FROM session
+    let sql = "SELECT id, sequence, resume_url, application, guilds FROM session
                WHERE user = ?1 AND intents = ?2 AND shard = ?3 AND shards = ?4 AND token_mark = ?5";
     let owner = params![signed(owner.bot), signed(owner.intents), owner.shard, owner.shards, signed(owner.token_mark)];
     db.query_row(sql, owner, |row| {
-        Ok(Saved { id: row.get(0)?, sequence: unsigned(row.get(1)?), resume_url: row.get(2)? })
+        let guilds: Vec<u8> = row.get(4)?;
+        let guilds = guilds.as_chunks().0.iter().map(|bytes| u64::from_be_bytes(*bytes));
+        Ok(Saved {
+            id: row.get(0)?,
+            sequence: unsigned(row.get(1)?),
+            resume_url: row.get(2)?,
+            application: unsigned(row.get(3)?),
+            guilds: guilds.collect(),
+        })
     })
     .optional()
 }
@@ -83,8 +102,9 @@ pub(super) fn write(db: &Connection, owner: &Owner, session: Option<&Saved>) -> 
         return Ok(());
     };
     let sql = "INSERT OR REPLACE INTO session
-               (user, intents, shard, shards, token_mark, id, sequence, resume_url)
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+               (user, intents, shard, shards, token_mark, id, sequence, resume_url, application, guilds)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
+    let guilds: Vec<u8> = session.guilds.iter().flat_map(|guild| guild.to_be_bytes()).collect();
     let row = params![
         user,
         signed(owner.intents),
@@ -93,7 +113,9 @@ pub(super) fn write(db: &Connection, owner: &Owner, session: Option<&Saved>) -> 
         signed(owner.token_mark),
         session.id,
         signed(session.sequence),
-        session.resume_url
+        session.resume_url,
+        signed(session.application),
+        guilds
     ];
     db.execute(sql, row)?;
     Ok(())

@@ -23,7 +23,13 @@ fn attempt(reply: u64) -> Attempt {
 }
 
 fn session(sequence: u64) -> Saved {
-    Saved { id: "a".to_owned(), sequence, resume_url: "wss://gateway".to_owned() }
+    Saved {
+        id: "a".to_owned(),
+        sequence,
+        resume_url: "wss://gateway".to_owned(),
+        application: 7,
+        guilds: vec![8, u64::MAX],
+    }
 }
 
 fn open(directory: &Path) -> (Store, Arc<Board>) {
@@ -128,7 +134,7 @@ async fn a_newer_database_is_left_alone_and_said_in_one_line() {
         reason,
         format!(
             "perch goes on without memory, as {} can't be used: it was written by a newer perch (it has version 99, and \
-             this perch knows 4); run that one, or move the file away",
+             this perch knows 5); run that one, or move the file away",
             path.display()
         )
     );

@@ -29,6 +29,19 @@ async fn a_new_process_resumes_the_session_and_answers_what_it_missed() {
 }
 
 #[tokio::test]
+async fn after_a_resume_status_says_where_the_bot_is_and_how_to_invite_it() {
+    let mut stage = Stage::new().await;
+    stage.shows("guilds", 1).await;
+    stage.kill().await;
+    stage.start();
+    stage.shows("resumes", 1).await;
+    stage.shows("session", true).await;
+    let details = stage.board.details().remove("discord").unwrap();
+    assert_eq!((&details["guilds"], details["invite"].is_string()), (&1.into(), true), "{details}");
+    assert_eq!(stage.sessions(), (1, 1, 0));
+}
+
+#[tokio::test]
 async fn what_comes_again_is_not_answered_again() {
     let mut stage = Stage::new().await;
     stage.say(mention("one"));

@@ -272,7 +272,7 @@ async fn a_database_of_before_there_were_conversations_is_taken_over() {
     assert_eq!(titles(&conversations, "ann").await, ["hello"]);
     let pragma =
         |name: &'static str| store.ask(false, move |db| db.pragma_query_value(None, name, |row| row.get::<_, i64>(0)));
-    assert_eq!((pragma("user_version").await, pragma("auto_vacuum").await), (Some(4), Some(2)));
+    assert_eq!((pragma("user_version").await, pragma("auto_vacuum").await), (Some(5), Some(2)));
 }
 
 #[tokio::test]
