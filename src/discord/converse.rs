@@ -18,6 +18,7 @@ use tokio::time::{sleep, timeout};
 
 use super::account::Account;
 use super::answer::{Outcome, failed, mark, say};
+use super::attached::Brought;
 use super::channels::OPEN_QUESTIONS;
 use super::event::Incoming;
 use super::pieces::Pieces;
@@ -84,7 +85,8 @@ impl Conversing<'_> {
                 format!("You have asked {OPEN_QUESTIONS} questions that are not answered yet; ask more when they are.");
             return self.turn_away(self.talk.tells_of_too_many(self.message).then_some(too_many)).await;
         }
-        let bill = match self.talk.admit(self.message, text.len(), self.live) {
+        let length = text.len() + attached::pasted(self.message);
+        let bill = match self.talk.admit(self.message, length, self.live) {
             Ok(bill) => bill,
             Err(refusal) => {
                 let tells = self.talk.tells(self.message, &refusal);
@@ -113,7 +115,7 @@ impl Conversing<'_> {
         let mut pieces = Pieces::default();
         pieces.push(&answer);
         let (parts, rest) = mpsc::unbounded_channel();
-        Telling { parts, count: 0 }.end(pieces, None, &answer);
+        Telling::to(parts).end(pieces, None, &answer);
         match self.speak(rest, said).await {
             Ok(()) => Outcome::Answered,
             Err(error) => self.failed(&error),
@@ -201,12 +203,18 @@ impl Conversing<'_> {
 
     /// Has the responder answer, and passes the answer on in parts.
     async fn think(&self, text: &str, parts: mpsc::UnboundedSender<Part>, bill: Arc<Bill>) {
-        let telling = Telling { parts, count: 0 };
+        let mut telling = Telling::to(parts);
         let readable = self.live.config.chat.attachments();
-        let files = match attached::fetch(self.message, readable, &self.account.rest, self.talk).await {
-            Ok(files) => files,
-            Err(unfit) => return telling.only(&spoken(&unfit.to_string())),
-        };
+        let Brought { files, pasted, unfit } =
+            attached::fetch(self.message, readable, &self.account.rest, self.talk).await;
+        let pasted = mention::without(&pasted, self.account.user.id);
+        let said: Vec<&str> = [text, pasted.trim()].into_iter().filter(|said| !said.is_empty()).collect();
+        let text = &said.join("\n\n");
+        let unfit: Vec<String> = unfit.iter().map(|unfit| spoken(&unfit.to_string())).collect();
+        if text.is_empty() && files.is_empty() {
+            return telling.only(&unfit.join("\n"));
+        }
+        telling.left_out = unfit.iter().map(|unfit| format!("({unfit})")).collect();
         let asking = match self.ask(text, &files).await {
             Some(Asked::Now(asking)) => asking,
             // It was answered, and nothing of it was said.
@@ -315,9 +323,15 @@ impl Heard {
 struct Telling {
     parts: mpsc::UnboundedSender<Part>,
     count: usize,
+    /// What of the question nobody reads, and why: it is told at the end.
+    left_out: Vec<String>,
 }
 
 impl Telling {
+    fn to(parts: mpsc::UnboundedSender<Part>) -> Telling {
+        Telling { parts, count: 0, left_out: Vec::new() }
+    }
+
     fn part(&mut self, text: String, whole: Option<Whole>) {
         self.count += 1;
         // Whoever says them is gone when Discord takes no more.
@@ -326,13 +340,17 @@ impl Telling {
 
     /// The last parts of `answer`, and behind them a note.
     fn end(mut self, pieces: Pieces, note: Option<&str>, answer: &str) {
-        let mut rest = pieces.clone().end(note);
+        let with = |note: Option<&str>| {
+            let lines: Vec<&str> = note.into_iter().chain(self.left_out.iter().map(String::as_str)).collect();
+            lines.join("\n")
+        };
+        let nonsense = spoken(&Why::Nonsense.sentence());
+        let nothing = self.count == 0 && pieces.clone().end(None).is_empty();
+        let note = with(note.or_else(|| nothing.then_some(&nonsense)));
+        let mut rest = pieces.clone().end((!note.is_empty()).then_some(&note));
         let room = LONGEST - self.count;
         if rest.len() > room {
-            rest = pieces.end_within(room, TOO_LONG);
-        }
-        if self.count == 0 && rest.is_empty() {
-            rest.push(spoken(&Why::Nonsense.sentence()));
+            rest = pieces.end_within(room, &with(Some(TOO_LONG)));
         }
         let whole = Whole { parts: self.count + rest.len(), reply: mark(answer) };
         let last = rest.pop();

@@ -235,10 +235,10 @@ fn a_file_that_hangs_swells_or_leads_elsewhere_is_told_and_the_bot_answers_other
     let file = |name: &str, size: Option<u64>, trouble: Option<FileTrouble>| {
         let (content_type, content) = (Some("image/png".to_owned()), Some(picture.clone()));
         let file = File { name: name.to_owned(), content_type, content, size, trouble };
-        Say { attachments: vec![file], ..Say::new(format!("<@{ID}> look")) }
+        Say { attachments: vec![file], ..Say::new(format!("<@{ID}>")) }
     };
     let simulator = stage.bot.discord.simulator();
-    // Within a channel everything has its turn.
+    // Within a channel everybody has their turn.
     stage.bot.add_channel("slow", true);
     let begun = Instant::now();
     simulator.say(file("hangs.png", None, Some(FileTrouble::Hang)).in_channel("slow")).unwrap();
@@ -267,6 +267,6 @@ fn a_file_that_hangs_swells_or_leads_elsewhere_is_told_and_the_bot_answers_other
     a file of message ID can't be fetched: Discord did not answer in time: operation timed out
     ");
     assert_eq!(stage.upstream.asked().len(), 1);
-    simulator.say(file("good.png", None, None)).unwrap();
+    simulator.say(Say { content: format!("<@{ID}> look"), ..file("good.png", None, None) }).unwrap();
     assert_eq!(stage.texts(4)[3], "You said: look");
 }

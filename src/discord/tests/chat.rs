@@ -5,8 +5,8 @@ use std::sync::Arc;
 use serde_json::json;
 
 use super::stage::{BOT, Broken, Heard, Says, Stage, Writes, mention};
-use crate::chat::Why;
 use crate::chat::files::tests::a_png;
+use crate::chat::{PersonId, Why};
 use crate::service::{Blame, State};
 use crate::sim::{Fault, File, Order, Say};
 
@@ -130,6 +130,17 @@ async fn everybody_has_a_conversation_in_every_channel_and_a_thread_is_one_for_a
         heard("eight", &["seven"]),
     ];
     assert_eq!(asked, expected);
+    // Wherever they said it, it is theirs.
+    let history = &stage.discord.talk.history;
+    let (people, _) = history.people(9).await.unwrap();
+    let mut people: Vec<_> = people.into_iter().map(|found| (found.person, found.conversations)).collect();
+    people.sort();
+    let [ada, grace] = [11, 12].map(|last| PersonId::discord(1_100_000_000_000_000_000 + last));
+    assert_eq!(people, [(ada.clone(), 4), (grace, 2)]);
+    assert_eq!(history.erase(&ada, None).await, Ok(true));
+    stage.say(mention("nine").by("grace").in_channel("nest box"));
+    stage.shows("replies", answers + 1).await;
+    assert_eq!(writes.asked().pop().unwrap().earlier, ["six", "indeed"]);
 }
 
 #[tokio::test]
@@ -150,7 +161,7 @@ async fn who_asks_too_fast_is_told_once_and_others_are_answered() {
         stage.say(Say::new("hello?").in_channel("dm"));
     }
     stage.shows("limited", 5).await;
-    assert_eq!(stage.said("dm"), ["You ask too fast; try again in 30 seconds."]);
+    assert_eq!(stage.said(&stage.direct()), ["You ask too fast; try again in 30 seconds."]);
 }
 
 #[tokio::test]
@@ -195,15 +206,16 @@ async fn what_is_attached_and_not_taken_is_told_and_the_model_not_asked() {
     let lies = File { name: "lies.png".to_owned(), size: Some(1_000), ..large.clone() };
     let gone = File { name: "gone.png".to_owned(), content: None, size: Some(10), ..large.clone() };
     let says = [
-        mention("look").with("cat.exe", "application/octet-stream", b"MZ".to_vec()),
-        mention("look").with("cat.png", "image/png", b"<html>".to_vec()),
-        mention("look").with("cat.png", "image/jpeg", a_png(2, 2)),
-        mention("look").with("bomb.png", "image/png", a_png(50_000, 50_000)),
-        mention("look").with("cat.pdf", "application/pdf", b"%PDF-1.7".to_vec()),
-        Say { attachments: vec![large], ..mention("look") },
-        Say { attachments: vec![lies], ..mention("look") },
-        Say { attachments: vec![gone.clone()], ..mention("look") },
-        Say { attachments: vec![gone; 5], ..mention("look") },
+        mention("").with("cat.exe", "application/octet-stream", b"MZ".to_vec()),
+        mention("").with("cat.png", "image/png", b"<html>".to_vec()),
+        mention("").with("cat.png", "image/jpeg", a_png(2, 2)),
+        mention("").with("bomb.png", "image/png", a_png(50_000, 50_000)),
+        mention("").with("cat.pdf", "application/pdf", b"%PDF-1.7".to_vec()),
+        Say { attachments: vec![large], ..mention("") },
+        Say { attachments: vec![lies], ..mention("") },
+        Say { attachments: vec![gone], ..mention("") },
+        mention("").with("message.txt", "text/plain", vec![b'x'; (64 << 10) + 1]),
+        mention("").with("message.txt", "text/plain; charset=utf-8", b"\xff".to_vec()).with("a.exe", "", vec![0]),
     ];
     let count = says.len();
     for say in says {
@@ -215,16 +227,59 @@ async fn what_is_attached_and_not_taken_is_told_and_the_model_not_asked() {
     `cat.png` is no PNG: it does not begin like one.
     `cat.png` is image/png by its name, and declared as `image/jpeg`.
     `bomb.png` has 50000 × 50000 pixels; 8000 a side and 40 million in all are the most.
-    This model can't read PDFs.
+    `cat.pdf`: this model can't read PDFs.
     `large.png` is larger than 5 MiB.
     `lies.png` is larger than Discord says.
     `gone.png` can't be fetched from Discord at the moment; try again in a while.
-    A message takes 4 files at most.
+    `message.txt` is larger than 64 KiB.
+    `a.exe` is none of pdf, png, jpg, jpeg and gif by its name.
+    `message.txt` is no text in UTF-8.
     ");
     assert_eq!(writes.asked(), []);
     let refused: Vec<_> = stage.discord.talk.refused.counts().filter(|(_, count)| *count > 0).collect();
-    assert_eq!(refused.iter().map(|(_, count)| count).sum::<u64>(), count as u64, "{refused:?}");
-    assert_eq!((stage.simulator.counters().files_fetched, stage.discord.talk.room.taken()), (4, 0));
+    assert_eq!(refused.iter().map(|(_, count)| count).sum::<u64>(), count as u64 + 1, "{refused:?}");
+    assert_eq!((stage.simulator.counters().files_fetched, stage.discord.talk.room.taken()), (5, 0));
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_is_named_and_the_rest_is_answered() {
+    let stage = Stage::new().await;
+    let writes = Writes::at_once(["indeed"]);
+    stage.converse(writes.clone(), "history = 0\nattachments = \"images\"");
+    let cat = || a_png(2, 2);
+    let many = (1..=5).fold(mention("all of it"), |say, number| say.with(&format!("{number}.png"), "image/png", cat()));
+    let says = [
+        mention("look").with("voice-message.ogg", "audio/ogg", vec![1]).with("cat.png", "image/png", cat()),
+        mention("look").with("cat.pdf", "application/pdf", b"%PDF-1.7".to_vec()).with("cat.exe", "", vec![1]),
+        many,
+        // What Discord's client makes of a message that is too long.
+        mention("read:").with("message.txt", "text/plain; charset=utf-8", format!("so\n{BOT} long ").into()),
+        Say::new("").in_channel("dm").with("message.txt", "text/plain; charset=utf-8", "a long story".into()),
+    ];
+    for (number, say) in says.into_iter().enumerate() {
+        stage.say(say);
+        stage.shows("replies", number + 1).await;
+    }
+    insta::assert_snapshot!(stage.said("general").join("\n---\n"), @"
+    indeed
+
+    (`voice-message.ogg` is none of pdf, png, jpg, jpeg and gif by its name.)
+    ---
+    indeed
+
+    (`cat.pdf`: this model can't read PDFs.)
+    (`cat.exe` is none of pdf, png, jpg, jpeg and gif by its name.)
+    ---
+    indeed
+
+    (`5.png` is left out: a message takes 4 files at most.)
+    ---
+    indeed
+    ");
+    let asked: Vec<_> = writes.asked().into_iter().map(|heard| (heard.message, heard.files.len())).collect();
+    let expected = [("look", 1), ("look", 0), ("all of it", 4), ("read:\n\nso\nlong", 0), ("a long story", 0)];
+    assert_eq!(asked, expected.map(|(message, files)| (message.to_owned(), files)));
+    assert_eq!((stage.said(&stage.direct()), stage.discord.talk.room.taken()), (vec!["indeed".to_owned()], 0));
 }
 
 #[tokio::test]
@@ -252,7 +307,7 @@ async fn a_failure_is_told_in_a_sentence() {
 }
 
 #[tokio::test]
-async fn a_model_that_hangs_holds_up_one_channel_and_no_other() {
+async fn nobody_waits_for_what_another_asked_and_everybody_is_answered_in_order() {
     let stage = Stage::new().await;
     let writes = Writes::slowly(["indeed"], 0);
     stage.converse(writes.clone(), "");
@@ -262,10 +317,73 @@ async fn a_model_that_hangs_holds_up_one_channel_and_no_other() {
     stage.converse(Writes::at_once(["at once"]), "");
     stage.say(mention("three").in_channel("random"));
     stage.hears("random", &["at once"]).await;
-    assert_eq!(stage.said("general").len(), 0);
+    stage.say(mention("mine").by("grace"));
+    stage.hears("general", &["at once"]).await;
+    for person in ["ada", "grace"] {
+        stage.say(mention("ours").by(person).in_channel("nest box"));
+    }
+    stage.hears("nest box", &["at once", "at once"]).await;
     writes.permits.add_permits(1);
     // Order is kept, and who comes next has the responder of the newest state.
-    stage.hears("general", &["indeed", "at once"]).await;
+    stage.hears("general", &["at once", "indeed", "at once"]).await;
+}
+
+#[tokio::test]
+async fn who_asks_on_and_on_is_told_that_it_is_enough_and_asks_again_later() {
+    let stage = Stage::new().await;
+    let writes = Writes::slowly(["indeed"], 0);
+    stage.converse(writes.clone(), "");
+    for number in 1..=12 {
+        stage.say(mention(&number.to_string()));
+    }
+    stage.say(mention("13").in_channel("random"));
+    stage.shows("limited", 3).await;
+    let enough = "You have asked 10 questions that are not answered yet; ask more when they are.";
+    assert_eq!((stage.said("general"), stage.said("random")), (vec![enough.to_owned()], vec![enough.to_owned()]));
+    stage.say(mention("mine").by("grace"));
+    writes.permits.add_permits(11);
+    stage.shows("replies", 11).await;
+    writes.permits.add_permits(1);
+    stage.say(mention("again"));
+    stage.shows("replies", 12).await;
+    let mut asked: Vec<_> = writes.asked().into_iter().map(|heard| heard.message).collect();
+    asked.retain(|message| message != "mine");
+    assert_eq!(asked, ["1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "again"]);
+}
+
+#[tokio::test]
+async fn killed_while_two_are_answered_each_gets_the_rest_of_their_own() {
+    let mut stage = Stage::new().await;
+    let [adas, graces] = [(), ()].map(|()| Writes::slowly([long("a"), long("b"), long("c")], 2));
+    stage.converse(adas.clone(), "");
+    let ada = stage.say(mention("tell me more"));
+    stage.counted(|counters| counters.messages_created == 1).await;
+    stage.converse(graces.clone(), "");
+    let grace = stage.say(mention("and me").by("grace"));
+    stage.counted(|counters| counters.messages_created == 2).await;
+    stage.simulator.fault(Order {
+        fault: Fault::RestHang { route: Some(format!("{}1100000000000000100/messages", post())) },
+        times: None,
+        after: 1,
+    });
+    adas.permits.add_permits(1);
+    stage.unsettled(|attempt| attempt.parts == 3).await;
+    stage.kill_but_for_the_history().await;
+    stage.simulator.clear_faults();
+    stage.converse(Writes::at_once(["something else"]), "");
+    stage.start();
+    stage.shows("lost", 1).await;
+    stage.settled().await;
+    let to = |question: &serde_json::Value| -> Vec<String> {
+        let said = stage.by_bot("general").into_iter();
+        let said = said.filter(|message| message["message_reference"]["message_id"] == question["id"]);
+        said.map(|message| message["content"].as_str().unwrap().chars().take(4).collect()).collect()
+    };
+    assert_eq!(
+        (to(&ada), to(&grace)),
+        (vec!["aaaa".into(), "bbbb".into(), "cccc".into()], vec!["aaaa".into(), "(I w".into()])
+    );
+    assert_eq!(stage.said("general").len(), 5);
 }
 
 #[tokio::test]
@@ -385,15 +503,47 @@ async fn an_answer_that_was_said_and_not_heard_of_is_not_given_again() {
 }
 
 #[tokio::test]
-async fn a_question_that_is_deleted_ends_the_answer() {
+async fn a_question_that_is_deleted_stops_the_model_and_those_that_wait_are_asked_as_they_are_now() {
     let stage = Stage::new().await;
-    let writes = Writes::slowly([long("a"), long("b"), long("c")], 0);
+    let writes = Writes::slowly([long("a"), long("b")], 0);
     stage.converse(writes.clone(), "");
-    let asked = stage.say(mention("never mind"));
+    let ids: Vec<_> = (1..=6).map(|number| stage.say(mention(&format!("number {number}")))["id"].clone()).collect();
     stage.counted(|counters| counters.typings >= 1).await;
-    stage.control("POST", "delete", &json!({"channel": "general", "message": asked["id"]})).await;
-    // What it writes from now on is not taken, and nobody waits for the rest.
+    let delete = async |messages: serde_json::Value| {
+        stage.control("POST", "delete", &json!({ "channel": "general", "message": messages })).await;
+    };
+    let edit = async |message: &serde_json::Value, content: String| {
+        stage.control("POST", "edit", &json!({ "channel": "general", "message": message, "content": content })).await;
+    };
+    delete(ids[1].clone()).await;
+    edit(&ids[2], format!("{BOT} another one")).await;
+    delete(json!([ids[3], ids[4]])).await;
+    edit(&ids[5], "not for you".to_owned()).await;
+    // Only now the first: those behind it wait for it.
+    writes.permits.add_permits(1);
+    delete(ids[0].clone()).await;
+    stage.shows("refused", 2).await;
     writes.permits.add_permits(2);
-    stage.shows("refused", 1).await;
-    assert_eq!(stage.said("general"), [""; 0]);
+    stage.shows("refused", 5).await;
+    stage.shows("replies", 1).await;
+    let asked: Vec<_> = writes.asked().into_iter().map(|heard| heard.message).collect();
+    assert_eq!(
+        (asked, shapes(&stage)),
+        (vec!["number 1".into(), "another one".into()], vec!["a1996".into(), "b1004".into()])
+    );
+}
+
+#[tokio::test]
+async fn a_channel_that_is_deleted_stops_the_model() {
+    let stage = Stage::new().await;
+    let writes = Writes::slowly(["never"], 0);
+    stage.converse(writes.clone(), "");
+    for (number, channel) in ["random", "nest box"].into_iter().enumerate() {
+        stage.say(mention("hello?").in_channel(channel));
+        stage.say(mention("anybody?").in_channel(channel));
+        stage.counted(|counters| counters.typings > number as u64).await;
+        stage.control("DELETE", &format!("channels/{}", channel.replace(' ', "%20")), &json!({})).await;
+        stage.shows("refused", 2 * (number + 1)).await;
+    }
+    assert_eq!(writes.asked().len(), 2);
 }

@@ -53,12 +53,7 @@ async fn a_reply_that_pings_the_bot_is_answered_and_a_silent_one_is_not() {
 async fn direct_messages_need_no_mention() {
     let stage = Stage::new().await;
     stage.say(Say::new("hello").in_channel("dm"));
-    let dm = stage.simulator.state()["channels"]
-        .as_array()
-        .and_then(|channels| channels.iter().find(|channel| channel["kind"] == "dm"))
-        .map(|channel| channel["id"].as_str().unwrap().to_owned())
-        .unwrap();
-    stage.hears(&dm, &["hello"]).await;
+    stage.hears(&stage.direct(), &["hello"]).await;
 }
 
 #[tokio::test]

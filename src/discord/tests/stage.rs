@@ -246,6 +246,13 @@ impl Stage {
         timeout(PATIENCE, settled).await.expect("every answer is settled");
     }
 
+    /// The direct channel with somebody who has one.
+    pub fn direct(&self) -> String {
+        let state = self.simulator.state();
+        let channels = state["channels"].as_array().unwrap();
+        channels.iter().find(|channel| channel["kind"] == "dm").unwrap()["id"].as_str().unwrap().to_owned()
+    }
+
     pub fn say(&self, say: Say) -> Value {
         self.simulator.say(say).unwrap()
     }
