@@ -98,7 +98,7 @@ pub struct Expected<'a> {
 
 /// Somebody whose token is good.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Subject {
+pub struct Proven {
     pub subject: String,
     /// Whom the token is for.
     pub audience: Vec<String>,
@@ -203,7 +203,7 @@ impl<'a> Token<'a> {
     ///
     /// # Errors
     /// What is wrong with it; [`Flaw::UnknownKey`] may be another tomorrow, or with newer keys.
-    pub fn prove(&self, keys: &KeySet, expected: &Expected<'_>) -> Result<Subject, Flaw> {
+    pub fn prove(&self, keys: &KeySet, expected: &Expected<'_>) -> Result<Proven, Flaw> {
         let mut known = keys.named(&self.key_id).peekable();
         known.peek().ok_or(Flaw::UnknownKey)?;
         let mut fitting = known.filter(|key| key.algorithm() == self.algorithm).peekable();
@@ -218,7 +218,7 @@ impl<'a> Token<'a> {
 }
 
 impl Claims {
-    fn check(self, expected: &Expected<'_>) -> Result<Subject, Flaw> {
+    fn check(self, expected: &Expected<'_>) -> Result<Proven, Flaw> {
         if self.iss.as_deref() != Some(expected.issuer) {
             return Err(Flaw::Issuer);
         }
@@ -253,7 +253,7 @@ impl Claims {
         // Whoever signs a token for longer than a clock can say means "for ever".
         let until = Duration::try_from_secs_f64(end).ok().and_then(|since| UNIX_EPOCH.checked_add(since));
         let until = until.unwrap_or(expected.now + Duration::from_hours(24));
-        Ok(Subject { subject, audience, until })
+        Ok(Proven { subject, audience, until })
     }
 }
 
@@ -313,18 +313,18 @@ mod tests {
             format!("{signed}.{}", encode(signature.as_ref()))
         }
 
-        fn prove(&self, token: &str) -> Result<Subject, Flaw> {
+        fn prove(&self, token: &str) -> Result<Proven, Flaw> {
             let audience = ["perch".to_owned(), "other".to_owned()];
             let now = UNIX_EPOCH + Duration::from_secs(NOW);
             Token::read(token)?.prove(&self.keys, &Expected { issuer: ISSUER, audience: &audience, now })
         }
 
         /// What becomes of a token with this change of its header.
-        fn with_header(&self, change: Value) -> Result<Subject, Flaw> {
+        fn with_header(&self, change: Value) -> Result<Proven, Flaw> {
             self.prove(&self.sign(&edited(header(), change).to_string(), &claims().to_string()))
         }
 
-        fn with_claims(&self, change: Value) -> Result<Subject, Flaw> {
+        fn with_claims(&self, change: Value) -> Result<Proven, Flaw> {
             self.prove(&self.sign(&header().to_string(), &edited(claims(), change).to_string()))
         }
     }
@@ -358,7 +358,7 @@ mod tests {
         let stand = Stand::new();
         let subject = stand.prove(&stand.sign(&header().to_string(), &claims().to_string())).unwrap();
         let until = UNIX_EPOCH + Duration::from_secs(NOW + 600);
-        assert_eq!(subject, Subject { subject: "ada".to_owned(), audience: vec!["perch".to_owned()], until });
+        assert_eq!(subject, Proven { subject: "ada".to_owned(), audience: vec!["perch".to_owned()], until });
         for good in [
             json!({ "typ": null }),
             json!({ "typ": "at+jwt" }),

@@ -74,7 +74,8 @@ struct Form {
 }
 
 #[derive(Serialize, ToSchema)]
-struct Reply {
+#[schema(as = Reply)]
+struct Whole {
     reply: String,
     #[schema(value_type = String)]
     conversation: ConversationId,
@@ -99,7 +100,7 @@ struct Reply {
     responses((
         status = 200,
         description = "The answer, whole; or as the events `start`, `delta`, `done` and `error`",
-        content((Reply = "application/json"), (String = "text/event-stream"))
+        content((Whole = "application/json"), (String = "text/event-stream"))
     ))
 )]
 pub async fn chat(State(app): State<App>, request: Request) -> Result<Response, Problem> {
@@ -139,7 +140,7 @@ pub async fn chat(State(app): State<App>, request: Request) -> Result<Response, 
     let stream = wants_stream(&head.headers);
     match found {
         Asked::Before { conversation, answer, ending, .. } if !stream => {
-            Ok(Json(Reply { reply: answer, conversation, finish: ending.finish() }).into_response())
+            Ok(Json(Whole { reply: answer, conversation, finish: ending.finish() }).into_response())
         }
         Asked::Before { conversation, message, answer, ending } => {
             let answer = Answer { text: answer, ending };
@@ -153,7 +154,7 @@ pub async fn chat(State(app): State<App>, request: Request) -> Result<Response, 
             }
             let answer = exchange.answer(Deltas::unwanted()).await.inspect_err(|_| exchange.asking.failed())?;
             let (conversation, finish) = (exchange.asking.conversation(), answer.ending.finish());
-            Ok(Json(Reply { reply: answer.text, conversation, finish }).into_response())
+            Ok(Json(Whole { reply: answer.text, conversation, finish }).into_response())
         }
     }
 }

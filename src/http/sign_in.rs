@@ -92,9 +92,9 @@ async fn identify(verifier: &Verifier, request: &mut Request) -> Result<(), Box<
         Ok(None) => {
             verifier.nothing_shown();
             let detail = "sign in: send `Authorization: Bearer KEY`, with an API key or a token of the issuer";
-            return Err(challenge(StatusCode::UNAUTHORIZED, detail, None));
+            return Err(challenge(StatusCode::UNAUTHORIZED, detail, None).into());
         }
-        Err(detail) => return Err(challenge(StatusCode::BAD_REQUEST, detail, Some("invalid_request"))),
+        Err(detail) => return Err(challenge(StatusCode::BAD_REQUEST, detail, Some("invalid_request")).into()),
     };
     let Some(&ClientAddress(address)) = request.extensions().get() else {
         return Err(Problem::internal(&anyhow::anyhow!("a request from nowhere")).into_response().into());
@@ -105,7 +105,7 @@ async fn identify(verifier: &Verifier, request: &mut Request) -> Result<(), Box<
             request.extensions_mut().insert(signed);
             Ok(())
         }
-        Err(Refusal::Invalid(words)) => Err(challenge(StatusCode::UNAUTHORIZED, words, Some("invalid_token"))),
+        Err(Refusal::Invalid(words)) => Err(challenge(StatusCode::UNAUTHORIZED, words, Some("invalid_token")).into()),
         Err(Refusal::Wait(wait)) => {
             let seconds = wait.as_secs_f32().ceil();
             let detail = format!("too many tries to sign in have failed from your address; try again in {seconds} s");
@@ -150,7 +150,7 @@ fn offered(headers: &mut HeaderMap) -> Result<Option<String>, &'static str> {
     }
 }
 
-fn challenge(status: StatusCode, words: &'static str, error: Option<&str>) -> Box<Response> {
+fn challenge(status: StatusCode, words: &'static str, error: Option<&str>) -> Response {
     let mut response = Problem::new(status, words).into_response();
     let value = match error {
         None => format!("{SCHEME} realm=\"perch\""),
@@ -161,7 +161,7 @@ fn challenge(status: StatusCode, words: &'static str, error: Option<&str>) -> Bo
     if let Ok(value) = HeaderValue::from_str(&value) {
         response.headers_mut().insert(header::WWW_AUTHENTICATE, value);
     }
-    response.into()
+    response
 }
 
 fn later(problem: Problem, seconds: u32) -> Response {

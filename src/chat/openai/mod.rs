@@ -270,16 +270,17 @@ impl OpenAi {
             return;
         }
         let (host, model) = (&self.account.host, &self.config.model);
-        match limit {
-            Some(limit) => tracing::warn!(
+        if let Some(limit) = limit {
+            tracing::warn!(
                 service = NAME,
                 "answers of `{model}` are cut off at {limit} tokens: raise chat.max_tokens for longer ones"
-            ),
-            None => tracing::warn!(
+            );
+        } else {
+            tracing::warn!(
                 service = NAME,
                 "answers of `{model}` are cut off at a limit of {host}'s own: raise that for longer ones, or set \
                  chat.max_tokens where it goes by that"
-            ),
+            );
         }
     }
 
