@@ -560,16 +560,19 @@ fn an_answer_that_is_cut_off_is_marked_everywhere_and_the_operator_told_once() {
     person.send(&json!({ "type": "ask", "text": "tell me a story", "ref": 1 }));
     assert_eq!(person.frame_of("delta")["text"], "Once upon a ");
     assert_eq!(person.frame_of("done")["finish"], "length");
+    stage.upstream.fault(refuse(429, "Retry-After: 300\r\n", "slow down"));
+    person.send(&json!({ "type": "ask", "text": "and another", "ref": 2 }));
+    assert_eq!(person.frame_of("error")["problem"]["retry_after"], 300);
     stage.upstream.fault(cut());
     let said = discord.ask("tell me a story");
     assert_eq!(said, "Once upon a\n\n(I may not say more than this at once. Ask me to go on for the rest.)");
     // An answer that ends by itself says nothing of the kind.
     let (_, _, done) = guest.stream(&json!({ "message": "and?", "conversation": conversation })).rest();
     assert_eq!(done, json!({ "conversation": conversation }));
-    assert_eq!(
-        perch.messages("WARN"),
-        [format!("answers of `{MODEL}` are cut off at 9 tokens: raise chat.max_tokens for longer ones")]
-    );
+    let warnings = perch.messages("WARN");
+    let (failed, told): (Vec<_>, Vec<_>) = warnings.into_iter().partition(|warning| warning.starts_with("request "));
+    assert_eq!(failed.len(), 1, "{failed:?}");
+    assert_eq!(told, [format!("answers of `{MODEL}` are cut off at 9 tokens: raise chat.max_tokens for longer ones")]);
 }
 
 #[test]
