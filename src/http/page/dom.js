@@ -2,11 +2,12 @@
 
 export const byId = (id) => document.getElementById(id)
 
-/** An element with these attributes (`true` is an empty one, `false` and `null` none) and children. */
+/** An element with these attributes (`true` is an empty one, `false` and `null` none) and children, also in arrays. */
 export function make(name, attributes = {}, ...children) {
   const element = document.createElement(name)
-  // Before `dir`, as a direction that goes by the content is looked for again with each child.
-  element.append(...children)
+  // Before `dir`, as a direction that goes by the content is looked for again with each child. One by one, as there may
+  // be more of them than a call takes arguments.
+  for (const child of children.flat()) element.append(child)
   for (const [attribute, value] of Object.entries(attributes)) {
     if (value === true) element.setAttribute(attribute, '')
     else if (value !== false && value !== null) element.setAttribute(attribute, value)

@@ -10,6 +10,9 @@ import { words } from './words.js'
 const DEEPEST = 12 // quotes and lists within each other, and emphasis within emphasis; deeper ones stay as written
 const LONGEST = 4_000 // characters of a link's destination
 const LOOK_BACK = 64 // openings of emphasis that are tried for one closing
+const PARENTHESES = 32 // within each other, in a link's destination
+const COLUMNS = 100 // of a table; a wider one stays as written
+const SPARE_CELLS = 2_000 // of a table, that none of its rows wrote
 
 const FENCE = /^( *)(`{3,}(?=[^`]*$)|~{3,})(.*)$/
 const RULE = /^ {0,3}(?:(?:-[ \t]*){3,}|(?:\*[ \t]*){3,}|(?:_[ \t]*){3,})$/
@@ -205,8 +208,8 @@ function cells(line) {
 function columnsAt(lines, at) {
   if (!lines[at].includes('|') || !lines[at + 1]?.includes('-')) return null
   const columns = cells(lines[at + 1])
-  const fits = columns.length === cells(lines[at]).length && columns.every((column) => /^:?-+:?$/.test(column))
-  return fits ? columns : null
+  const fits = columns.length <= COLUMNS && columns.length === cells(lines[at]).length
+  return fits && columns.every((column) => /^:?-+:?$/.test(column)) ? columns : null
 }
 
 function table(lines, at, open) {
@@ -255,29 +258,32 @@ function element(block, { open, level, depth }) {
       return codeElement(block)
     case 'heading':
       // The answer has a heading of its own, and a reader goes from one level to the next.
-      return make(`h${levelAfter(block, level)}`, { class: `size-${block.level}`, dir: 'auto' }, ...inline(block.text, open))
+      return make(`h${levelAfter(block, level)}`, { class: `size-${block.level}`, dir: 'auto' }, inline(block.text, open))
     case 'rule':
       return make('hr')
     case 'quote':
-      return make('blockquote', { dir: 'auto' }, ...elements(block.lines, { open, level, depth }))
+      return make('blockquote', { dir: 'auto' }, elements(block.lines, { open, level, depth }))
     case 'list':
       return make(
         block.ordered ? 'ol' : 'ul',
         { dir: 'auto', ...(block.ordered && block.first !== 1 ? { start: String(block.first) } : {}) },
-        ...block.items.map((item, index) => itemElement(item, block, { open: open && index === block.items.length - 1, level, depth })),
+        block.items.map((item, index) => itemElement(item, block, { open: open && index === block.items.length - 1, level, depth })),
       )
     case 'table':
       return tableElement(block, open)
     default:
-      return make('p', { dir: 'auto' }, ...inline(block.text, open))
+      return make('p', { dir: 'auto' }, inline(block.text, open))
   }
 }
 
-function elements(lines, { open, level, depth }) {
+/** What the lines are, within something else; where that is `tight` its paragraphs are no elements of their own. */
+function elements(lines, { open, level, depth, tight = false }) {
   let now = level
   const blocks = parse(lines, depth + 1, open)
-  return blocks.map((block, index) => {
-    const made = element(block, { open: open && index === blocks.length - 1, level: now, depth: depth + 1 })
+  return blocks.flatMap((block, index) => {
+    const last = open && index === blocks.length - 1
+    if (tight && block.type === 'paragraph') return inline(block.text, last)
+    const made = element(block, { open: last, level: now, depth: depth + 1 })
     now = levelAfter(block, now)
     return made
   })
@@ -286,25 +292,30 @@ function elements(lines, { open, level, depth }) {
 function itemElement(lines, { loose }, { open, level, depth }) {
   const task = /^\[([ xX])\] (?=\S)/.exec(lines[0])
   const text = task ? [lines[0].slice(task[0].length), ...lines.slice(1)] : lines
-  const made = elements(text, { open, level, depth })
-  const nodes = loose ? made : made.flatMap((node) => (node.tagName === 'P' ? [...node.childNodes] : [node]))
-  if (!task) return make('li', {}, ...nodes)
+  const nodes = elements(text, { open, level, depth, tight: !loose })
+  if (!task) return make('li', {}, nodes)
   const done = task[1] !== ' '
   const box = make('span', { class: 'box', role: 'img', 'aria-label': words[done ? 'done' : 'open'] }, done ? '☑' : '☐')
-  return make('li', { class: 'task' }, box, ' ', ...nodes)
+  return make('li', { class: 'task' }, box, ' ', nodes)
 }
 
 function tableElement({ head, sides, rows }, open) {
+  let spare = SPARE_CELLS
+  const columns = (texts) => {
+    const missing = Math.min(Math.max(0, head.length - texts.length), spare)
+    spare -= missing
+    return head.slice(0, texts.length + missing)
+  }
   const row = (name, texts, last) =>
-    make('tr', {}, ...head.map((_, index) => {
+    make('tr', {}, columns(texts).map((_, index) => {
       const side = sides[index] ? { class: sides[index] } : {}
       const scope = name === 'th' ? { scope: 'col' } : {}
       const parts = (texts[index] ?? '').split(/<br ?\/?>/) // a cell has no other way to say it
       const nodes = parts.flatMap((part, at) => [...(at ? [make('br')] : []), ...inline(part, last)])
-      return make(name, { ...side, ...scope }, ...nodes)
+      return make(name, { ...side, ...scope }, nodes)
     }))
   const body = rows.map((texts, index) => row('td', texts, open && index === rows.length - 1))
-  const made = make('table', { dir: 'auto' }, make('thead', {}, row('th', head, open && !rows.length)), make('tbody', {}, ...body))
+  const made = make('table', { dir: 'auto' }, make('thead', {}, row('th', head, open && !rows.length)), make('tbody', {}, body))
   return make('div', { class: 'wide', role: 'group', tabindex: '0', 'aria-label': words.table }, made)
 }
 
@@ -344,7 +355,7 @@ class Line {
     while (this.at < this.text.length) this.step()
     this.flush()
     if (this.open) this.closeAll()
-    return this.out.flatMap((part) => asNodes(part))
+    return asNodes(this.out)
   }
 
   step() {
@@ -400,7 +411,7 @@ class Line {
   }
 
   flush() {
-    if (this.plain) this.out.push({ node: document.createTextNode(this.plain), depth: 0 })
+    if (this.plain) this.out.push({ text: this.plain, depth: 0 })
     this.plain = ''
   }
 
@@ -471,31 +482,33 @@ class Line {
         continue
       }
       const taken = Math.min(opener.count, count, 2)
-      this.wrap(place, character, taken)
+      if (!this.wrap(place, character, taken)) break
       count -= taken
       back = 0
     }
     return count
   }
 
-  /** Makes one element of all that is after the run at `place`, and takes what opened it from the run. */
+  /** Makes one element of all that is after the run at `place`, and takes what opened it from the run, or does nothing. */
   wrap(place, character, taken) {
+    let depth = 1
+    for (let at = place + 1; at < this.out.length; at += 1) depth = Math.max(depth, 1 + (this.out[at].depth ?? 0))
+    if (depth > DEEPEST) {
+      // Nor can anything that begins before it hold it.
+      for (const places of Object.values(this.openings)) places.length = 0
+      return false
+    }
     const inner = this.out.splice(place + 1)
     this.forget(place + 1)
-    const depth = 1 + Math.max(0, ...inner.map((part) => part.depth ?? 0))
     const opener = this.out[place]
     opener.count -= taken
     if (!opener.count) {
       this.out.pop()
       this.forget(place)
     }
-    if (depth > DEEPEST) {
-      const mark = () => ({ node: document.createTextNode(character.repeat(taken)), depth: 0 })
-      for (const part of [mark(), ...inner, mark()]) this.out.push(part)
-      return
-    }
     const name = character === '~' ? 'del' : taken === 2 ? 'strong' : 'em'
-    this.out.push({ node: make(name, {}, ...inner.flatMap((part) => asNodes(part))), depth })
+    this.out.push({ node: make(name, {}, asNodes(inner)), depth })
+    return true
   }
 
   /** What is at `place` or after it is part of something now. */
@@ -515,13 +528,13 @@ class Line {
     const { bracket } = this.out.pop()
     this.forget(place)
     this.at = found.end
-    const nodes = inner.flatMap((part) => asNodes(part))
-    const image = bracket === '![' && this.out.at(-1)?.node
-    if (image) image.data = image.data.slice(0, -1) // the `!`: a picture from elsewhere is a link
+    const image = bracket === '![' && this.out.at(-1)
+    if (image) image.text = image.text.slice(0, -1) // the `!`: a picture from elsewhere is a link
     if (found.half) {
-      for (const node of nodes) this.out.push({ node, depth: 1 })
+      for (const node of asNodes(inner)) this.out.push({ node, depth: 1 })
       return undefined
     }
+    const nodes = asNodes(inner)
     this.brackets = [] // no link holds another
     this.out.push({ node: anchor(target, nodes.length ? nodes : [document.createTextNode(found.to)]), depth: 1 })
     return undefined
@@ -532,32 +545,49 @@ class Line {
     BARE.lastIndex = at
     const found = /[\p{L}\p{N}_]/u.test(text[at - 1] ?? ' ') || this.brackets.length ? null : BARE.exec(text)
     if (!found) return this.say('h', 1)
-    let [url] = found
-    for (;;) {
-      const end = url.at(-1)
-      const unbalanced = end === ')' && url.split(')').length > url.split('(').length
-      if (!unbalanced && !'.,:;!?\'"*_~]}、。，．：；！？」』】）'.includes(end)) break
-      url = url.slice(0, -1)
+    let unbalanced = found[0].split(')').length - found[0].split('(').length
+    let { length } = found[0]
+    for (; ; length -= 1) {
+      const end = found[0][length - 1]
+      if (end === ')' && unbalanced > 0) unbalanced -= 1
+      else if (!'.,:;!?\'"*_~]}、。，．：；！？」』】）'.includes(end)) break
     }
+    const url = found[0].slice(0, length)
     const target = safe(url)
     return target ? this.put(anchor(target, [document.createTextNode(url)]), url.length) : this.say('h', 1)
   }
 
   closeAll() {
     // So many at once are no emphasis that is being written.
-    if (Object.values(this.openings).flat().length > DEEPEST) return
+    const marks = Object.values(this.openings).flat().map((place) => this.out[place].count)
+    if (marks.length > DEEPEST || marks.some((count) => count > DEEPEST)) return
     for (;;) {
       const place = Math.max(...Object.values(this.openings).map((places) => places.at(-1) ?? -1))
       if (place < 0) break
       const { run, count } = this.out[place]
-      this.wrap(place, run, Math.min(count, 2))
+      if (!this.wrap(place, run, Math.min(count, 2))) break
     }
   }
 }
 
-function asNodes(part) {
-  if (part.node) return [part.node]
-  return [document.createTextNode(part.bracket ? '[' : part.run.repeat(part.count))]
+/** The nodes of what was read; text beside text is one. */
+function asNodes(parts) {
+  const nodes = []
+  let text = []
+  const flush = () => {
+    if (text.length) nodes.push(document.createTextNode(text.join('')))
+    text = []
+  }
+  for (const part of parts) {
+    if (part.node) {
+      flush()
+      nodes.push(part.node)
+    } else {
+      text.push(part.text ?? (part.bracket ? '[' : part.run.repeat(part.count)))
+    }
+  }
+  flush()
+  return nodes
 }
 
 /** What is in the parentheses at `from`: `{to, end}`; `{half: true, end}` where the text ends within them. */
@@ -568,8 +598,10 @@ function destination(text, from, open) {
   for (; at < text.length; at += 1) {
     if (text[at] === '\n' || at > from + LONGEST) return null
     if (text[at] === '\\') at += 1
-    else if (text[at] === '(') depth += 1
-    else if (text[at] === ')' && depth-- === 0) {
+    else if (text[at] === '(') {
+      depth += 1
+      if (depth > PARENTHESES) return null
+    } else if (text[at] === ')' && depth-- === 0) {
       const inner = text.slice(from + 1, at).trim()
       const [, to] = /^(<[^<>]*>|\S+)(?:\s+(?:"[^"]*"|'[^']*'|\([^()]*\)))?$/.exec(inner) ?? []
       return to ? { to: to.replace(/^<|>$/g, '').replace(/\\([!-/:-@[-`{-~])/g, '$1'), end: at + 1 } : null
@@ -589,5 +621,5 @@ function safe(raw) {
 }
 
 function anchor(href, nodes) {
-  return make('a', { href, target: '_blank', rel: 'noopener noreferrer', title: href }, ...nodes)
+  return make('a', { href, target: '_blank', rel: 'noopener noreferrer', title: href }, nodes)
 }
