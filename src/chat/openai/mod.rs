@@ -305,7 +305,6 @@ impl OpenAi {
         Reading {
             openai: self,
             deltas,
-            wishes: ask.wishes,
             read,
             shortened: ask.wishes.max_tokens.is_some(),
             most_tokens: self.most_tokens(ask),
@@ -349,7 +348,6 @@ impl Responder for OpenAi {
 struct Reading<'a> {
     openai: &'a OpenAi,
     deltas: Deltas,
-    wishes: Wishes,
     /// How much the model had to read, in bytes.
     read: usize,
     /// It was to be short: a model that thinks first may be at the end before it says a word.
@@ -529,9 +527,6 @@ impl Reading<'_> {
             Some(Finish::Long) if silent && self.shortened => return Ok((self.text, ending)),
             Some(Finish::Long) if silent => {
                 let much = match self.openai.config.max_tokens {
-                    _ if self.openai.was_wished(self.wishes) => {
-                        "as much as was asked for, without a word of an answer".to_owned()
-                    }
                     Some(limit) => format!("{limit} tokens without a word of an answer; raise chat.max_tokens"),
                     None => {
                         "as much as it may without a word of an answer; raise its limit, or chat.max_tokens".to_owned()
