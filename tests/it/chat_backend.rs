@@ -365,7 +365,7 @@ fn what_people_wrote_stays_out_of_the_journal_when_an_api_repeats_it() {
     let event = json!({ "error": { "message": secret, "type": "server_error", "code": secret } });
     for (data, cause) in [
         (event.to_string(), "failed at the answer (server_error)"),
-        (format!("<p>{secret}</p>"), "bytes of something else"),
+        (format!("<p>{secret}</p>"), "bytes of HTML or XML"),
     ] {
         let told = told_and_logged(&[Fault::Stream(format!("data: {data}\n\n"), Then::Hang)], secret);
         assert!(told.contains(cause) && !told.contains(secret), "{told}");
@@ -490,21 +490,21 @@ fn a_conversation_that_is_too_long_for_a_local_server_is_said_to_be() {
         error(400, json!("the input length exceeds the context length")),
     ]), @r#"
     413 this is more than the model can read at once; write less, or begin a new conversation
-    - HOST finds it too long (400: This model's maximum context length is 4096 tokens. However, you requested 5000 tokens (4900 in the messages, 100 in the completion). Please reduce the length of the messages or completion.)
+    - HOST finds it too long (400: BadRequestError)
     413 this is more than the model can read at once; write less, or begin a new conversation
-    - HOST finds it too long (400: You passed 4900 input tokens and requested 100 output tokens. However, the model's context length is only 4096 tokens, resulting in a maximum input length of 3996 tokens.)
+    - HOST finds it too long (400: BadRequestError, about `input_tokens`)
     413 this is more than the model can read at once; write less, or begin a new conversation
-    - HOST finds it too long (500: the request exceeds the available context size)
+    - HOST finds it too long (500: exceed_context_size_error)
     413 this is more than the model can read at once; write less, or begin a new conversation
-    - HOST failed at the answer: the request exceeds the available context size
+    - HOST failed at the answer (500, exceed_context_size_error)
     413 this is more than the model can read at once; write less, or begin a new conversation
-    - HOST finds it too long (400: the input length exceeds the context length)
+    - HOST finds it too long (400)
     "#);
     let large = "'max_tokens' or 'max_completion_tokens' is too large: 8000. This model's maximum context length is 4096 \
                  tokens and your request has 9 input tokens (8000 > 4096 - 9).";
     insta::assert_snapshot!(told_of_each("max_tokens = 8000", [error(400, json!({ "message": large, "code": 400 }))]), @r#"
     502 the chat is not set up right, and can't answer until its operator mends it
-    - HOST has no room for an answer of 8000 tokens, whatever it is asked (400: 'max_tokens' or 'max_completion_tokens' is too large: 8000. This model's maximum context length is 4096 tokens and your request has 9 input tokens (8000 > 4096 - 9).); lower chat.max_tokens
+    - HOST has no room for an answer of 8000 tokens, whatever it is asked (400); lower chat.max_tokens
     "#);
 }
 
@@ -517,11 +517,11 @@ fn whoever_is_to_wait_is_told_how_long_if_it_is_not_for_years() {
         retired,
     ]), @r#"
     503 the chat has too much to do at the moment; try again in 5 minutes (retry_after: 300)
-    - HOST was asked too often (429: slow down)
+    - HOST was asked too often (429)
     503 the chat has too much to do at the moment; try again in 8 s (retry_after: 8)
-    - HOST is in trouble (503: loading the model)
+    - HOST is in trouble (503)
     503 the chat has done as much as it may for today; try again tomorrow (retry_after: 86400)
-    - HOST was asked too often (429: come again in three years; Retry-After: 99999999)
+    - HOST was asked too often (429; Retry-After: 99999999)
     "#);
 }
 
