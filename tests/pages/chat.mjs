@@ -247,6 +247,42 @@ await tell('chat page', stage, {
     await chat.hears('You said: anybody there?')
   },
 
+  async 'waits as long as it is told before it tries again'(person) {
+    person.forgiven = REFUSED
+    const chat = await Chat.open(person)
+    const busy = { status: 503, detail: 'the chat has too much to do at the moment; try again in 3 s', retry_after: 3 }
+    const fault = (route) => route.fulfill({ contentType: 'text/event-stream', body: `event: error\ndata: ${JSON.stringify(busy)}\n\n` })
+    const asked = await faulty(person.page, '**/api/chat', fault)
+    const before = Date.now()
+    await chat.say('is there room?')
+    await chat.answers.last().getByText('The chat has too much to do at the moment. Trying again in 3 seconds…', { exact: true }).waitFor()
+    await person.page.evaluate(() => dispatchEvent(new Event('online')))
+    await chat.hears('You said: is there room?')
+    check(Date.now() - before >= 3_000, `it was tried again after ${Date.now() - before} ms`)
+    same(asked.length, 2, 'how often perch was asked')
+  },
+
+  async 'is told when to try again, where that is not soon'(person, { model }) {
+    person.forgiven = REFUSED
+    for (const [locale, sentences, long] of [
+      ['en', 'The chat has too much to do at the moment. Try again in 5 minutes.', 'Busy. Try again in 3 hours.'],
+      ['ja', '現在、perch は応答できません。5 分後にもう一度お試しください。', '現在、perch は応答できません。3 時間後にもう一度お試しください。'],
+      ['fr', 'perch ne peut pas répondre pour le moment. Réessayez dans 5 minutes.', 'perch ne peut pas répondre pour le moment. Réessayez dans 3 heures.'],
+    ]) {
+      const chat = await Chat.open(person, { locale })
+      const asked = model.asked.length
+      model.answers(429, { 'retry-after': '300' })
+      await chat.say('and now?')
+      await chat.log.locator('.why', { hasText: /\S/ }).waitFor()
+      same(await chat.log.locator('.why').textContent(), sentences, 'what is said of it')
+      same(model.asked.length - asked, 1, 'how often the model was asked')
+      await faulty(person.page, '**/api/chat', problem(503, 'Busy; try again in 180 minutes', { 'retry-after': '10800' }))
+      await person.page.locator('.retry').click()
+      await chat.log.getByText(long, { exact: true }).waitFor()
+    }
+    await person.screenshot('told')
+  },
+
   async 'finds what was being written in each conversation'(person) {
     const chat = await Chat.open(person)
     await chat.talk('first')

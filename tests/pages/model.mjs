@@ -27,7 +27,7 @@ export class Model {
 
   /**
    * What it answers to the next question that has no answer yet: pieces of text, and promises of when to go on. A
-   * number is the status of a refusal. Without any it says what it was asked.
+   * number is the status of a refusal, with the headers that may follow it. Without any it says what it was asked.
    */
   answers(...parts) {
     this.#next.push(parts)
@@ -48,7 +48,7 @@ export class Model {
     )
     const parts = this.#next.shift() ?? said(asked).match(/\S+\s*/g)
     if (typeof parts[0] === 'number') {
-      response.writeHead(parts[0], { 'content-type': 'application/json' })
+      response.writeHead(parts[0], { 'content-type': 'application/json', ...parts[1] })
       response.end(JSON.stringify({ error: { message: 'The parrot is unwell.' } }))
       return
     }

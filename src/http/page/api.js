@@ -7,27 +7,37 @@ const PATIENCE = 30_000 // milliseconds until something comes back; perch needs 
 const PATIENCE_WITH_FILES = 300_000 // four files of 5 MiB over a slow line
 const SILENCE = 45_000 // perch says every 15 s that it is still there
 
-/** What perch, or the way to it, had against a request. `passing`: the same may do in a moment. */
+/**
+ * What perch, or the way to it, had against a request. `passing`: the same may do in a moment, or after `wait`
+ * milliseconds where that is known; before, it is no use.
+ */
 export class Problem extends Error {
-  constructor(text, { passing = false, lost = false, status = 0, detail = '', reference = '', wait = 0 } = {}) {
-    super(text)
-    Object.assign(this, { passing, lost, status, detail, reference, wait })
+  constructor(reason, { passing = false, lost = false, status = 0, detail = '', reference = '', wait = 0 } = {}) {
+    super(wait ? joined(reason, words.after(inSeconds(wait / 1_000))) : reason)
+    Object.assign(this, { reason, passing, lost, status, detail, reference, wait })
+  }
+
+  /** The same while the page is trying again by itself. */
+  get trying() {
+    if (this.lost) return words.lost
+    return this.wait ? joined(this.reason, words.trying(inSeconds(this.wait / 1_000))) : this.message
   }
 
   /** From a problem of RFC 9457, or what a proxy says in its place. */
   static from(said, status, retryAfter) {
-    const wait = Number(retryAfter) || 0
+    const seconds = Number(said?.retry_after ?? retryAfter)
+    const wait = seconds > 0 && Number.isFinite(seconds) ? seconds * 1_000 : 0
     const known = words.problems[status] ?? words.problem(status)
     const detail = said?.detail || said?.title || ''
-    const parts = [language === 'en' && detail ? sentence(detail) : known]
-    if (status === 429 && wait) parts.push(words.after(inSeconds(wait)))
-    return new Problem(parts.join(language === 'ja' ? '' : ' '), {
+    // perch says when to try again as well; once is enough.
+    const reason = wait ? detail.replace(/[;,] try again\b[^;,]*$/i, '') : detail
+    return new Problem(language === 'en' && reason ? sentence(reason) : known, {
       // A proxy that stands before perch says 502 or 504 while perch is away.
       passing: status === 503 || (!said && (status === 502 || status === 504)),
       status,
       detail: language === 'en' ? '' : detail,
       reference: said?.request_id ?? '',
-      wait: wait * 1_000,
+      wait,
     })
   }
 
@@ -35,6 +45,10 @@ export class Problem extends Error {
   static lost() {
     return new Problem(words.unreachable, { passing: true, lost: true })
   }
+}
+
+function joined(...sentences) {
+  return sentences.join(language === 'ja' ? '' : ' ')
 }
 
 function sentence(text) {

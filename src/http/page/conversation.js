@@ -8,7 +8,8 @@ import { words } from './words.js'
 
 const TRIES = 12 // together about two minutes: longer than a restart, a deploy or a train in a tunnel takes
 const TRIES_WHERE_BUSY = 5 // perch is there and says no: seconds, then the person decides
-const LONGEST_PAUSE = 15_000 // milliseconds
+const LONGEST_PAUSE = 15_000 // milliseconds, where perch asks for no longer one
+const LONGEST_WAIT = 30_000 // milliseconds that perch may ask for; beyond, the person decides
 const GIVEN_UP = 120_000 // milliseconds after which no other tab is still trying
 const LOOK_AGAIN = 2_000 // milliseconds between looks at what another window is being answered
 
@@ -106,14 +107,15 @@ export class Conversation {
           this.#keep(exchange)
           continue
         }
-        if (!problem.passing || tries >= (problem.lost ? TRIES : TRIES_WHERE_BUSY)) {
+        const most = problem.lost ? TRIES : TRIES_WHERE_BUSY
+        if (!problem.passing || problem.wait > LONGEST_WAIT || tries >= most) {
           exchange.problem = problem
           return this.#end(exchange, 'failed')
         }
         exchange.trouble = problem
         this.changed(this, exchange)
-        const pause = Math.max(300 * 2 ** tries * (0.75 + Math.random() / 2), problem.wait)
-        await pauseFor(Math.min(pause, LONGEST_PAUSE), signal)
+        const pause = Math.min(300 * 2 ** tries * (0.75 + Math.random() / 2), LONGEST_PAUSE)
+        await (problem.wait > pause ? waitFor(problem.wait, signal) : pauseFor(pause, signal))
       }
     }
   }
@@ -266,17 +268,24 @@ export function forget(key) {
   shelf.drop(sentWith(key))
 }
 
-/** Waits; the network coming back, or somebody coming back to the page, ends it sooner. */
-function pauseFor(milliseconds, signal) {
+/** Waits, unless the signal comes. */
+function waitFor(milliseconds, ...signals) {
   return new Promise((resolve) => {
     const done = () => {
       clearTimeout(timer)
-      signal.removeEventListener('abort', done)
-      removeEventListener('online', done)
+      for (const signal of signals) signal.removeEventListener('abort', done)
       resolve()
     }
     const timer = setTimeout(done, milliseconds)
-    signal.addEventListener('abort', done)
-    addEventListener('online', done)
+    for (const signal of signals) signal.addEventListener('abort', done)
   })
+}
+
+/** The same; the network coming back ends it sooner. */
+async function pauseFor(milliseconds, signal) {
+  const back = new AbortController()
+  const online = () => back.abort()
+  addEventListener('online', online)
+  await waitFor(milliseconds, signal, back.signal)
+  removeEventListener('online', online)
 }

@@ -114,7 +114,7 @@ class View {
     this.answer.setAttribute('aria-busy', String(exchange.underWay))
     this.prose.hidden = !exchange.answer
     this.dots.hidden = state !== 'waiting' || Boolean(exchange.answer) || Boolean(trouble)
-    const said = trouble ? (trouble.lost ? words.lost : trouble.message) : { queued: words.queued, elsewhere: words.elsewhere, stopped: words.stopped }[state]
+    const said = trouble ? trouble.trying : { queued: words.queued, elsewhere: words.elsewhere, stopped: words.stopped }[state]
     this.state.textContent = said ?? ''
     this.state.hidden = !said
     this.state.classList.toggle('trouble', Boolean(trouble))
@@ -205,7 +205,7 @@ export class Log {
     const now = trouble ? 'trouble' : state
     if (this.#told.get(exchange) === now) return
     this.#told.set(exchange, now)
-    if (trouble) announce(trouble.lost ? words.lost : trouble.message)
+    if (trouble) announce(trouble.trying)
     else if (state === 'waiting') announce(words.waiting)
     else if (state === 'stopped') announce(words.stopped)
     else if (state === 'failed') announce(problem?.message ?? words.broken)

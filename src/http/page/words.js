@@ -48,6 +48,7 @@ const en = {
   open: 'Not done',
   reference: (id) => `Request ${id}`,
   after: (time) => `Try again ${time}.`,
+  trying: (time) => `Trying again ${time}…`,
   forgotten: 'perch no longer remembers what was said above.',
   gone: 'There is no such conversation. It was deleted, or it is not yours.',
   notOpened: 'This conversation can’t be opened at the moment.',
@@ -123,6 +124,7 @@ const ja = {
   open: '未完了',
   reference: (id) => `リクエスト ${id}`,
   after: (time) => `${time}にもう一度お試しください。`,
+  trying: (time) => `${time}に再試行します…`,
   forgotten: 'ここまでの内容は、perch の記憶に残っていません。',
   gone: 'この会話は存在しません。削除されたか、別の人の会話です。',
   notOpened: '現在、この会話を開けません。',
@@ -211,6 +213,7 @@ const fr = {
   open: 'À faire',
   reference: (id) => `Requête ${id}`,
   after: (time) => `Réessayez ${time}.`,
+  trying: (time) => `Nouvel essai ${time}…`,
   forgotten: 'perch ne se souvient plus de ce qui a été dit plus haut.',
   gone: 'Cette conversation n’existe pas. Elle a été supprimée, ou elle n’est pas à vous.',
   notOpened: 'Cette conversation ne peut pas être ouverte pour le moment.',
@@ -275,9 +278,11 @@ export function size(bytes) {
   return `${numbers.format(Math.ceil(amount * 10) / 10)} ${words.unit[unit]}`
 }
 
-/** "in 12 seconds" */
+/** "in 12 seconds", "in 5 minutes", "in 3 hours", "in 2 days" */
 export function inSeconds(seconds) {
-  return seconds < 90 ? relative.format(seconds, 'second') : relative.format(Math.ceil(seconds / 60), 'minute')
+  const units = [['second', 1, 90], ['minute', 60, 90], ['hour', 3_600, 36], ['day', 86_400, Infinity]]
+  const [unit, length] = units.find(([, length, most]) => Math.ceil(seconds / length) <= most)
+  return relative.format(Math.ceil(seconds / length), unit)
 }
 
 const day = (date) => new Date(date.getFullYear(), date.getMonth(), date.getDate())
