@@ -283,6 +283,26 @@ await tell('chat page', stage, {
     await person.screenshot('told')
   },
 
+  async 'is told that an answer was cut off, and reads on'(person, { model }) {
+    const chat = await Chat.open(person)
+    const note = 'The answer was cut off at its limit. Write “continue” to read on.'
+    model.answers('Once upon a time there', { finish: 'length' })
+    await chat.say('a long story')
+    await chat.hears('Once upon a time there')
+    await chat.answers.first().getByText(note).waitFor()
+    check((await person.page.locator('#status').textContent()).endsWith(note), 'the note is not read out')
+    await person.isAccessible()
+    await person.screenshot('cut')
+    model.answers(' was a perch.')
+    await chat.say('continue')
+    await chat.hears('was a perch.')
+    same(await chat.log.getByText(note).filter({ visible: true }).count(), 1, 'the number of notes')
+    await person.page.reload()
+    await chat.hears('was a perch.')
+    await chat.answers.first().getByText(note).waitFor()
+    same(await chat.log.getByText(note).filter({ visible: true }).count(), 1, 'the number of notes after a reload')
+  },
+
   async 'finds what was being written in each conversation'(person) {
     const chat = await Chat.open(person)
     await chat.talk('first')

@@ -27,7 +27,8 @@ export class Model {
 
   /**
    * What it answers to the next question that has no answer yet: pieces of text, and promises of when to go on. A
-   * number is the status of a refusal, with the headers that may follow it. Without any it says what it was asked.
+   * number is the status of a refusal, with the headers that may follow it; what has a `finish` says why there is no more.
+   * Without any it says what it was asked.
    */
   answers(...parts) {
     this.#next.push(parts)
@@ -53,11 +54,13 @@ export class Model {
       return
     }
     response.writeHead(200, { 'content-type': 'text/event-stream' })
+    let finish = 'stop'
     for (const part of parts) {
       if (typeof part === 'string') response.write(event({ delta: { content: part } }))
+      else if (part.finish) ({ finish } = part)
       else await part
     }
-    response.end(`${event({ delta: {}, finish_reason: 'stop' })}data: [DONE]\n\n`)
+    response.end(`${event({ delta: {}, finish_reason: finish })}data: [DONE]\n\n`)
   }
 }
 

@@ -20,7 +20,7 @@ const LOOK_AGAIN = 2_000 // milliseconds between looks at what another window is
 class Exchange {
   constructor({ key = randomToken(), text, files = [], at = new Date(), state = 'queued' }) {
     Object.assign(this, { key, text, files, at, state })
-    Object.assign(this, { answer: '', answeredAt: null, problem: null, trouble: null, taken: false, note: '' })
+    Object.assign(this, { answer: '', answeredAt: null, problem: null, trouble: null, taken: false, note: '', cut: false })
   }
 
   get underWay() {
@@ -82,7 +82,7 @@ export class Conversation {
   // --- the way of a message -------------------------------------------------------------------------------------
 
   #send(exchange) {
-    Object.assign(exchange, { state: 'queued', problem: null, trouble: null, control: new AbortController() })
+    Object.assign(exchange, { state: 'queued', problem: null, trouble: null, cut: false, control: new AbortController() })
     this.#keep(exchange)
     if (exchange.files.length) shelf.put(sentWith(exchange.key), exchange.files)
     this.changed(this, exchange)
@@ -126,6 +126,7 @@ export class Conversation {
     for await (const { name, data } of say({ ...exchange, conversation: this.id }, signal)) {
       if (name === 'start' || name === 'done') {
         exchange.taken = true
+        exchange.cut = data.finish === 'length'
         this.#named(data.conversation)
       } else if (name === 'delta') {
         answer += data.text
@@ -215,6 +216,7 @@ export class Conversation {
         const exchange = merged.at(-1)
         const state = { stopped: 'stopped', failed: 'failed', answering: 'elsewhere' }[message.state] ?? 'done'
         exchange.answer = message.text ?? ''
+        exchange.cut = message.finish === 'length'
         exchange.answeredAt = new Date(message.at)
         exchange.state = state
         if (state === 'failed') exchange.problem ??= new Problem(words.broken)

@@ -71,6 +71,7 @@ class View {
     this.prose = make('div', { class: 'prose' })
     this.dots = make('p', { class: 'dots', hidden: true }, make('span', { class: 'unseen' }, words.waiting))
     this.state = make('p', { class: 'state', hidden: true })
+    this.cut = make('p', { class: 'state', hidden: true }, words.cut)
     this.why = make('p', { class: 'why' })
     this.detail = make('p', { class: 'detail', lang: 'en', dir: 'ltr', hidden: true })
     this.reference = make('p', { class: 'detail', hidden: true })
@@ -84,7 +85,7 @@ class View {
     this.answered = make('time')
     this.foot = make('footer', { hidden: true }, this.copy, this.again, this.answered)
     this.answer = make('article', { class: 'perch' }, make('h2', { class: 'unseen' }, 'perch'),
-      this.prose, this.dots, this.state, this.problem, this.foot)
+      this.prose, this.dots, this.state, this.cut, this.problem, this.foot)
     this.element = make('div', { class: 'exchange' }, this.note,
       make('article', { class: 'you' }, make('h2', { class: 'unseen' }, words.you), this.files, this.text, this.asked),
       this.answer)
@@ -114,6 +115,7 @@ class View {
     this.answer.setAttribute('aria-busy', String(exchange.underWay))
     this.prose.hidden = !exchange.answer
     this.dots.hidden = state !== 'waiting' || Boolean(exchange.answer) || Boolean(trouble)
+    this.cut.hidden = state !== 'done' || !exchange.cut
     const said = trouble ? trouble.trying : { queued: words.queued, elsewhere: words.elsewhere, stopped: words.stopped }[state]
     this.state.textContent = said ?? ''
     this.state.hidden = !said
@@ -211,7 +213,7 @@ export class Log {
     else if (state === 'failed') announce(problem?.message ?? words.broken)
     else if (state === 'done') {
       view.draw()
-      announce(`perch: ${spoken(view.prose)}`)
+      announce([`perch: ${spoken(view.prose)}`, ...(exchange.cut ? [words.cut] : [])].join('\n'))
     }
   }
 }
