@@ -6,7 +6,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 
-import { check, same, tell } from './browser.mjs'
+import { check, same, tell, until } from './browser.mjs'
 import { Chat, REFUSED, stage } from './chatting.mjs'
 
 const KEY = `perch_${'5'.repeat(64)}`
@@ -60,5 +60,31 @@ await tell('sign-in', closed, {
         }),
     )
     same(files, [], 'the files that the browser keeps')
+  },
+
+  async 'is asked again after so many wrong tries that no more are looked at'(person) {
+    person.forgiven = REFUSED
+    await Chat.open(person)
+    const token = person.page.getByLabel('API key or token')
+    const says = person.page.locator('#token-says')
+    const out = person.page.getByRole('button', { name: 'Sign out' })
+    for (let tries = 0; !(await says.textContent()).startsWith('Too many tries'); tries += 1) {
+      check(tries < 100, 'wrong tries are looked at for ever')
+      await token.fill(KEY.replaceAll('5', '6'))
+      await token.press('Enter')
+      await says.filter({ hasText: /\S/ }).waitFor()
+      await token.waitFor()
+    }
+    const told = await says.textContent()
+    check(/^Too many tries to sign in have failed from your address\. Try again in \d+ seconds?\.$/.test(told), `it says ${told}`)
+    await person.isAccessible()
+    const kept = await person.page.evaluate(() => Object.keys(sessionStorage))
+    check(!kept.includes('perch.token'), 'a wrong token is kept')
+    await until(async () => {
+      await token.fill(KEY)
+      await token.press('Enter')
+      await out.or(says.filter({ hasText: /\S/ })).first().waitFor()
+      return out.isVisible()
+    }, 'being let in')
   },
 })

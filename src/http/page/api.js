@@ -55,7 +55,10 @@ function sentence(text) {
   return text[0].toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? '' : '.')
 }
 
-/** Asks the person for a key or token, and resolves when there is one; set by whoever has the page. */
+/**
+ * Asks the person for a key or token in place of the one that was `refused`, with a `problem` if there is more to say, and
+ * resolves when there is one; set by whoever has the page.
+ */
 let signIn = () => Promise.reject(new Problem(words.problem(401), { status: 401 }))
 export function onSignIn(ask) {
   signIn = ask
@@ -101,18 +104,23 @@ async function ask(path, { method = 'GET', headers = {}, body, keepalive }, watc
     } catch {
       throw watched.signal.aborted ? watched.signal.reason : Problem.lost()
     }
-    if (response.ok) return response
-    if (response.status === 401) {
-      watched.hold()
-      await Promise.race([signIn(used), ended(watched.signal)])
-      watched.again(PATIENCE)
-      continue
+    if (response.ok) {
+      token.keep(used)
+      return response
     }
-    let said
-    try {
-      said = await response.json()
-    } catch {} // a proxy's page, for one; the status says enough
-    throw Problem.from(said, response.status, response.headers.get('retry-after'))
+    let problem = null
+    if (response.status !== 401) {
+      let said
+      try {
+        said = await response.json()
+      } catch {} // a proxy's page, for one; the status says enough
+      problem = Problem.from(said, response.status, response.headers.get('retry-after'))
+      // After many wrong ones no other is looked at for a while.
+      if (response.status !== 429 || token.isKept(used)) throw problem
+    }
+    watched.hold()
+    await Promise.race([signIn(used, problem), ended(watched.signal)])
+    watched.again(PATIENCE)
   }
 }
 

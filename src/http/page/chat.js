@@ -507,11 +507,11 @@ narrow.addEventListener('change', () => drawer.isOpen && drawer.set(false))
 
 let asking = null
 
-onSignIn((refused) => {
+onSignIn((refused, problem) => {
   // Another request was told the same; or somebody has signed in since it was sent.
   if (token.get() !== refused) return Promise.resolve()
-  token.set(null)
-  if (refused) byId('token-says').textContent = words.tokenRefused
+  token.drop()
+  if (refused) byId('token-says').textContent = problem?.message ?? words.tokenRefused
   if (!asking) {
     asking = {}
     asking.over = new Promise((resolve) => (asking.resolve = resolve))
@@ -525,7 +525,7 @@ byId('sign-in').addEventListener('submit', (event) => {
   event.preventDefault()
   const given = byId('token').value.trim()
   if (!given) return
-  token.set(given)
+  token.try(given)
   byId('token').value = ''
   byId('token-says').textContent = ''
   byId('sign-in').hidden = true

@@ -37,10 +37,24 @@ export function randomToken() {
 export const tab = read('sessionStorage', TAB) ?? randomToken()
 write('sessionStorage', TAB, tab)
 
-/** An API key or token: kept no longer than the tab. */
+/** An API key or token: kept once it was accepted, and no longer than the tab. */
+let kept = read('sessionStorage', TOKEN)
+let given = kept
 export const token = {
-  get: () => read('sessionStorage', TOKEN),
-  set: (value) => write('sessionStorage', TOKEN, value),
+  get: () => given,
+  isKept: (value) => value === kept,
+  try(value) {
+    given = value
+  },
+  keep(value) {
+    if (value !== given || value === kept) return
+    kept = value
+    write('sessionStorage', TOKEN, value)
+  },
+  drop() {
+    kept = given = null
+    write('sessionStorage', TOKEN, null)
+  },
 }
 
 /** What is being written in a conversation; `null` stands for a new one. */
