@@ -303,6 +303,37 @@ await tell('chat page', stage, {
     same(await chat.log.getByText(note).filter({ visible: true }).count(), 1, 'the number of notes after a reload')
   },
 
+  async 'writes in two windows, and finds in both what was written there'(person) {
+    const one = await Chat.open(person)
+    await one.field.fill('a thought of the first')
+    const { page } = person
+    await person.openTab()
+    const two = new Chat(person)
+    same(await two.field.inputValue(), 'a thought of the first', 'what the second begins with')
+    await two.talk('something else')
+    await two.button('New conversation').click()
+    same(await two.field.inputValue(), '', 'the field of a new conversation in the second')
+    await two.field.fill('a thought of the second')
+    person.page = page
+    await page.reload()
+    same(await one.field.inputValue(), 'a thought of the first', 'the field of the first after a reload')
+    // Both windows are closed, and whoever comes back finds one thought after the other.
+    await person.context.pages()[1].close()
+    await page.close()
+    await person.openTab()
+    const again = new Chat(person)
+    const found = [await again.field.inputValue()]
+    await again.talk('and this')
+    await again.button('New conversation').click()
+    found.push(await again.field.inputValue())
+    same(found.toSorted(), ['a thought of the first', 'a thought of the second'], 'what is found')
+    await again.field.fill('')
+    await again.list.first().click()
+    await again.button('New conversation').click()
+    same(await again.field.inputValue(), '', 'what is left')
+    same(await person.page.evaluate(() => Object.keys(localStorage)), [], 'what the browser keeps')
+  },
+
   async 'finds what was being written in each conversation'(person) {
     const chat = await Chat.open(person)
     await chat.talk('first')

@@ -418,7 +418,7 @@ byId('delete-all').addEventListener('click', async () => {
 function forget(id) {
   conversations.get(id)?.discard()
   conversations.delete(id)
-  drafts.set(id, '')
+  drafts.drop(id)
   shelf.drop(attachedIn(id))
   for (const { key, conversation } of unsent.all()) if (conversation === id) forgetMessage(key)
 }

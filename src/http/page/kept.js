@@ -57,11 +57,63 @@ export const token = {
   },
 }
 
+// --- drafts -----------------------------------------------------------------------------------------------------
+
+// What is being written belongs to a tab, as two may be open on one conversation. A tab that has nothing of its own
+// takes what another one has left behind. Whether that one is closed nobody can say for sure: where it is not, it hears
+// of it, and keeps what it has as well.
+
+const DRAFT = 'perch.draft.'
+const written = new Map() // by conversation: what is being written here
+const open = new Set() // other tabs that were heard of
+
+const draftKey = (conversation) => `${DRAFT}${conversation ?? ''}.${tab}`
+
+/** What all tabs have of a conversation, the newest first: `{key, from, text, at}`. */
+function draftsOf(conversation) {
+  try {
+    const begin = `${DRAFT}${conversation ?? ''}.`
+    return Object.keys(window.localStorage)
+      .filter((key) => key.startsWith(begin))
+      .map((key) => ({ key, from: key.slice(begin.length), ...JSON.parse(read('localStorage', key)) }))
+      .sort((a, b) => b.at - a.at)
+  } catch {
+    return []
+  }
+}
+
 /** What is being written in a conversation; `null` stands for a new one. */
 export const drafts = {
-  get: (conversation) => read('localStorage', `perch.draft.${conversation ?? ''}`) ?? '',
-  set: (conversation, text) => write('localStorage', `perch.draft.${conversation ?? ''}`, text),
+  get(conversation) {
+    const all = draftsOf(conversation)
+    const found = all.find(({ from }) => from === tab) ?? all.find(({ from }) => !open.has(from))
+    if (!found) return ''
+    drafts.set(conversation, found.text)
+    for (const { key, from, text } of all) if (from !== tab && text === found.text) write('localStorage', key, null)
+    return found.text
+  },
+  set(conversation, text) {
+    if (text) written.set(draftKey(conversation), text)
+    else written.delete(draftKey(conversation))
+    write('localStorage', draftKey(conversation), text && JSON.stringify({ text, at: Date.now() }))
+  },
+  /** The conversation is gone, and all that any tab was writing in it. */
+  drop(conversation) {
+    drafts.set(conversation, '')
+    for (const { key } of draftsOf(conversation)) write('localStorage', key, null)
+  },
 }
+
+addEventListener('storage', ({ key, newValue }) => {
+  if (!key?.startsWith(DRAFT)) return
+  const dot = key.lastIndexOf('.')
+  const [conversation, from] = [key.slice(DRAFT.length, dot), key.slice(dot + 1)]
+  if (from !== tab) {
+    if (newValue) open.add(from)
+  } else if (!newValue && draftsOf(conversation).some(({ text }) => text === written.get(key))) {
+    drafts.set(conversation, written.get(key)) // it was taken, and not deleted
+  }
+})
 
 /** Messages without a whole answer: `{key, conversation, text, files: [name], at, tab, failed}`. */
 export const unsent = {
