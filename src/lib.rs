@@ -25,6 +25,7 @@ pub mod config;
 pub mod discord;
 pub mod hexadecimal;
 pub mod http;
+pub mod json;
 pub mod limits;
 pub mod os;
 pub mod random;

@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::jwks::KeySet;
 use crate::config;
+use crate::json;
 use crate::service::Blame;
 
 /// How old the keys may grow while the issuer can be asked.
@@ -219,7 +220,7 @@ impl Issuer {
 
     async fn fetch(&self) -> Result<KeySet, Trouble> {
         let document = self.document(&self.discovery).await?;
-        let discovered: Discovered = serde_json::from_slice(&document).map_err(|_| {
+        let discovered: Discovered = json::object(&document).map_err(|_| {
             Trouble::mistaken(format!("{} is no OpenID configuration: it names no issuer and jwks_uri", self.discovery))
         })?;
         if discovered.issuer != self.name {

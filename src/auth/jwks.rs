@@ -6,6 +6,8 @@ use ring::signature::{ECDSA_P256_SHA256_FIXED, RSA_PKCS1_2048_8192_SHA256, RsaPu
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::json;
+
 /// No issuer has more keys at a time.
 const MOST_KEYS: usize = 100;
 /// Of a coordinate on the curve P-256, in bytes.
@@ -111,7 +113,7 @@ impl KeySet {
     /// It is no key set, or none of its keys is of use here.
     pub fn read(document: &[u8]) -> Result<KeySet, String> {
         let Published { keys } =
-            serde_json::from_slice(document).map_err(|_| "what it publishes is no JSON Web Key Set".to_owned())?;
+            json::object(document).map_err(|_| "what it publishes is no JSON Web Key Set".to_owned())?;
         let usable = |entry: Value| serde_json::from_value::<Entry>(entry).ok().and_then(Entry::key);
         let keys: Vec<Key> = keys.into_iter().take(MOST_KEYS).filter_map(usable).collect();
         if keys.is_empty() {

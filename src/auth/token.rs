@@ -7,9 +7,10 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Deserialize;
-use serde::de::{DeserializeOwned, Deserializer, IgnoredAny};
+use serde::de::{Deserializer, IgnoredAny};
 
 use super::jwks::{self, Algorithm, KeySet};
+use crate::json;
 
 /// The longest token, in bytes; those of today's issuers are under 2,000.
 const LONGEST: usize = 8 << 10;
@@ -184,7 +185,7 @@ impl<'a> Token<'a> {
         };
         let signed = &text[..header.len() + 1 + claims.len()];
         let signature = decode(signature)?;
-        let header: Header = object(&decode(header)?).ok_or(Flaw::Header)?;
+        let header: Header = json::object(&decode(header)?).map_err(|_| Flaw::Header)?;
         if header.jku || header.jwk || header.x5u || header.x5c || header.crit || header.b64 || header.enc || header.zip
         {
             return Err(Flaw::Demands);
@@ -212,7 +213,7 @@ impl<'a> Token<'a> {
             return Err(Flaw::Signature);
         }
         // What is in it is the issuer's word from here on.
-        let claims: Claims = object(&decode(self.claims)?).ok_or(Flaw::Claims)?;
+        let claims: Claims = json::object(&decode(self.claims)?).map_err(|_| Flaw::Claims)?;
         claims.check(expected)
     }
 }
@@ -263,12 +264,6 @@ fn seconds(moment: SystemTime) -> f64 {
 
 fn decode(part: &str) -> Result<Vec<u8>, Flaw> {
     jwks::decode(part).ok_or(Flaw::Form)
-}
-
-/// A JSON object. serde would read a struct from a list as well.
-fn object<T: DeserializeOwned>(json: &[u8]) -> Option<T> {
-    let first = json.iter().find(|byte| !byte.is_ascii_whitespace());
-    serde_json::from_slice(json).ok().filter(|_| first == Some(&b'{'))
 }
 
 #[cfg(test)]

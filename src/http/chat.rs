@@ -23,6 +23,7 @@ use crate::chat::files::File;
 use crate::chat::history::{self, Asked, Asking, Attachment, ConversationId, NoSuchConversation, Which};
 use crate::chat::{Ask, Deltas, Ending, Particulars};
 use crate::config::Config;
+use crate::json;
 use crate::limits::Bill;
 use crate::service::Live;
 
@@ -118,7 +119,7 @@ pub async fn chat(State(app): State<App>, request: Request) -> Result<Response, 
             return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
         }
         let bytes = read(&app, &head, body, limit, &live.config).await?;
-        question_in(&bytes).map_err(|error| {
+        json::object(&bytes).map_err(|error| {
             let detail = format!("the body is not {{\"message\": \"…\", \"conversation\": \"…\"?}}: {error}");
             Problem::new(StatusCode::BAD_REQUEST, detail)
         })?
@@ -300,12 +301,4 @@ pub(super) async fn read(
         return Err(too_large());
     }
     Ok(bytes)
-}
-
-/// Reads an object; serde takes an array for one as well, and its values for the fields in their order.
-fn question_in(json: &[u8]) -> Result<Question, String> {
-    match json.trim_ascii_start().first() {
-        Some(b'{') | None => serde_json::from_slice(json).map_err(|error| error.to_string()),
-        Some(_) => Err("it is no object".to_owned()),
-    }
 }

@@ -79,7 +79,7 @@ impl Wish {
     /// # Errors
     /// What is wrong with it.
     pub fn read(text: &str) -> Result<Wish, Refused> {
-        let mut written: Written = serde_json::from_str(text).map_err(|error| {
+        let mut written: Written = crate::json::object(text.as_bytes()).map_err(|error| {
             let mut whole: Value = serde_json::from_str(text).unwrap_or_default();
             let detail = format!("this is no frame that perch knows: {error}");
             let called = whole.get_mut("ref").map(Value::take);
