@@ -167,6 +167,8 @@ async fn an_unfinished_answer_to_a_message_that_is_deleted_is_left() {
     let body = serde_json::json!({"channel": "general", "message": asked["id"]}).to_string();
     let delete = reqwest::Client::new().post(format!("{}/sim/delete", stage.simulator.control_url()));
     delete.header("content-type", "application/json").body(body).send().await.unwrap().error_for_status().unwrap();
+    // Nobody tells the next process that it was deleted.
+    stage.simulator.expire_sessions();
     stage.start();
     stage.shows("lost", 1).await;
     assert!(stage.said("general").is_empty());
