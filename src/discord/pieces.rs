@@ -149,13 +149,13 @@ impl Pieces {
 
     fn end_at(mut self, limit: usize, note: Option<&str>) -> Vec<String> {
         let mut pieces: Vec<String> = std::iter::from_fn(|| self.full_at(limit)).collect();
-        let mut rest = self.clone().rest();
-        if rest.as_ref().is_some_and(|rest| rest.chars().count() > limit) {
-            // There is no room for what closes it.
+        while self.clone().rest().is_some_and(|rest| rest.chars().count() > limit) {
+            // There is no room for what closes it. One cut may only be before what is to be closed.
             let there = self.open.beginning().chars().chain(self.text.chars()).count();
-            pieces.extend(self.full_at(there - 1));
-            rest = self.rest();
+            let Some(piece) = self.full_at(there - 1) else { break };
+            pieces.push(piece);
         }
+        let rest = self.rest();
         let Some(note) = note else {
             pieces.extend(rest);
             return pieces;
@@ -353,6 +353,9 @@ mod tests {
     #[test]
     fn a_block_that_nobody_ended_ends_with_its_message() {
         assert_eq!(pieces("Look:\n```rust\nfn main() {", 1, 40), ["Look:\n```rust\nfn main() {\n```"]);
+        // Neither is there room for both fences here, nor behind a first cut.
+        let text = "`x````\n```\n````a\n||```aaaa\n\naaaaaaaa 👩\u{200D}👧👩\u{200D}👧é";
+        assert!(pieces(text, 1, 30).iter().all(|piece| piece.chars().count() <= 30), "{:?}", pieces(text, 1, 30));
         let full = format!("```\n{}", "word ".repeat(7).trim());
         assert_eq!(pieces(&full, 1, 39), ["```\nword word word word word word\n```", "```\n word\n```"]);
     }
