@@ -334,6 +334,24 @@ await tell('chat page', stage, {
     same(await person.page.evaluate(() => Object.keys(localStorage)), [], 'what the browser keeps')
   },
 
+  async 'copies a window, and finds in both what was written there'(person) {
+    const one = await Chat.open(person)
+    await one.field.fill('to be, or')
+    const { page } = person
+    const names = () => Promise.all(person.context.pages().map((each) => each.evaluate(() => sessionStorage.getItem('perch.tab'))))
+    const [copy] = await Promise.all([page.waitForEvent('popup'), page.evaluate(() => void open(location.href))])
+    const two = new Chat({ page: copy })
+    await until(async () => new Set(await names()).size === 2, 'a name of its own')
+    same(await two.field.inputValue(), 'to be, or', 'what the copy begins with')
+    await two.field.fill('not to be')
+    await Promise.all([page.reload(), copy.reload()])
+    same(await one.field.inputValue(), 'to be, or', 'the field of the first')
+    same(await two.field.inputValue(), 'not to be', 'the field of the copy')
+    await page.reload()
+    await page.evaluate(() => new Promise(requestAnimationFrame))
+    same(new Set(await names()).size, 2, 'the number of names')
+  },
+
   async 'finds what was being written in each conversation'(person) {
     const chat = await Chat.open(person)
     await chat.talk('first')

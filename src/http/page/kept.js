@@ -34,8 +34,22 @@ export function randomToken() {
 }
 
 /** Of this tab, over a reload as well. */
-export const tab = read('sessionStorage', TAB) ?? randomToken()
+export let tab = read('sessionStorage', TAB) ?? randomToken()
 write('sessionStorage', TAB, tab)
+
+// The copy of a tab has its name as well, until the first one says so.
+const page = randomToken()
+const tabs = 'BroadcastChannel' in window ? new BroadcastChannel('perch.tabs') : null
+tabs?.addEventListener('message', ({ data: { name, asked, copy } }) => {
+  if (name !== tab) return
+  if (asked) tabs.postMessage({ name, copy: asked })
+  else if (copy === page) {
+    tab = randomToken()
+    write('sessionStorage', TAB, tab)
+    for (const [conversation, text] of written) drafts.set(conversation, text)
+  }
+})
+tabs?.postMessage({ name: tab, asked: page })
 
 /** An API key or token: kept once it was accepted, and no longer than the tab. */
 let kept = read('sessionStorage', TOKEN)
@@ -93,8 +107,8 @@ export const drafts = {
     return found.text
   },
   set(conversation, text) {
-    if (text) written.set(draftKey(conversation), text)
-    else written.delete(draftKey(conversation))
+    if (text) written.set(conversation ?? '', text)
+    else written.delete(conversation ?? '')
     write('localStorage', draftKey(conversation), text && JSON.stringify({ text, at: Date.now() }))
   },
   /** The conversation is gone, and all that any tab was writing in it. */
@@ -110,8 +124,8 @@ addEventListener('storage', ({ key, newValue }) => {
   const [conversation, from] = [key.slice(DRAFT.length, dot), key.slice(dot + 1)]
   if (from !== tab) {
     if (newValue) open.add(from)
-  } else if (!newValue && draftsOf(conversation).some(({ text }) => text === written.get(key))) {
-    drafts.set(conversation, written.get(key)) // it was taken, and not deleted
+  } else if (!newValue && draftsOf(conversation).some(({ text }) => text === written.get(conversation))) {
+    drafts.set(conversation, written.get(conversation)) // it was taken, and not deleted
   }
 })
 
