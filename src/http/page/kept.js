@@ -75,18 +75,19 @@ export const token = {
 
 // What is being written belongs to a tab, as two may be open on one conversation. A tab that has nothing of its own
 // takes what another one has left behind. Whether that one is closed nobody can say for sure: where it is not, it hears
-// of it, and keeps what it has as well.
+// of it and keeps what it has as well, or finds it in its own storage when it wakes up.
 
 const DRAFT = 'perch.draft.'
 const written = new Map() // by conversation: what is being written here
 const open = new Set() // other tabs that were heard of
 
-const draftKey = (conversation) => `${DRAFT}${conversation ?? ''}.${tab}`
+const ownKey = (conversation) => `${DRAFT}${conversation ?? ''}`
+const sharedKey = (conversation) => `${ownKey(conversation)}.${tab}`
 
 /** What all tabs have of a conversation, the newest first: `{key, from, text, at}`. */
 function draftsOf(conversation) {
   try {
-    const begin = `${DRAFT}${conversation ?? ''}.`
+    const begin = `${ownKey(conversation)}.`
     return Object.keys(window.localStorage)
       .filter((key) => key.startsWith(begin))
       .map((key) => ({ key, from: key.slice(begin.length), ...JSON.parse(read('localStorage', key)) }))
@@ -99,17 +100,20 @@ function draftsOf(conversation) {
 /** What is being written in a conversation; `null` stands for a new one. */
 export const drafts = {
   get(conversation) {
-    const all = draftsOf(conversation)
-    const found = all.find(({ from }) => from === tab) ?? all.find(({ from }) => !open.has(from))
-    if (!found) return ''
-    drafts.set(conversation, found.text)
-    for (const { key, from, text } of all) if (from !== tab && text === found.text) write('localStorage', key, null)
-    return found.text
+    const own = read('sessionStorage', ownKey(conversation))
+    if (own) return own
+    const left = draftsOf(conversation).filter(({ from }) => from !== tab && !open.has(from))
+    if (!left.length) return ''
+    const [{ text: newest }] = left
+    drafts.set(conversation, newest)
+    for (const { key, text } of left) if (text === newest) write('localStorage', key, null)
+    return newest
   },
   set(conversation, text) {
     if (text) written.set(conversation ?? '', text)
     else written.delete(conversation ?? '')
-    write('localStorage', draftKey(conversation), text && JSON.stringify({ text, at: Date.now() }))
+    write('sessionStorage', ownKey(conversation), text)
+    write('localStorage', sharedKey(conversation), text && JSON.stringify({ text, at: Date.now() }))
   },
   /** The conversation is gone, and all that any tab was writing in it. */
   drop(conversation) {
