@@ -11,7 +11,7 @@ const DEEPEST = 12 // quotes and lists within each other, and emphasis within em
 const LONGEST = 4_000 // characters of a link's destination
 const LOOK_BACK = 64 // openings of emphasis that are tried for one closing
 const PARENTHESES = 32 // within each other, in a link's destination
-const COLUMNS = 100 // of a table; a wider one stays as written
+const COLUMNS = 50 // of a table; a wider one stays as written
 const SPARE_CELLS = 2_000 // of a table, that none of its rows wrote
 
 const FENCE = /^( *)(`{3,}(?=[^`]*$)|~{3,})(.*)$/
