@@ -541,7 +541,8 @@ async fn a_channel_that_is_deleted_stops_the_model() {
     for (number, channel) in ["random", "nest box"].into_iter().enumerate() {
         stage.say(mention("hello?").in_channel(channel));
         stage.say(mention("anybody?").in_channel(channel));
-        stage.counted(|counters| counters.typings > number as u64).await;
+        // The bot types again where the first takes long.
+        stage.counted(|_| writes.asked().len() > number).await;
         stage.control("DELETE", &format!("channels/{}", channel.replace(' ', "%20")), &json!({})).await;
         stage.shows("refused", 2 * (number + 1)).await;
     }
