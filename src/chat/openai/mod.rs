@@ -1,22 +1,21 @@
 //! Answers by any API that speaks OpenAI's chat completions.
 //!
 //! An [`account`] is the API and the key; [`wire`] and [`events`] are what is said to it and what comes back, whole or as a
-//! stream, as whoever waits for it wants it. Files leave as an [`outgoing`] body.
+//! stream, as whoever waits for it wants it; [`reading`] is one answer coming. Files leave as an [`outgoing`] body.
 
 use std::fmt::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use hyper::body::Bytes;
-use reqwest::{Response, StatusCode, header};
+use reqwest::{Response, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::files::File;
 use super::standing::{Standing, Tally};
-use super::{Answers, Ask, Deltas, Ending, Failure, LONGEST_WAIT, NAME, Particulars, Responder, Usage, Why, Wishes};
+use super::{Answers, Ask, Deltas, Ending, Failure, LONGEST_WAIT, NAME, Responder, Why, Wishes};
 use crate::config;
 use crate::config::secret::SecretRef;
 use crate::service::{Blame, Cause, Problem};
@@ -24,14 +23,15 @@ use crate::service::{Blame, Cause, Problem};
 mod account;
 mod events;
 mod outgoing;
+mod reading;
 mod remarks;
 mod wire;
 
 use account::{Account, Trial, is_left, reason, retry_after};
-use events::Events;
 use outgoing::Outgoing;
+use reading::Reading;
 use remarks::Remarks;
-use wire::{ApiError, Finish, Piece, Unread};
+use wire::ApiError;
 
 /// So often one message is put to the API, as long as nothing has come of it.
 const TRIES: u32 = 3;
@@ -41,13 +41,6 @@ const PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// For one answer from its first try to its end, however it trickles.
 const ANSWER_LIMIT: Duration = Duration::from_mins(10);
-/// For what an API sends behind the last of an answer: what it took, and that it is done. Some send neither and leave the
-/// connection open.
-const AFTERTHOUGHT: Duration = Duration::from_secs(1);
-/// For what an API sends after its last event: nothing but the end of the stream.
-const LAST_BYTES: Duration = Duration::from_millis(50);
-/// The longest answer, in bytes; the longest that a model of today writes is a tenth of it.
-const LONGEST_ANSWER: usize = 4 << 20;
 /// What a model writes at most where nothing limits it, in tokens and with all that it thinks: twice what the largest of
 /// today may (OpenAI's model pages have 128,000).
 const MOST_WRITTEN: u64 = 256 << 10;
@@ -302,20 +295,7 @@ impl OpenAi {
         // It has them, and an answer may take minutes.
         drop(body);
         ask.files.iter().for_each(File::release);
-        Reading {
-            openai: self,
-            deltas,
-            read,
-            shortened: ask.wishes.max_tokens.is_some(),
-            most_tokens: self.most_tokens(ask),
-            text: String::new(),
-            begun: false,
-            finish: None,
-            usage: None,
-            deadline,
-        }
-        .answer(response)
-        .await
+        Reading::new(self, ask, deltas, read, deadline).answer(response).await
     }
 }
 
@@ -344,221 +324,12 @@ impl Responder for OpenAi {
     }
 }
 
-/// An answer on its way.
-struct Reading<'a> {
-    openai: &'a OpenAi,
-    deltas: Deltas,
-    /// How much the model had to read, in bytes.
-    read: usize,
-    /// It was to be short: a model that thinks first may be at the end before it says a word.
-    shortened: bool,
-    /// What is not believed to be more than this.
-    most_tokens: u64,
-    text: String,
-    /// Something came, if not of the text.
-    begun: bool,
-    /// Why the model has no more to say, once it has not.
-    finish: Option<Finish>,
-    /// What the API says that it took so far.
-    usage: Option<Usage>,
-    /// When the next piece has to be there.
-    deadline: Instant,
-}
-
-impl Reading<'_> {
-    async fn answer(mut self, mut response: Response) -> Result<(String, Ending), Failure> {
-        if is_stream(&response) {
-            self.listen(&mut response).await?;
-        } else {
-            let mut whole = Vec::new();
-            while let Some(bytes) = self.next(&mut response).await? {
-                if whole.len() + bytes.len() > LONGEST_ANSWER {
-                    return Err(self.nonsense("an answer without end"));
-                }
-                whole.extend_from_slice(&bytes);
-            }
-            // As it was asked for; or else the server passes over the wish for a stream.
-            let piece = self.read(&whole)?;
-            self.add(piece).await?;
-            // It is there to its last byte, whether it says so or not.
-            self.finish.get_or_insert(Finish::Said);
-        }
-        self.end()
-    }
-
-    /// Reads a stream to its end.
-    async fn listen(&mut self, response: &mut Response) -> Result<(), Failure> {
-        let mut events = Events::default();
-        while let Some(bytes) = self.next(response).await? {
-            let came = events.read(&bytes).map_err(|broken| self.nonsense(&broken.to_string()))?;
-            if came.is_empty() {
-                continue;
-            }
-            let finished = self.finish.is_some();
-            for data in came {
-                if self.take(&data).await? {
-                    // Read to its end, the connection can be used again.
-                    drop(timeout(LAST_BYTES, response.chunk()).await);
-                    return Ok(());
-                }
-            }
-            // Counted from here: how fast the person reads is not the API's fault.
-            self.deadline = match self.finish {
-                None => Instant::now() + self.openai.config.timeout.between_tokens,
-                Some(_) if finished => self.deadline,
-                Some(_) => Instant::now() + AFTERTHOUGHT,
-            };
-        }
-        if let Some(data) = events.end().map_err(|broken| self.nonsense(&broken.to_string()))? {
-            self.take(&data).await?;
-        }
-        if self.finish.is_none() {
-            let host = &self.openai.account.host;
-            return Err(Failure::new(Why::CutShort, format!("{host} ended the stream in the middle of an answer")));
-        }
-        Ok(())
-    }
-
-    /// The next bytes, or `None` at the end.
-    async fn next(&self, response: &mut Response) -> Result<Option<Bytes>, Failure> {
-        let host = &self.openai.account.host;
-        match timeout_at(self.deadline, response.chunk()).await {
-            Ok(Ok(bytes)) => Ok(bytes),
-            // Nothing is missing: the connection was not ended as it should be, or not at all.
-            Ok(Err(_)) | Err(_) if self.finish.is_some() => Ok(None),
-            Ok(Err(error)) => {
-                let cause = format!("{host} broke off in the middle of an answer: {}", reason(error));
-                Err(Failure::new(Why::CutShort, cause))
-            }
-            Err(_) if self.begun => {
-                let limit = self.openai.config.timeout.between_tokens.as_secs();
-                let cause = format!("{host} paused its answer for {limit} s (chat.timeout.between_tokens)");
-                Err(Failure::new(Why::TimedOut, cause))
-            }
-            Err(_) => Err(self.openai.no_first_token()),
-        }
-    }
-
-    /// Takes one event, and says whether it was the last.
-    async fn take(&mut self, data: &str) -> Result<bool, Failure> {
-        if data.trim() == wire::DONE {
-            self.finish.get_or_insert(Finish::Said);
-            return Ok(true);
-        }
-        let piece = self.read(data.as_bytes())?;
-        self.begun = true;
-        self.add(piece).await?;
-        Ok(false)
-    }
-
-    fn read(&self, data: &[u8]) -> Result<Piece, Failure> {
-        let account = &self.openai.account;
-        wire::read(data).map_err(|unread| match unread {
-            Unread::Error(error) => {
-                let why = if !self.text.is_empty() {
-                    Why::CutShort
-                } else if error.is_about_length() {
-                    // llama.cpp says it so with the status 200 (<https://github.com/oobabooga/textgen/issues/7257>).
-                    Why::TooLong
-                } else {
-                    Why::Unavailable
-                };
-                let marks = account.marks(None, &error);
-                Failure::new(why, format!("{} failed at the answer ({marks})", account.host))
-            }
-            Unread::Nonsense(what) => {
-                // It may repeat what somebody wrote.
-                let text = account.clean(&String::from_utf8_lossy(data));
-                tracing::debug!(service = super::NAME, "{} sent: {text}", account.host);
-                self.nonsense(&what)
-            }
-        })
-    }
-
-    async fn add(&mut self, piece: Piece) -> Result<(), Failure> {
-        self.finish = piece.finish.or(self.finish);
-        if let Some(usage) = piece.usage {
-            self.charge(usage);
-        }
-        if piece.text.is_empty() {
-            return Ok(());
-        }
-        if self.text.len() + piece.text.len() > LONGEST_ANSWER {
-            return Err(self.nonsense("an answer without end"));
-        }
-        self.text.push_str(&piece.text);
-        self.deltas.send(&piece.text).await;
-        Ok(())
-    }
-
-    /// Puts down what the API says that it took so far, if that can be.
-    fn charge(&mut self, usage: Usage) {
-        let most = usage.total.max(usage.question).max(usage.answer);
-        if most > self.most_tokens {
-            if self.openai.remarks.unbelievable() {
-                let host = &self.openai.account.host;
-                tracing::warn!(
-                    service = NAME,
-                    "{host} says that an answer took {most} tokens, which can't be: such answers are charged by their length"
-                );
-            }
-            return;
-        }
-        self.usage = Some(usage);
-        if let Some(bill) = self.deltas.bill() {
-            bill.tokens(usage.total);
-        }
-    }
-
-    fn end(self) -> Result<(String, Ending), Failure> {
-        let (host, model) = (&self.openai.account.host, &self.openai.config.model);
-        let silent = self.text.trim().is_empty();
-        let ending = match self.finish {
-            Some(Finish::Long) => Ending::Long,
-            Some(Finish::Withheld) => Ending::Withheld,
-            _ => Ending::Said,
-        };
-        let usage = self.usage.unwrap_or_else(|| Usage::guess(self.read, self.text.len()));
-        self.deltas.tell(Particulars { ending, usage });
-        let (why, cause) = match self.finish {
-            Some(Finish::Withheld) => (Why::Declined, format!("{host} held the answer back (content_filter)")),
-            Some(Finish::Broke) if silent => (Why::Unavailable, format!("{host} gave the answer up")),
-            Some(Finish::Broke) => (Why::CutShort, format!("{host} gave up in the middle of the answer")),
-            Some(Finish::Long) if silent && self.shortened => return Ok((self.text, ending)),
-            Some(Finish::Long) if silent => {
-                let much = match self.openai.config.max_tokens {
-                    Some(limit) => format!("{limit} tokens without a word of an answer; raise chat.max_tokens"),
-                    None => {
-                        "as much as it may without a word of an answer; raise its limit, or chat.max_tokens".to_owned()
-                    }
-                };
-                (Why::Exhausted, format!("`{model}` wrote {much}"))
-            }
-            Some(Finish::Tool) if silent => {
-                (Why::Declined, format!("`{model}` called a tool in place of an answer, and perch offers none"))
-            }
-            _ if silent => return Err(self.nonsense("an answer without a word in it")),
-            _ => return Ok((self.text, ending)),
-        };
-        Err(Failure::new(why, cause))
-    }
-
-    fn nonsense(&self, what: &str) -> Failure {
-        Failure::new(Why::Nonsense, format!("what {} sent is no answer: {what}", self.openai.account.host))
-    }
-}
-
 /// Whether a refusal is about the files of a message. There is no code for it that servers agree on.
 fn is_about_files(status: StatusCode, error: &ApiError) -> bool {
     let refused = matches!(status.as_u16(), 400 | 404 | 415 | 422 | 501);
     let text = [&error.message, &error.code, &error.param].map(|text| text.to_ascii_lowercase()).join(" ");
     let words = ["image", "file", "vision", "pdf", "multimodal", "modalit", "content type", "content part"];
     refused && !text.contains("model_not_found") && words.iter().any(|word| text.contains(word))
-}
-
-fn is_stream(response: &Response) -> bool {
-    let kind = response.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    kind.trim_start().to_ascii_lowercase().starts_with("text/event-stream")
 }
 
 /// Where a better key would go, to be said after a refusal.
