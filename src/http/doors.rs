@@ -6,6 +6,7 @@
 //! leaves the limit alone.
 
 use std::io::Write;
+use std::net::IpAddr;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -19,7 +20,7 @@ use super::gate::Gate;
 use super::problem::Problem;
 use super::router::{App, is_api};
 use crate::chat::PersonId;
-use crate::config::limits as config;
+use crate::config::{Config, limits as config};
 use crate::limits::{Errand, Refusal, Standing, Who};
 
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
@@ -57,9 +58,8 @@ impl Gate for AddressDoor {
             return ControlFlow::Continue((None, Standing::default()));
         };
         let live = self.app.live.borrow();
-        let config = &live.config.limits;
-        let policies = self.policies.of(config);
-        match self.app.limits.admit_address(config, address, errand) {
+        let policies = self.policies.of(&live.config, address);
+        match self.app.limits.admit_address(&live.config.limits, address, errand) {
             Ok(standing) => ControlFlow::Continue((policies, standing)),
             Err(refusal) => ControlFlow::Break(refused(refusal, policies)),
         }
@@ -145,36 +145,48 @@ fn add(response: &mut Response<Body>, policy: &str, left: u64, seconds: u64) {
     }
 }
 
-/// The limits as `RateLimit-Policy` says them, written once for each configuration.
+/// The limits that hold for a client as `RateLimit-Policy` says them, written once for each configuration.
 #[derive(Default)]
-struct Policies(ArcSwapOption<(config::Limits, Option<HeaderValue>)>);
+struct Policies(ArcSwapOption<Written>);
+
+struct Written {
+    config: Arc<Config>,
+    /// By whether the client's address has no limits, and whether it spares people theirs of requests.
+    fields: [[Option<HeaderValue>; 2]; 2],
+}
 
 impl Policies {
-    fn of(&self, config: &config::Limits) -> Option<HeaderValue> {
+    fn of(&self, config: &Arc<Config>, address: IpAddr) -> Option<HeaderValue> {
+        let limits = &config.limits;
+        let (exempt, spared) = (limits.client(address).is_none(), limits.spares(Some(address)));
+        let field = |written: &Written| written.fields[usize::from(exempt)][usize::from(spared)].clone();
         let known = self.0.load();
-        if let Some(known) = known.as_ref().filter(|known| known.0 == *config) {
-            return known.1.clone();
+        if let Some(known) = known.as_ref().filter(|known| Arc::ptr_eq(&known.config, config)) {
+            return field(known);
         }
-        let value = HeaderValue::try_from(policies(config)).ok().filter(|value| !value.is_empty());
-        self.0.store(Some(Arc::new((config.clone(), value.clone()))));
-        value
+        let fields = [false, true].map(|exempt| [false, true].map(|spared| policies(limits, exempt, spared)));
+        let written = Arc::new(Written { config: Arc::clone(config), fields });
+        self.0.store(Some(Arc::clone(&written)));
+        field(&written)
     }
 }
 
-fn policies(config: &config::Limits) -> String {
+fn policies(limits: &config::Limits, exempt: bool, spared: bool) -> Option<HeaderValue> {
+    let (address, person) = (Some(&limits.address).filter(|_| !exempt), &limits.person);
     let mut policies = Vec::new();
     let mut rate = |name: &str, rate: Option<config::Rate>| {
         if let Some(config::Rate { per_minute, burst }) = rate {
             policies.push(format!("\"{name}\";q={per_minute};w=60;perch-burst={burst}"));
         }
     };
-    rate("address", config.address.requests);
-    rate("page", config.address.files);
-    rate("person", config.person.requests);
-    for (name, tokens) in [("address-tokens", config.address.tokens), ("person-tokens", config.person.tokens)] {
+    rate("address", address.and_then(|address| address.requests));
+    rate("page", address.and_then(|address| address.files));
+    rate("person", person.requests.filter(|_| !spared));
+    let tokens = [("address-tokens", address.and_then(|address| address.tokens)), ("person-tokens", person.tokens)];
+    for (name, tokens) in tokens {
         if let Some(tokens) = tokens {
             policies.push(format!("\"{name}\";q={tokens};qu=\"tokens\";w=86400"));
         }
     }
-    policies.join(", ")
+    HeaderValue::try_from(policies.join(", ")).ok().filter(|value| !value.is_empty())
 }

@@ -61,6 +61,14 @@ fn whoever_asks_too_fast_is_told_when_to_come_again_and_then_let_in() {
 }
 
 #[test]
+fn a_program_on_the_host_itself_is_told_of_the_limits_that_hold_for_it_alone() {
+    let port = free_port();
+    let _perch = Start::with_text(&format!("[http]\nlisten = \"127.0.0.1:{port}\"\n")).ready();
+    let answer = ask(port, &[]);
+    assert_eq!(answer.header("RateLimit-Policy"), Some("\"person-tokens\";q=1000000;qu=\"tokens\";w=86400"));
+}
+
+#[test]
 fn people_at_one_address_do_not_pay_for_one_another() {
     let port = free_port();
     let limits =
