@@ -155,13 +155,15 @@ impl Room {
             return before;
         }
         let unfinished = same.and_then(|index| held.take_out(index));
-        let number = match &unfinished {
-            Some(unfinished) => unfinished.number,
-            None => held.exchanges.back().map_or(at, |last| at.max(last.exchange.number + 1)),
-        };
         let horizon = archive.horizon();
         let others = shared.then(|| self.held.range(id.place())).into_iter().flatten();
         let others = others.map(|(_, other)| other).filter(|other| other.updated >= horizon);
+        let last = |held: &Held| held.exchanges.back().map(|last| last.exchange.number);
+        let number = match &unfinished {
+            Some(unfinished) => unfinished.number,
+            // Behind whatever was said there, in the same millisecond too.
+            None => others.clone().chain([&held]).filter_map(last).max().map_or(at, |last| at.max(last + 1)),
+        };
         let earlier = held.earlier(others, number, turns);
         self.moment += 1;
         let place = Place { id, number, turn: self.moment };
