@@ -82,7 +82,7 @@ const OTHER_CALLS: u32 = 0x4000_0000;
 pub fn forbid_programs() {
     #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     if let Err(error) = filter_programs() {
-        tracing::debug!(service = "supervisor", "programs in memory can't be forbidden: {error}");
+        tracing::warn!(service = "supervisor", "what perch has in memory can be run as a program: {error}");
     }
 }
 

@@ -618,6 +618,31 @@ def credential(world):
     both_answer(world)
 
 
+@check("a configuration file that is wrong is left to somebody, whoever knocks meanwhile")
+def left_to_somebody(world):
+    machine = world.machine
+    settle(world)
+    machine.write_running("/etc/perch/wrong.toml", "[http]\nlisten = 80\n")
+    machine.write_running("/etc/perch/perch.env", ENVIRONMENT + "PERCH_CONFIG=/etc/perch/wrong.toml\n")
+    since = machine.now()
+    machine.run("systemctl", "restart", "perch.service", check=False)
+    machine.wait_message("status=78/CONFIG", since)
+
+    def knock():
+        try:
+            ask("/ready", timeout=1)
+        except OSError:
+            pass
+        return machine.show("Result", "perch.socket") == "trigger-limit-hit"
+
+    until("an end of it", knock)
+    expect("the process", machine.main_process(), "0")
+    machine.write_running("/etc/perch/perch.env", ENVIRONMENT)
+    machine.systemctl("start", "perch.socket", "perch.service")
+    machine.run("rm", "/etc/perch/wrong.toml")
+    both_answer(world)
+
+
 @check("out of memory, perch alone is ended, and started again")
 def memory_reached(world):
     machine = world.machine
