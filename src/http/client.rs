@@ -16,6 +16,10 @@ use crate::config::network::Network;
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
+/// Whoever came by a trusted proxy that does not say who they are: all of them are one client. Not the proxy itself, as that
+/// may be exempt from limits.
+const UNKNOWN: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+
 /// The client's address, an extension of every request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientAddress(pub IpAddr);
@@ -54,45 +58,44 @@ fn trusts(trusted: &[Network], address: IpAddr) -> bool {
     trusted.iter().any(|network| network.contains(address))
 }
 
-/// The client that the trusted proxy `peer` names, or `peer` where it names none that can be believed.
+/// The client that the trusted proxy `peer` names; it is `peer` where that forwards nothing.
 fn client(peer: IpAddr, headers: &HeaderMap, trusted: &[Network]) -> IpAddr {
-    let plain = headers.contains_key(&FORWARDED_FOR).then(|| plain(peer, headers, trusted));
-    let standard = headers.contains_key(header::FORWARDED).then(|| standard(peer, headers, trusted));
-    match (plain, standard) {
-        (Some(address), None) | (None, Some(address)) => address,
-        (Some(plain), Some(standard)) if plain == standard => plain,
-        // Neither, or two that disagree: few proxies write both, and one that writes one hands on what the client wrote
-        // into the other.
-        _ => peer,
-    }
+    let plain = headers.contains_key(&FORWARDED_FOR).then(|| plain(headers, trusted));
+    let standard = headers.contains_key(header::FORWARDED).then(|| standard(headers, trusted));
+    let named = match (plain, standard) {
+        (None, None) => Some(peer),
+        (Some(named), None) | (None, Some(named)) => named,
+        // Where two disagree, neither: few proxies write both, and one that writes one hands on what the client wrote into
+        // the other.
+        (Some(plain), Some(standard)) => plain.filter(|_| plain == standard),
+    };
+    named.unwrap_or(UNKNOWN)
 }
 
-/// As `X-Forwarded-For` has it.
-fn plain(peer: IpAddr, headers: &HeaderMap, trusted: &[Network]) -> IpAddr {
+/// As `X-Forwarded-For` has it, where that can be read.
+fn plain(headers: &HeaderMap, trusted: &[Network]) -> Option<IpAddr> {
     let lines: Vec<&HeaderValue> = headers.get_all(&FORWARDED_FOR).iter().collect();
     let hops = lines.iter().rev().flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b','));
-    walk(peer, hops.map(|hop| node(str::from_utf8(hop).ok()?.trim_matches([' ', '\t']))), trusted)
+    walk(hops.map(|hop| node(str::from_utf8(hop).ok()?.trim_matches([' ', '\t']))), trusted)
 }
 
-/// As `Forwarded` has it.
-fn standard(peer: IpAddr, headers: &HeaderMap, trusted: &[Network]) -> IpAddr {
+/// As `Forwarded` has it, where that can be read.
+fn standard(headers: &HeaderMap, trusted: &[Network]) -> Option<IpAddr> {
     let mut hops = Vec::new();
     for line in headers.get_all(header::FORWARDED) {
         // A client can open a quote that swallows what the proxy adds; then nothing in there can be told apart.
-        let Some(elements) = line.to_str().ok().and_then(elements) else { return peer };
-        hops.extend(elements.into_iter().map(|element| node(&element.for_?)));
+        hops.extend(elements(line.to_str().ok()?)?.into_iter().map(|element| node(&element.for_?)));
     }
-    walk(peer, hops.into_iter().rev(), trusted)
+    walk(hops.into_iter().rev(), trusted)
 }
 
-/// Goes from the nearest hop to the first one that is no trusted proxy. A hop that hides (RFC 7239, section 6.3), or
-/// can't be read, is as far as anybody knows.
-fn walk(peer: IpAddr, hops: impl Iterator<Item = Option<IpAddr>>, trusted: &[Network]) -> IpAddr {
-    let mut nearest = peer;
+/// Goes from the nearest hop to the first one that is no trusted proxy. Behind a hop that hides (RFC 7239, section 6.3), or
+/// can't be read, there may be anybody.
+fn walk(hops: impl Iterator<Item = Option<IpAddr>>, trusted: &[Network]) -> Option<IpAddr> {
+    let mut nearest = None;
     for hop in hops {
-        let Some(address) = hop else { break };
-        nearest = address;
-        if !trusts(trusted, address) {
+        nearest = Some(hop?);
+        if !nearest.is_some_and(|address| trusts(trusted, address)) {
             break;
         }
     }
