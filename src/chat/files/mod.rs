@@ -60,6 +60,13 @@ impl Kind {
         }
     }
 
+    /// Whether a file of this kind may be declared so: JPEG by the name of its files as well, as many programs do.
+    fn is_called(self, declared: &str) -> bool {
+        let known = [self.media_type(), "image/jpg"];
+        let known = if self == Kind::Jpeg { &known[..] } else { &known[..1] };
+        known.iter().any(|known| declared.eq_ignore_ascii_case(known))
+    }
+
     #[must_use]
     pub fn is_image(self) -> bool {
         self != Kind::Pdf
@@ -101,7 +108,7 @@ impl Announced {
         };
         let declared = media_type.map(|media_type| media_type.split(';').next().unwrap_or_default().trim());
         match declared {
-            Some(declared) if declared.eq_ignore_ascii_case(kind.media_type()) => Ok(Announced { name, kind }),
+            Some(declared) if kind.is_called(declared) => Ok(Announced { name, kind }),
             Some(declared) => {
                 let declared: String = declared.chars().filter(char::is_ascii_graphic).take(80).collect();
                 let what = format!("`{name}` is {kind} by its name, and declared as `{declared}`");
