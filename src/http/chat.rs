@@ -118,7 +118,7 @@ pub async fn chat(State(app): State<App>, request: Request) -> Result<Response, 
                 "send the message with `Content-Type: application/json`, or with files as `multipart/form-data`";
             return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
         }
-        let bytes = read(&app, &head, body, limit, &live.config).await?;
+        let (bytes, _held) = read(&app, &head, body, limit, &live.config).await?;
         json::object(&bytes).map_err(|error| {
             let detail = format!("the body is not {{\"message\": \"…\", \"conversation\": \"…\"?}}: {error}");
             Problem::new(StatusCode::BAD_REQUEST, detail)
@@ -244,14 +244,14 @@ pub(super) fn is_json(headers: &HeaderMap) -> bool {
     kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json")
 }
 
-/// Reads a body of at most `limit` bytes.
-pub(super) async fn read(
-    app: &App,
+/// Reads a body of at most `limit` bytes, which are counted as long as the second is there.
+pub(super) async fn read<'a>(
+    app: &'a App,
     parts: &Parts,
     mut body: Body,
     limit: u64,
     config: &Config,
-) -> Result<Vec<u8>, Problem> {
+) -> Result<(Vec<u8>, Held<'a>), Problem> {
     let headers = &parts.headers;
     let client = parts.extensions.get().and_then(|ClientAddress(address)| config.limits.client(*address));
     let too_large = || Problem::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the request is larger than {limit} bytes"));
@@ -265,7 +265,7 @@ pub(super) async fn read(
     let mut bytes = Vec::with_capacity(usize::try_from(ahead).unwrap_or(0));
     let mut received: u64 = 0;
     let (mut held, mut full) = (Some(Held::new(app, client)), None);
-    let deadline = tokio::time::Instant::now() + BODY_TIMEOUT;
+    let deadline = tokio::time::Instant::now() + BODY_TIMEOUT.max(upload::patience(limit));
     let frames = async {
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|_| Problem::new(StatusCode::BAD_REQUEST, "the request's body ended early"))?;
@@ -300,5 +300,5 @@ pub(super) async fn read(
     if received > limit {
         return Err(too_large());
     }
-    Ok(bytes)
+    Ok((bytes, held.unwrap_or_else(|| Held::new(app, client))))
 }

@@ -206,12 +206,7 @@ pub async fn complete(State(app): State<App>, request: Request) -> Result<Respon
     let length = head.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     let readable = live.config.chat.attachments();
     let large = length.filter(|length| (readable.images || readable.pdf) && (limit + 1..=WITH_FILES).contains(length));
-    let room = match large {
-        // As it came, and as it is read: what is kept of it is less.
-        Some(length) => Some(upload::share(&app, client, 2 * length).await?),
-        None => None,
-    };
-    let bytes = super::chat::read(&app, &head, body, large.unwrap_or(limit), &live.config).await?;
+    let (bytes, counted) = super::chat::read(&app, &head, body, large.unwrap_or(limit), &live.config).await?;
     let mut asked = request::read(&bytes)?;
     drop(bytes);
     if asked.length() as u64 > limit {
@@ -220,11 +215,12 @@ pub async fn complete(State(app): State<App>, request: Request) -> Result<Respon
     }
     let attached = std::mem::take(&mut asked.files);
     let size = attached.iter().map(|file| file.content.len().next_multiple_of(1 << 10) as u64).sum();
-    let files = match room {
-        _ if attached.is_empty() => Vec::new(),
-        Some(room) => files(&app, &live, attached, room).await?,
-        None => files(&app, &live, attached, upload::share(&app, client, size).await?).await?,
+    let files = match size {
+        0 => Vec::new(),
+        size => files(&app, &live, attached, upload::share(&app, client, size).await?).await?,
     };
+    // Until here they were counted as what came.
+    drop(counted);
     let stream = asked.stream;
     let said = asked.length();
     let exchange = Exchange {

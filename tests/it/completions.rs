@@ -235,7 +235,13 @@ fn a_picture_in_a_message_is_looked_at_as_an_upload_is_and_passed_on() {
     let named = file("chat.png", "image/png", picture);
     let paper = file("chat.pdf", "application/pdf", b"%PDF-1.7\n%%EOF\n");
     let long = json!({ "type": "text", "text": "long ".repeat(20_000) });
-    let answers = client(stage.port, "anything", &[about(&shown), about(&named), about(&paper), about(&long)]);
+    // What was shown before is known by its name.
+    let mut further = about(&named);
+    for next in [json!({ "role": "assistant", "content": "a chat" }), json!({ "role": "user", "content": "and?" })] {
+        further["messages"].as_array_mut().unwrap().push(next);
+    }
+    let asked = [about(&shown), about(&named), about(&paper), about(&long), further];
+    let answers = client(stage.port, "anything", &asked);
     for (index, answer) in answers[..2].iter().enumerate() {
         assert_eq!(answer["choices"][0]["message"]["content"], "You said: what is this?", "{answer}");
         let content = stage.upstream.asked()[index].body["messages"][0]["content"].clone();
@@ -250,6 +256,9 @@ fn a_picture_in_a_message_is_looked_at_as_an_upload_is_and_passed_on() {
         (&answers[3]["status"], &answers[3]["message"]),
         (&json!(413), &json!("what is said is larger than 65536 bytes"))
     );
+    assert_eq!(answers[4]["choices"][0]["message"]["content"], "You said: and?", "{}", answers[4]);
+    let told = stage.upstream.asked().pop().unwrap().body["messages"].clone();
+    assert_eq!(told[0]["content"], "what is this?\n[chat.png]");
 }
 
 #[test]
@@ -291,7 +300,6 @@ fn what_is_not_done_is_refused_where_it_stands() {
         ("messages", last(json!([{ "type": "image_url", "image_url": { "url": "data:image/webp;base64,AAAA" } }]))),
         ("messages", last(json!([{ "type": "image_url", "image_url": { "url": "data:image/png;base64,?" } }]))),
         ("messages", json!([{ "role": "system", "content": [file("cat.png", "image/png", b"")] }])),
-        ("messages", json!([{ "role": "user", "content": [file("cat.png", "image/png", b"")] }, last("hi".into())[0]])),
         ("messages", json!([{ "role": "user", "content": "hello" }, { "role": "assistant", "content": "hi" }])),
         ("messages", json!([{ "role": "tool", "content": "4", "tool_call_id": "1" }])),
         ("messages", json!([{ "role": "assistant", "tool_calls": [tool] }])),
@@ -332,7 +340,6 @@ fn what_is_not_done_is_refused_where_it_stands() {
     messages[0].content[0].image_url.url null: `image.webp` is none of pdf, png, jpg, jpeg and gif by its name
     messages[0].content[0].image_url.url null: `messages[0].content[0].image_url.url` is no base64
     messages[0].content[0] null: `messages[0].content[0]` is nothing that perch takes: that is text, and the user's files
-    messages[0].content[0].file.file_data null: `messages[0].content[0].file.file_data` is a file, and files are taken with the last of `messages` alone
     messages[1] null: the last of `messages` is not the user's, and there is nothing to answer
     messages[0].role null: `messages[0]` is the result of a tool, and perch calls none
     messages[0].tool_calls unsupported_parameter: perch does not do `messages[0].tool_calls`; leave it out, or at its default

@@ -34,6 +34,11 @@ const COME_AGAIN: Duration = Duration::from_secs(10);
 const GRACE: Duration = Duration::from_secs(10);
 const PACE: u64 = 64 << 10;
 
+/// How long so many bytes may take to come at that pace.
+pub fn patience(bytes: u64) -> Duration {
+    GRACE + Duration::from_secs(bytes / PACE)
+}
+
 /// How many parts a form may have, and how long what stands before the content of one may be, in bytes.
 const PARTS: usize = 16;
 const PART_HEAD: usize = 16 << 10;
@@ -314,7 +319,7 @@ impl Incoming {
         loop {
             let due = {
                 let counted = self.lock();
-                counted.begun + GRACE + Duration::from_secs(counted.received / PACE)
+                counted.begun + patience(counted.received)
             };
             if due <= Instant::now() {
                 return;

@@ -9,6 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value};
 
 use super::MODEL;
+use crate::chat::files::with_names;
 use crate::chat::{Speaker, Turn, Wishes};
 use crate::config::chat::Temperature;
 use crate::http::problem::Problem;
@@ -108,9 +109,10 @@ pub fn read(body: &[u8]) -> Result<Asked, Problem> {
     let mut earlier: Vec<Turn> = Vec::with_capacity(messages.len());
     let mut files: Vec<Attached> = Vec::new();
     for (index, message) in messages.into_iter().enumerate() {
-        if let Some(Attached { place, .. }) = files.first() {
-            let detail = format!("`{place}` is a file, and files are taken with the last of `messages` alone");
-            return Err(bad(detail).about(place));
+        // Of earlier files the model is told the names, as in a conversation that is kept here.
+        let names: Vec<String> = files.drain(..).map(|Attached { name, .. }| name).collect();
+        if let Some(before) = earlier.last_mut() {
+            before.text = with_names(&before.text, &names);
         }
         earlier.push(turn(message, &format!("messages[{index}]"), &mut files)?);
     }
