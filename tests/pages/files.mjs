@@ -47,7 +47,7 @@ const kept = (page) =>
     const database = await wait(indexedDB.open('perch'))
     const places = await wait(database.transaction('files').objectStore('files').getAllKeys())
     database.close()
-    return places
+    return places.map((place) => place.replace(/^attached \w+/, 'attached')) // a tab's name
   })
 
 const attached = (chat) => chat.page.locator('#attached .name')
@@ -84,6 +84,21 @@ await tell('files', stage, {
     await chat.button('Send').click()
     await chat.hears('A document.')
     same(await chat.questions.last().locator('.name').allTextContents(), ['alone.pdf'], 'what was sent')
+  },
+
+  async 'finds in each window what was attached there'(person) {
+    const chat = await Chat.open(person)
+    await person.page.locator('#files').setInputFiles(pdf('mine.pdf'))
+    await attached(chat).first().waitFor()
+    const { page } = person
+    await person.openTab()
+    await person.page.locator('#files').setInputFiles(pdf('other.pdf'))
+    await attached(chat).first().waitFor()
+    same(await attached(chat).allTextContents(), ['other.pdf'], 'what is attached in the other window')
+    person.page = page
+    await page.reload()
+    await attached(chat).first().waitFor()
+    same(await attached(chat).allTextContents(), ['mine.pdf'], 'what is attached in the first window after a reload')
   },
 
   async 'drops files anywhere on the page'(person) {

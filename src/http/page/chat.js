@@ -419,7 +419,7 @@ function forget(id) {
   conversations.get(id)?.discard()
   conversations.delete(id)
   drafts.drop(id)
-  shelf.drop(attachedIn(id))
+  shelf.forget(id)
   for (const { key, conversation } of unsent.all()) if (conversation === id) forgetMessage(key)
 }
 

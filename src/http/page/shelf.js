@@ -1,6 +1,8 @@
 // Files that were chosen and have no answer yet, for as long as the browser keeps them: over a reload as well. Where
 // there is no IndexedDB, or no room, they last as long as the page.
 
+import { tab } from './kept.js'
+
 const STORE = 'files'
 const LARGEST = 64 * 1024 * 1024 // bytes, in all: a few messages with all the files that they take
 const OLDEST = 7 * 24 * 3_600_000 // milliseconds
@@ -35,8 +37,9 @@ async function within(mode, work) {
 
 const bytes = ({ files }) => files.reduce((sum, { blob }) => sum + blob.size, 0)
 
-/** Where the files are that are being attached in a conversation; `null` stands for a new one. */
-export const attachedIn = (conversation) => `attached ${conversation ?? ''}`
+const ATTACHED = 'attached '
+/** Where the files are that are being attached in a conversation, in this tab; `null` stands for a new one. */
+export const attachedIn = (conversation) => `${ATTACHED}${tab} ${conversation ?? ''}`
 /** And those of a message that was sent, by its key. */
 export const sentWith = (key) => `sent ${key}`
 
@@ -63,6 +66,14 @@ export const shelf = {
   },
 
   drop: (place) => within('readwrite', (store) => result(store.delete(place))),
+
+  /** A conversation is gone, with all that any tab was attaching in it. */
+  forget: (conversation) =>
+    within('readwrite', async (store) => {
+      const places = await result(store.getAllKeys())
+      const there = (place) => place.startsWith(ATTACHED) && place.endsWith(` ${conversation}`)
+      for (const place of places.filter(there)) store.delete(place)
+    }),
 
   clear: () => within('readwrite', (store) => result(store.clear())),
 }
