@@ -6,6 +6,7 @@
 prints its URL as the first line, which goes into AWS_ENDPOINT_URL_S3. GET /BUCKET/KEY wants a signature (Signature
 Version 4) of credentials that tests/support/imds.py hands out, with every x-amz- header in it, the session token among
 them; GET /web/KEY wants none. Both answer with DIRECTORY/KEY, and for ?versionId=ID with DIRECTORY/KEY@ID. The bucket `forbidden` is for nobody.
+Where DIRECTORY/KEY.breaks is, the answer breaks off halfway, and that file goes, so that the next one is whole.
 """
 
 import argparse
@@ -71,7 +72,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
         path = self.directory / key
         if not path.is_file():
             return self.refuse(404, "NoSuchKey")
-        return self.answer(200, path.read_bytes())
+        body, breaks = path.read_bytes(), path.with_name(f"{path.name}.breaks")
+        if not breaks.exists():
+            return self.answer(200, body)
+        breaks.unlink()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body[:len(body) // 2])
+        self.close_connection = True
 
     def log_message(self, *_):
         pass
