@@ -11,17 +11,22 @@ locals {
   image = var.ami_id == null ? nonsensitive(data.aws_ssm_parameter.image[0].value) : var.ami_id
 
   # The settings of ../cloud-init/user-data are lines of their own, between single quotes.
-  install = { for kind in local.kinds : kind => replace(replace(replace(
+  install = { for kind in local.kinds : kind => replace(replace(replace(replace(
     file("${path.module}/../cloud-init/user-data"),
     "/(?m)^config='.*'$/", "config='s3://${aws_s3_bucket.configuration.id}/${local.keys[kind]}'"),
     "/(?m)^package='.*'$/", "package='${local.package.url}'"),
-    "/(?m)^sha256='.*'$/", "sha256='${local.package.sha256}'")
+    "/(?m)^sha256='.*'$/", "sha256='${local.package.sha256}'"),
+    "/(?m)^https='.*'$/", "https='${local.https}'")
   }
+
+  # TLS ends at the load balancer where there is one.
+  https = var.web == null && contains(var.http_ports, 443) ? "yes" : ""
 
   filled_in = var.user_data != null || alltrue(flatten([for kind, text in local.install : [
     strcontains(text, "\nconfig='s3://${aws_s3_bucket.configuration.id}/${local.keys[kind]}'\n"),
     strcontains(text, "\npackage='${local.package.url}'\n"),
     strcontains(text, "\nsha256='${local.package.sha256}'\n"),
+    strcontains(text, "\nhttps='${local.https}'\n"),
   ]]))
 
   agent = templatefile("${path.module}/agent.json.tftpl", { log_group = local.log_group })
@@ -81,7 +86,7 @@ resource "aws_instance" "host" {
   lifecycle {
     precondition {
       condition     = local.filled_in
-      error_message = "../cloud-init/user-data has not the settings config, package and sha256, each on a line of its own."
+      error_message = "../cloud-init/user-data has not the settings config, package, sha256 and https, each on a line of its own."
     }
 
     precondition {
@@ -178,7 +183,7 @@ resource "aws_launch_template" "host" {
   lifecycle {
     precondition {
       condition     = local.filled_in
-      error_message = "../cloud-init/user-data has not the settings config, package and sha256, each on a line of its own."
+      error_message = "../cloud-init/user-data has not the settings config, package, sha256 and https, each on a line of its own."
     }
 
     precondition {

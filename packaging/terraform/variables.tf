@@ -205,7 +205,7 @@ variable "http_cidrs" {
 }
 
 variable "http_ports" {
-  description = "TCP ports that are open on one host: those that `[http]` in its configuration listens on. The configuration among the outputs has 80. A load balancer has 80, and 443 with a `domain`."
+  description = "TCP ports that are open on one host: those that `[http]` and `[http.tls]` in its configuration listen on. With 443 among them systemd on the host opens that, too. The configuration among the outputs has 80. A load balancer has 80, and 443 with a `domain`."
   type        = list(number)
   default     = [80]
 
