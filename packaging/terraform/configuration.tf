@@ -12,8 +12,11 @@ locals {
 
   # Where the hosts take the package from, and what it must be. An uploaded one is named with its version: the template of
   # hosts that went before names what was there then, and S3 still has it when the group goes back to that template.
-  uploaded  = try(var.package.file, null) != null
-  elsewhere = try(coalesce(var.package.url), "")
+  uploaded = try(var.package.file, null) != null
+  # What packages of either family call the machine.
+  machines  = { deb = { x86_64 = "amd64", arm64 = "arm64" }, rpm = { x86_64 = "x86_64", arm64 = "aarch64" } }
+  machine   = local.machines[try(endswith(split("?", var.package.url)[0], ".deb"), false) ? "deb" : "rpm"][var.architecture]
+  elsewhere = try(replace(var.package.url, "{architecture}", local.machine), "")
   package = {
     url    = local.uploaded ? "s3://${aws_s3_bucket.configuration.id}/${local.package_key}?versionId=${aws_s3_object.package[0].version_id}" : local.elsewhere
     sha256 = local.uploaded ? filesha256(var.package.file) : try(var.package.sha256, "")

@@ -60,7 +60,7 @@ variable "tags" {
 # What is installed and what it reads
 
 variable "package" {
-  description = "The package that a bare image installs at its first start. Either a `file` here, which goes into the bucket, or a `url` (`s3://` or `https://`) with the `sha256` that the file must have. Left out on an image that has perch."
+  description = "The package that a bare image installs at its first start. Either a `file` here, which goes into the bucket, or a `url` (`s3://` or `https://`) with the `sha256` that the file must have. `{architecture}` in the address is what such packages call the machine (`amd64` or `arm64`, `x86_64` or `aarch64`), and then the digests of both may be there, with a space between. Left out on an image that has perch."
   type = object({
     file   = optional(string)
     url    = optional(string)
@@ -84,8 +84,13 @@ variable "package" {
   }
 
   validation {
-    condition     = try(var.package.url, null) == null ? true : can(regex("^(s3|https)://[^'\"*$[:space:]\\\\]+$", var.package.url)) && can(regex("^[0-9a-f]{64}$", var.package.sha256))
+    condition     = try(var.package.url, null) == null ? true : can(regex("^(s3|https)://[^'\"*$[:space:]\\\\]+$", var.package.url)) && can(regex("^[0-9a-f]{64}( [0-9a-f]{64})*$", var.package.sha256))
     error_message = "The address begins with s3:// or https://, and its sha256 is 64 hexadecimal digits: sha256sum FILE prints them."
+  }
+
+  validation {
+    condition     = !can(regex("[{}]", replace(var.package.url, "{architecture}", "")))
+    error_message = "Nothing but {architecture} is filled in in the package's address."
   }
 }
 
@@ -143,6 +148,12 @@ variable "instance_type" {
   validation {
     condition     = can(regex("^[a-z0-9-]+\\.[a-z0-9-]+$", var.instance_type))
     error_message = "An instance type reads like t3.micro."
+  }
+
+  # AWS's own processors have a g after the generation's number: t4g, c7gn, im4gn. The first had no generation: a1.
+  validation {
+    condition     = can(regex("^([a-z]+[0-9]+[a-z]*g[a-z]*|a1)[.]", var.instance_type)) == (var.architecture == "arm64")
+    error_message = "The instance type is not of the architecture: arm64 is t4g.micro and others with a g after the number, x86_64 those without, such as t3.micro."
   }
 }
 
@@ -271,6 +282,11 @@ variable "web" {
   validation {
     condition     = var.web == null ? true : var.web.cpu_target >= 10 && var.web.cpu_target <= 90
     error_message = "The CPU that the group aims at is 10 to 90 percent."
+  }
+
+  validation {
+    condition     = var.web == null ? true : can(regex("^([a-z]+[0-9]+[a-z]*g[a-z]*|a1)[.]", var.web.instance_type)) == (var.architecture == "arm64")
+    error_message = "The instance type of web is not of the architecture: arm64 is t4g.micro and others with a g after the number, x86_64 those without, such as t3.micro."
   }
 }
 

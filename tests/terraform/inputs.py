@@ -42,6 +42,17 @@ PACKAGE = f'{{url="https://example.com/perch.rpm", sha256="{DIGEST}"}}'
 CASES = [
     ({"package": PACKAGE}, {"https": "", "package": "https://example.com/perch.rpm", "sha256": DIGEST, "config": "s3://bucket/perch.toml"}),
     ({"http_ports": "[80, 443]", "ship_journal": "true"}, {"https": "yes", "package": ""}),
+    # One address for both machines: the role may read what the host will ask for.
+    ({"package": f'{{url="s3://mine/{{architecture}}/perch_{{architecture}}.deb?versionId=1", sha256="{DIGEST} {DIGEST}"}}'},
+     {"package": "s3://mine/amd64/perch_amd64.deb?versionId=1", "package_arn": "arn:aws:s3:::mine/amd64/perch_amd64.deb"}),
+    ({"package": f'{{url="s3://mine/perch-{{architecture}}.rpm", sha256="{DIGEST}"}}', "architecture": "arm64", "instance_type": "t4g.micro"},
+     {"package": "s3://mine/perch-aarch64.rpm", "package_arn": "arn:aws:s3:::mine/perch-aarch64.rpm"}),
+    ({"package": f'{{url="s3://mine/perch-{{machine}}.rpm", sha256="{DIGEST}"}}'}, "Nothing but {architecture} is filled in"),
+    # An image starts on the machine it is for.
+    ({"architecture": "arm64"}, "The instance type is not of the architecture"),
+    ({"instance_type": "c7gn.medium"}, "The instance type is not of the architecture"),
+    ({"architecture": "arm64", "instance_type": "im4gn.large", "web": "{}"}, "The instance type of web is not of the architecture"),
+    ({"instance_type": "g5.xlarge", "web": '{instance_type="c6in.large"}'}, {"https": ""}),
     # Their TLS ends at the load balancer.
     ({"http_ports": "[80, 443]", "web": "{}"}, {"https": ""}),
 ]

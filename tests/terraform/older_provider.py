@@ -164,7 +164,6 @@ REFUSED = {
     "configuration_versions": "0",
     "kms_key_arn": "alias/perch",
     "architecture": "amd64",
-    "instance_type": "small",
     "ami_id": "debian-12",
     "volume_gib": "4",
     "log_retention_days": "2",
@@ -177,10 +176,10 @@ REFUSED = {
     "alarm_topic_arns": '["alarms"]',
     "user_data": "#" * 16385,
 }
-# It is looked at only where the subnets are in order.
+# These are looked at only where the subnets and the architecture are in order.
 REFUSED_BESIDE = {
     "environment": "test", "region": "us-east-1", "vpc_id": "vpc-0", "subnet_ids": '["subnet-0", "subnet-1"]',
-    "web": "{minimum=3, maximum=2}",
+    "instance_type": "small", "web": "{minimum=3, maximum=2}",
 }
 
 

@@ -40,6 +40,7 @@ module "perch" {
   vpc_id             = data.aws_vpc.this.id
   subnet_ids         = slice(sort(data.aws_subnets.this.ids), 0, 2) # each zone is an address more to pay for
   package            = var.package
+  architecture       = var.architecture
   instance_type      = var.instance_type
   ami_id             = var.ami_id
   session_manager    = true

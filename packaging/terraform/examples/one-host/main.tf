@@ -40,6 +40,7 @@ module "perch" {
   vpc_id             = data.aws_vpc.this.id
   subnet_ids         = sort(data.aws_subnets.this.ids)
   package            = var.package
+  architecture       = var.architecture
   instance_type      = var.instance_type
   ami_id             = var.ami_id
   session_manager    = true

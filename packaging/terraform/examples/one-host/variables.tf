@@ -23,6 +23,12 @@ variable "package" {
   })
 }
 
+variable "architecture" {
+  description = "`x86_64`, or `arm64` for Graviton: of the package, the image and the instance type."
+  type        = string
+  default     = "x86_64"
+}
+
 variable "instance_type" {
   description = "The host."
   type        = string
