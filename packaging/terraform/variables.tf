@@ -158,7 +158,7 @@ variable "instance_type" {
 }
 
 variable "ami_id" {
-  description = "The image. Without one, the newest Amazon Linux 2023: then a newer image replaces the hosts at the next `apply`, so name one to choose the hour yourself."
+  description = "The image. Without one, the newest Amazon Linux 2023: then a newer image replaces the hosts at the next `apply`, and what is on their disks goes with them, so name one to choose the hour yourself."
   type        = string
   default     = null
 

@@ -36,7 +36,7 @@ variable "instance_type" {
 }
 
 variable "ami_id" {
-  description = "The image; without one the newest Amazon Linux 2023."
+  description = "The image; without one the newest Amazon Linux 2023, and each newer one replaces the hosts with all that is on them."
   type        = string
   default     = null
 }

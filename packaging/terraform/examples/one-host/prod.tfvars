@@ -5,6 +5,13 @@ instance_type = "t3.micro"
 ship_journal  = true
 alarm_email   = "operator@example.com"
 
+# Without an image's id, the first `apply` after AWS has a newer image replaces the host, and what is in /var/lib/perch is gone:
+# conversations, the record of what was answered, certificates. The newest one's id, to be written here:
+#   aws ssm get-parameter --region us-east-1 --query Parameter.Value --output text \
+#       --name /aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-x86_64
+# and that of a host that runs: aws ec2 describe-instances --query 'Reservations[].Instances[].[InstanceId,ImageId]'
+# ami_id = "ami-0123456789abcdef0"
+
 # The package, downloaded beside this file. It goes into the bucket; its digest is checked on the host.
 package = {
   file = "perch.x86_64.rpm"
