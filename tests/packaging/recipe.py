@@ -81,6 +81,8 @@ def faults(blocks):
     known = json.loads(NAMES.read_text())
     variables = {block.labels[0]: block.arguments.get("type") for block in blocks if block.kind == "variable"}
     sources = {".".join(block.labels) for block in blocks if block.kind == "source"}
+    if not any(block.all("required_plugins") for block in blocks if block.kind == "packer"):
+        yield "nowhere is the plugin asked for"
     for block in blocks:
         match block.kind:
             case "packer":
@@ -126,8 +128,6 @@ def required_faults(block):
         if asked != {"source": "github.com/hashicorp/amazon", "version": f">= {PLUGIN[0]}"}:
             yield f"{plugins.where}: the plugin amazon is not github.com/hashicorp/amazon >= {PLUGIN[0]}"
         yield from (f"{plugins.where}: no plugin {name} is known here" for name in plugins.arguments if name != "amazon")
-    if not block.all("required_plugins"):
-        yield f"{block.where}: the plugin is not asked for"
 
 
 def specification(clone, tag, file, struct="FlatConfig"):
