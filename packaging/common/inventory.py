@@ -17,9 +17,11 @@ import json
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
+import urllib.parse
 import uuid
 from pathlib import Path
 
@@ -103,14 +105,40 @@ def terms_of(package):
     return [f"Copyright (c) {holders or 'the authors of ' + package['name']}\n\n{standard}"]
 
 
-def libc_version(machine):
-    """The version that the C library has which is linked for this machine, as it says of itself."""
+def archive(machine, name):
+    """The compiler that links for this machine, and an archive that it links."""
     compiler = "cc" if machine == platform.machine() else f"{machine}-linux-gnu-gcc"
-    archive = Path(output(compiler, "-print-file-name=libc.a").strip())
-    said = re.search(rb"GNU C Library .*? version (\d+\.\d+)", archive.read_bytes() if archive.is_absolute() else b"")
+    return compiler, Path(output(compiler, f"-print-file-name={name}").strip())
+
+
+def packaged(path):
+    """The version, with the distribution's revision, of the package that a file is of; nothing where no package manager knows it."""
+    for find, show in [
+        (["dpkg-query", "--search"], ["dpkg-query", "--show", "--showformat=${Version}"]),
+        (["rpm", "--query", "--queryformat=%{NAME}:", "--file"], ["rpm", "--query", "--queryformat=%{VERSION}-%{RELEASE}"]),
+    ]:
+        if shutil.which(find[0]) is None:
+            continue
+        # Debian knows a file by the way to it that is without links and dots.
+        found = subprocess.run([*find, path.resolve()], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False)
+        if found.returncode == 0:
+            return output(*show, re.match(r"[^:,]+(:\w+(?=:))?", found.stdout)[0])
+    return None
+
+
+def libc_version(machine):
+    """The version that the C library has which is linked for this machine: its package's, or as it says of itself."""
+    compiler, library = archive(machine, "libc.a")
+    said = re.search(rb"GNU C Library .*? version (\d+\.\d+)", library.read_bytes() if library.is_absolute() else b"")
     if said is None:
-        sys.exit(f"the C library that {compiler} links does not say which it is: {archive}")
-    return said[1].decode()
+        sys.exit(f"the C library that {compiler} links does not say which it is: {library}")
+    return packaged(library) or said[1].decode()
+
+
+def gcc_version(machine):
+    """The version of the runtime of GCC that is linked for this machine (libgcc, libgcc_eh)."""
+    compiler, library = archive(machine, "libgcc_eh.a")
+    return packaged(library) or output(compiler, "-dumpfullversion").strip()
 
 
 def beside(packages, needs, machine):
@@ -121,11 +149,17 @@ def beside(packages, needs, machine):
     if lgpl is None:
         sys.exit(f"the terms of the C library are in none of {', '.join(LGPL)}")
     yield ("glibc", libc_version(machine), "LGPL-2.1-or-later", "https://www.gnu.org/software/libc/", [lgpl.read_text().strip()])
+    yield ("gcc-runtime", gcc_version(machine), "GPL-3.0-or-later WITH GCC-exception-3.1", "https://gcc.gnu.org", [])
     sqlite = next((packages[key] for key in needs if packages[key]["name"] == "libsqlite3-sys"), None)
     if sqlite is not None:
         header = (Path(sqlite["manifest_path"]).parent / "sqlite3/sqlite3.h").read_text()
         version = re.search(r'^#define SQLITE_VERSION\s+"(.+)"', header, re.MULTILINE).group(1)
         yield ("sqlite", version, "blessing", "https://www.sqlite.org", [])
+
+
+def purl(kind, name, version):
+    """A package's address (package-url): what is neither a letter nor a digit nor one of .-_~: is escaped in it."""
+    return f"pkg:{kind}/{name}@{urllib.parse.quote(version, safe=':')}"
 
 
 def bill(binary, packages, needs, root, others):
@@ -134,7 +168,7 @@ def bill(binary, packages, needs, root, others):
         checksums = {(p["name"], p["version"]): p.get("checksum") for p in tomllib.load(lock)["package"]}
 
     def reference(key):
-        return f"pkg:cargo/{packages[key]['name']}@{packages[key]['version']}"
+        return purl("cargo", packages[key]["name"], packages[key]["version"])
 
     def licences(text):
         single = re.fullmatch(r"[A-Za-z0-9.+-]+", text)
@@ -162,11 +196,11 @@ def bill(binary, packages, needs, root, others):
     for name, version, licence, address, _ in others:
         components.append({
             "type": "library",
-            "bom-ref": f"pkg:generic/{name}@{version}",
+            "bom-ref": purl("generic", name, version),
             "name": name,
             "version": version,
             "licenses": licences(licence),
-            "purl": f"pkg:generic/{name}@{version}",
+            "purl": purl("generic", name, version),
             "externalReferences": [{"type": "website", "url": address}],
         })
     own = packages[root]
@@ -195,7 +229,7 @@ def bill(binary, packages, needs, root, others):
         ],
     }
     document["dependencies"][[d["ref"] for d in document["dependencies"]].index(reference(root))]["dependsOn"] += [
-        f"pkg:generic/{name}@{version}" for name, version, *_ in others
+        purl("generic", name, version) for name, version, *_ in others
     ]
     return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
 
