@@ -36,6 +36,8 @@ pub struct Tries {
     pub last: u64,
     /// How long to wait after it, in seconds.
     pub wait: u64,
+    /// How much of that the server itself asked for, in seconds.
+    pub asked: u64,
     /// What came of it, if it failed.
     pub error: Option<String>,
     /// When one was ordered before its time because the server wanted it, in seconds since 1970.
@@ -81,6 +83,7 @@ impl Tries {
             last: seconds(now),
             // Rounded up: a second too early is too early.
             wait: wait.max(asked).as_secs() + 1,
+            asked: if asked.is_zero() { 0 } else { asked.as_secs() + 1 },
             error: Some(error),
             ..std::mem::take(self)
         };
@@ -108,7 +111,7 @@ impl Tries {
     pub fn hurry(&mut self, now: SystemTime) {
         let longest = WAITS[WAITS.len() - 1].mul_f64(1.1).as_secs() + 1;
         if self.failures > 0 && self.wait <= longest && seconds(now) >= self.last + ASKED.as_secs().min(self.wait) {
-            self.wait = 0;
+            self.wait = self.asked;
         }
     }
 }
@@ -279,5 +282,10 @@ mod tests {
         let before = limited.clone();
         limited.hurry(at(99));
         assert_eq!(limited, before);
+        // What the server asks for may be short, and counts all the same.
+        let mut limited = Tries::default();
+        limited.failed(Kind::Limited, "slow down".to_owned(), Some(at(2)), at(0), 0.0);
+        limited.hurry(at(1));
+        assert_eq!(limited.next(), Some(at(2) + Duration::from_secs(1)));
     }
 }
