@@ -150,8 +150,10 @@ fn http_sends_to_https_and_answers_load_balancers() {
         plain(&["-H", "Host: chat.test", "-X", "OPTIONS", "--request-target", "*"], "/"),
         moved("chat.test:PORT/")
     );
-    let absolute = ["-H", "Host: evil.test", "--request-target", "http://chat.test?a=/b"];
-    assert_eq!(plain(&absolute, "/"), moved("chat.test:PORT/?a=/b"));
+    let absolute =
+        |host: &str| plain(&["-H", &format!("Host: {host}"), "--request-target", "http://chat.test?a=/b"], "/");
+    assert_eq!(absolute("chat.test"), moved("chat.test:PORT/?a=/b"));
+    assert_eq!(absolute("evil.test"), "HTTP/1.1 400 Bad Request");
     assert_eq!(plain(&["-H", "Host: chat.test."], "/"), moved("chat.test.:PORT/"));
     for host in
         ["chat.test:80:90", "chat.test/evil.test", "chat.test\\.evil.test", "a b", "[::1", "chat.test, evil.test"]
