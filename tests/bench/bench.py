@@ -440,9 +440,9 @@ def said(*command):
 
 
 def newest_release():
-    found = [*TOP.glob("target/*/release/perch"), *TOP.glob("target/release/perch")]
+    found = [*TOP.glob(f"target/{os.uname().machine}-*/release/perch")]
     if not found:
-        sys.exit("bench: no target/*/release/perch; build it with `cargo build --release`")
+        sys.exit("bench: no release build for this machine; make one with `cargo build --release`")
     return max(found, key=lambda path: path.stat().st_mtime)
 
 
