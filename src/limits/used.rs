@@ -66,6 +66,9 @@ impl Used {
         // Whoever read the clock first need not come first.
         self.at = self.at.max(now);
         let rest = |used: f64, limit: Option<NonZeroU32>, window: Duration| {
+            if used == 0.0 {
+                return used;
+            }
             let rest = match limit {
                 Some(limit) => used - passed * f64::from(limit.get()) / window.as_secs_f64(),
                 // Where no limit says how fast it is paid, this stays about what was used within the last window; so
