@@ -214,10 +214,11 @@ pub async fn complete(State(app): State<App>, request: Request) -> Result<Respon
         return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail));
     }
     let attached = std::mem::take(&mut asked.files);
-    let size = attached.iter().map(|file| file.content.len().next_multiple_of(1 << 10) as u64).sum();
-    let files = match size {
-        0 => Vec::new(),
-        size => files(&app, &live, attached, upload::share(&app, client, size).await?).await?,
+    let files = if attached.is_empty() {
+        Vec::new()
+    } else {
+        let size = attached.iter().map(|file| file.content.len().next_multiple_of(1 << 10) as u64).sum();
+        files(&app, &live, attached, upload::share(&app, client, size).await?).await?
     };
     // Until here they were counted as what came.
     drop(counted);

@@ -296,6 +296,7 @@ fn what_is_not_done_is_refused_where_it_stands() {
         ("messages", last(json!([{ "type": "text", "text": 7 }]))),
         ("messages", last(json!([{ "type": "text", "text": "what is this?" }, picture]))),
         ("messages", last(json!([file("cat.png", "image/png", b"GIF89a")]))),
+        ("messages", last(json!([file("cat.png", "image/png", b"")]))),
         ("messages", last(json!([file("cat.exe", "image/png", b"MZ")]))),
         ("messages", last(json!([{ "type": "image_url", "image_url": { "url": "data:image/webp;base64,AAAA" } }]))),
         ("messages", last(json!([{ "type": "image_url", "image_url": { "url": "data:image/png;base64,?" } }]))),
@@ -335,6 +336,7 @@ fn what_is_not_done_is_refused_where_it_stands() {
     messages[0].content[0] null: `messages[0].content[0]` is nothing that perch takes: that is text, and the user's files
     messages[0].content[0].text invalid_value: `messages[0].content[0].text` is not a string
     messages[0].content[1].image_url.url null: `messages[0].content[1].image_url.url` is no `data:` URI in base64, and perch fetches nothing from elsewhere
+    messages[0].content[0].file.file_data null: `cat.png` is no PNG: it does not begin like one
     messages[0].content[0].file.file_data null: `cat.png` is no PNG: it does not begin like one
     messages[0].content[0].file.file_data null: `cat.exe` is none of pdf, png, jpg, jpeg and gif by its name
     messages[0].content[0].image_url.url null: `image.webp` is none of pdf, png, jpg, jpeg and gif by its name
