@@ -504,15 +504,20 @@ fn whoever_goes_away_ends_the_request_behind_it() {
     assert_eq!(stage.perch.messages("WARN"), [""; 0]);
 }
 
-#[test]
-fn an_answer_on_its_way_is_finished_before_perch_ends() {
-    let mut stage = Stage::with_model("[chat.timeout]\nbetween_tokens = \"2s\"");
+/// What comes of a stream whose model says no more after a word, when perch is told to end.
+fn streamed_while_perch_ends(stage: &Stage) -> Response {
     stage.upstream.fault(Fault::Stream(piece("Well, "), Then::Hang));
     let port = stage.port;
     let asking = std::thread::spawn(move || post(port, &[], &with(said("tell me"), "stream", json!(true))));
     stage.upstream.wait_asked(1);
     stage.perch.signal("TERM");
-    let answer = asking.join().unwrap();
+    asking.join().unwrap()
+}
+
+#[test]
+fn an_answer_on_its_way_is_finished_before_perch_ends() {
+    let mut stage = Stage::with_model("[chat.timeout]\nbetween_tokens = \"2s\"");
+    let answer = streamed_while_perch_ends(&stage);
     assert!(answer.text().contains("\"content\":\"Well, \""), "{}", answer.text());
     assert!(answer.text().contains("\"message\":\"the answer did not come in time; try again\""), "{}", answer.text());
     assert_eq!(stage.perch.wait().code(), Some(0), "{}", stage.perch.log_text());
@@ -521,12 +526,7 @@ fn an_answer_on_its_way_is_finished_before_perch_ends() {
 #[test]
 fn an_answer_that_the_drains_deadline_cuts_off_says_so() {
     let mut stage = Stage::with_model("[run]\ndrain = \"1s\"");
-    stage.upstream.fault(Fault::Stream(piece("Well, "), Then::Hang));
-    let port = stage.port;
-    let asking = std::thread::spawn(move || post(port, &[], &with(said("tell me"), "stream", json!(true))));
-    stage.upstream.wait_asked(1);
-    stage.perch.signal("TERM");
-    let answer = asking.join().unwrap();
+    let answer = streamed_while_perch_ends(&stage);
     assert!(answer.text().contains("\"message\":\"perch is restarting; try again in a moment\""), "{}", answer.text());
     assert_eq!(stage.perch.wait().code(), Some(0), "{}", stage.perch.log_text());
 }
