@@ -92,6 +92,18 @@ pub struct Particulars {
     pub usage: Usage,
 }
 
+/// Where they are told by who answers, for who asked.
+#[derive(Clone, Debug, Default)]
+pub struct Aside(Arc<Mutex<Particulars>>);
+
+impl Aside {
+    /// What was told so far.
+    #[must_use]
+    pub fn get(&self) -> Particulars {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Why an answer ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Ending {
@@ -138,20 +150,20 @@ impl Usage {
 pub struct Deltas {
     sender: Option<mpsc::Sender<String>>,
     bill: Option<Arc<Bill>>,
-    particulars: Option<Arc<Mutex<Particulars>>>,
+    aside: Option<Aside>,
 }
 
 impl Deltas {
     /// To `sender`, as fast as it takes them.
     #[must_use]
     pub fn to(sender: mpsc::Sender<String>) -> Self {
-        Deltas { sender: Some(sender), bill: None, particulars: None }
+        Deltas { sender: Some(sender), bill: None, aside: None }
     }
 
     /// Nowhere: the whole answer is enough.
     #[must_use]
     pub fn unwanted() -> Self {
-        Deltas { sender: None, bill: None, particulars: None }
+        Deltas { sender: None, bill: None, aside: None }
     }
 
     /// With what the answer costs put down on `bill`.
@@ -160,16 +172,16 @@ impl Deltas {
         Deltas { bill: Some(Arc::clone(bill)), ..self }
     }
 
-    /// With what else is known of the answer written to `particulars`, by the time that the answer is there; of one that
+    /// With what else is known of the answer told `aside`, by the time that the answer is there; of one that
     /// the API held back in the middle, by the time that it failed.
     #[must_use]
-    pub fn telling(self, particulars: &Arc<Mutex<Particulars>>) -> Self {
-        Deltas { particulars: Some(Arc::clone(particulars)), ..self }
+    pub fn telling(self, aside: &Aside) -> Self {
+        Deltas { aside: Some(aside.clone()), ..self }
     }
 
     /// Writes it there, if anybody wants to know.
     pub fn tell(&self, known: Particulars) {
-        if let Some(particulars) = &self.particulars {
+        if let Some(Aside(particulars)) = &self.aside {
             *particulars.lock().unwrap_or_else(PoisonError::into_inner) = known;
         }
     }

@@ -10,7 +10,7 @@
 //! people know them apart, and the next process does.
 
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -27,7 +27,7 @@ use super::talk::Talk;
 use super::{attached, mention};
 use crate::chat::files::File;
 use crate::chat::history::{Asked, Asking, Attachment, Question};
-use crate::chat::{Ask, Deltas, Ending, Failure, Particulars, Why};
+use crate::chat::{Aside, Ask, Deltas, Ending, Failure, Why};
 use crate::limits::Bill;
 use crate::service::Live;
 use crate::store::{Attempt, Key, Ledger};
@@ -243,8 +243,8 @@ impl Conversing<'_> {
 
     async fn listen(&self, ask: Ask<'_>, asking: &Asking, mut telling: Telling, bill: &Arc<Bill>) {
         let (sender, mut deltas) = mpsc::channel(DELTAS);
-        let particulars = Arc::<Mutex<Particulars>>::default();
-        let sink = Deltas::to(sender).on(bill).telling(&particulars);
+        let aside = Aside::default();
+        let sink = Deltas::to(sender).on(bill).telling(&aside);
         let mut answer = pin!(timeout(ANSWER_TIMEOUT, self.live.responder.answer(ask, sink)));
         let mut heard = Heard::default();
         let ended = loop {
@@ -272,7 +272,7 @@ impl Conversing<'_> {
                     pieces.push(&answer);
                     text = answer;
                 }
-                let ending = particulars.lock().unwrap_or_else(PoisonError::into_inner).ending;
+                let ending = aside.get().ending;
                 asking.ended(&text, ending);
                 telling.end(pieces, note(ending), &text);
             }

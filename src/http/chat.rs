@@ -1,6 +1,6 @@
 //! `POST /api/chat`: one message in, one reply out, whole or piece by piece.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
@@ -15,13 +15,14 @@ use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
 use super::client::ClientAddress;
+use super::content;
 use super::person;
 use super::problem::Problem;
 use super::request_id::RequestId;
 use super::router::App;
 use crate::chat::files::File;
 use crate::chat::history::{self, Asked, Asking, Attachment, ConversationId, NoSuchConversation, Which};
-use crate::chat::{Ask, Deltas, Ending, Particulars};
+use crate::chat::{Aside, Ask, Deltas, Ending};
 use crate::config::Config;
 use crate::json;
 use crate::limits::Bill;
@@ -110,10 +111,10 @@ pub async fn chat(State(app): State<App>, request: Request) -> Result<Response, 
         (Arc::clone(&live), live.config.http.as_ref().map_or(0, |http| http.max_body))
     };
     let (head, body) = request.into_parts();
-    let question = if upload::is_form(&head.headers) {
+    let question = if content::is(&head.headers, "multipart/form-data") {
         upload::read(&app, &head, body, limit, &live.config).await?
     } else {
-        if !is_json(&head.headers) {
+        if !content::is(&head.headers, "application/json") {
             let detail =
                 "send the message with `Content-Type: application/json`, or with files as `multipart/form-data`";
             return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
@@ -133,7 +134,7 @@ pub async fn chat(State(app): State<App>, request: Request) -> Result<Response, 
     let text: Arc<str> = message.into();
     let attachments = files.iter().map(Attachment::from).collect();
     let question = history::Question { text: Arc::clone(&text), attachments, key: key(&head.headers)? };
-    let address = head.extensions.get().map(|ClientAddress(address)| *address);
+    let address = ClientAddress::of(&head.extensions);
     let bill = Bill::open(&app.limits, &live.config, address, asker.person.clone(), text.len())?;
     let found = app.history.ask(&asker, which, question, live.config.chat.history()).await;
     let found = found.map_err(|NoSuchConversation| no_such_conversation())?;
@@ -208,8 +209,8 @@ pub(super) struct Answer {
 impl Exchange {
     /// Answers it.
     pub(super) async fn answer(&self, deltas: Deltas) -> Result<Answer, Problem> {
-        let particulars = Arc::<Mutex<Particulars>>::default();
-        let deltas = deltas.on(&self.bill).telling(&particulars);
+        let aside = Aside::default();
+        let deltas = deltas.on(&self.bill).telling(&aside);
         let ask = Ask { message: &self.message, earlier: self.asking.earlier(), files: &self.files, ..Ask::default() };
         let text = tokio::select! {
             biased;
@@ -224,7 +225,7 @@ impl Exchange {
             }
             never = self.asking.note_down() => match never {},
         };
-        let ending = particulars.lock().unwrap_or_else(PoisonError::into_inner).ending;
+        let ending = aside.get().ending;
         self.asking.ended(&text, ending);
         Ok(Answer { text, ending })
     }
@@ -238,12 +239,6 @@ fn wants_stream(headers: &HeaderMap) -> bool {
     essences.any(|essence| essence.trim().eq_ignore_ascii_case("text/event-stream"))
 }
 
-/// Whether a request says that its body is JSON.
-pub(super) fn is_json(headers: &HeaderMap) -> bool {
-    let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json")
-}
-
 /// Reads a body of at most `limit` bytes, which are counted as long as the second is there.
 pub(super) async fn read<'a>(
     app: &'a App,
@@ -253,9 +248,9 @@ pub(super) async fn read<'a>(
     config: &Config,
 ) -> Result<(Vec<u8>, Held<'a>), Problem> {
     let headers = &parts.headers;
-    let client = parts.extensions.get().and_then(|ClientAddress(address)| config.limits.client(*address));
+    let client = ClientAddress::of(&parts.extensions).and_then(|address| config.limits.client(address));
     let too_large = || Problem::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the request is larger than {limit} bytes"));
-    let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    let announced = content::length(headers);
     let patient = headers.contains_key(header::EXPECT);
     if announced.is_some_and(|length| length > limit && (patient || length > limit + DISCARDED)) {
         return Err(too_large());

@@ -22,7 +22,15 @@ const UNKNOWN: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
 /// The client's address, an extension of every request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ClientAddress(pub IpAddr);
+pub struct ClientAddress(IpAddr);
+
+impl ClientAddress {
+    /// The one that a request was marked with.
+    #[must_use]
+    pub fn of(extensions: &Extensions) -> Option<IpAddr> {
+        extensions.get().map(|ClientAddress(address)| *address)
+    }
+}
 
 /// A trusted proxy says that the client came to it over TLS. An extension of such requests.
 #[derive(Clone, Copy, Debug)]

@@ -4,12 +4,12 @@
 //! (<https://platform.openai.com/docs/api-reference/chat>), "Models" and "Error codes". Nothing of it becomes a
 //! conversation: the client sends what was said along, and nothing is kept.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::Json;
 use axum::extract::{Path, Request, State};
-use axum::http::{StatusCode, header};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::Value;
@@ -18,12 +18,13 @@ use utoipa::ToSchema;
 
 use super::chat::upload;
 use super::client::ClientAddress;
+use super::content;
 use super::person;
 use super::problem::Problem;
 use super::request_id::RequestId;
 use super::router::App;
 use crate::chat::files::{Announced, File, MOST, Reason, Share, Unfit};
-use crate::chat::{self, Ask, Deltas, Ending, Failure, Particulars, Why};
+use crate::chat::{self, Aside, Ask, Deltas, Ending, Failure, Particulars, Why};
 use crate::limits::Bill;
 use crate::service::Live;
 
@@ -158,7 +159,7 @@ struct Exchange {
     files: Vec<File>,
     bill: Arc<Bill>,
     last_call: CancellationToken,
-    particulars: Arc<Mutex<Particulars>>,
+    aside: Aside,
     id: RequestId,
     /// Seconds since 1970.
     created: u64,
@@ -168,16 +169,12 @@ impl Exchange {
     async fn answer(&self, deltas: Deltas) -> Result<String, Problem> {
         let Asked { message, earlier, wishes, .. } = &self.asked;
         let ask = Ask { message, earlier, files: &self.files, wishes: *wishes };
-        let deltas = deltas.on(&self.bill).telling(&self.particulars);
+        let deltas = deltas.on(&self.bill).telling(&self.aside);
         tokio::select! {
             biased;
             answer = self.live.responder.answer(ask, deltas) => answer.map_err(refusal),
             () = self.last_call.cancelled() => Err(super::chat::restarting()),
         }
-    }
-
-    fn particulars(&self) -> Particulars {
-        *self.particulars.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -196,14 +193,14 @@ pub async fn complete(State(app): State<App>, request: Request) -> Result<Respon
     let live = Arc::clone(&app.live.borrow());
     let limit = live.config.http.as_ref().map_or(0, |http| http.max_body);
     let (head, body) = request.into_parts();
-    if !super::chat::is_json(&head.headers) {
+    if !content::is(&head.headers, "application/json") {
         let detail = "send the request with `Content-Type: application/json`";
         return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
     }
     let person = person::asker(&head.extensions)?.person;
-    let address = head.extensions.get().map(|ClientAddress(address)| *address);
+    let address = ClientAddress::of(&head.extensions);
     let client = address.and_then(|address| live.config.limits.client(address));
-    let length = head.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    let length = content::length(&head.headers);
     let readable = live.config.chat.attachments();
     let large = length.filter(|length| (readable.images || readable.pdf) && (limit + 1..=WITH_FILES).contains(length));
     let (bytes, counted) = super::chat::read(&app, &head, body, large.unwrap_or(limit), &live.config).await?;
@@ -230,7 +227,7 @@ pub async fn complete(State(app): State<App>, request: Request) -> Result<Respon
         asked,
         last_call: app.last_call.clone(),
         files,
-        particulars: Arc::default(),
+        aside: Aside::default(),
         id: RequestId::of(&head.extensions)?,
         created: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
     };
@@ -238,7 +235,7 @@ pub async fn complete(State(app): State<App>, request: Request) -> Result<Respon
         return stream::answer(exchange, usage).await;
     }
     let content = exchange.answer(Deltas::unwanted()).await?;
-    let Particulars { ending, usage } = exchange.particulars();
+    let Particulars { ending, usage } = exchange.aside.get();
     let message = Answer { role: "assistant", content, refusal: None };
     let choice = Choice { index: 0, message, logprobs: None, finish_reason: finish_reason(ending) };
     let completion = Completion {

@@ -53,8 +53,8 @@ impl Gate for AddressDoor {
     type Known = (Option<HeaderValue>, Standing);
 
     fn enter(&self, request: &mut Request<Body>) -> ControlFlow<Response<Body>, Self::Known> {
-        let client = request.extensions().get::<ClientAddress>().copied();
-        let (Some(errand), Some(ClientAddress(address))) = (errand(request.uri().path()), client) else {
+        let client = ClientAddress::of(request.extensions());
+        let (Some(errand), Some(address)) = (errand(request.uri().path()), client) else {
             return ControlFlow::Continue((None, Standing::default()));
         };
         let live = self.app.live.borrow();
@@ -93,7 +93,7 @@ impl Gate for PersonDoor {
         let (Some(errand), Some(person)) = (errand, request.extensions().get::<PersonId>()) else {
             return ControlFlow::Continue(Standing::default());
         };
-        let address = request.extensions().get().map(|ClientAddress(address)| *address);
+        let address = ClientAddress::of(request.extensions());
         let live = self.app.live.borrow();
         let config = &live.config.limits;
         match self.app.limits.admit_person(config, Who { address, person }, errand) {

@@ -29,6 +29,7 @@ mod client;
 mod completions;
 mod connection;
 mod connections;
+mod content;
 mod conversations;
 mod crowd;
 mod doors;

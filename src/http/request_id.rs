@@ -13,7 +13,6 @@ use super::gate::Gate;
 use super::metrics::Route;
 use super::problem::{Dialect, Problem};
 use super::router::App;
-use crate::hexadecimal;
 
 /// The header that carries the id to the client.
 const HEADER: HeaderName = HeaderName::from_static("x-request-id");
@@ -87,7 +86,7 @@ impl Gate for Numbered {
         if let Some(problem) = problem {
             problem.render(id, dialect, &app, response);
         }
-        if let Ok(value) = HeaderValue::try_from(hexadecimal::of(&id.0.to_be_bytes())) {
+        if let Ok(value) = HeaderValue::try_from(id.to_string()) {
             response.headers_mut().insert(HEADER, value);
         }
         app.requests.count(route, status, started.elapsed());

@@ -96,7 +96,7 @@ async fn identify(verifier: &Verifier, request: &mut Request) -> Result<(), Box<
         }
         Err(detail) => return Err(challenge(StatusCode::BAD_REQUEST, detail, Some("invalid_request")).into()),
     };
-    let Some(&ClientAddress(address)) = request.extensions().get() else {
+    let Some(address) = ClientAddress::of(request.extensions()) else {
         return Err(Problem::internal(&anyhow::anyhow!("a request from nowhere")).into_response().into());
     };
     match verifier.identify(&credential, address).await {

@@ -21,6 +21,7 @@ use crate::chat::files::{Announced, File, LARGEST, MOST, Reason, Share, Unfit};
 use crate::config::Config;
 use crate::config::chat::Attachments;
 use crate::http::client::ClientAddress;
+use crate::http::content;
 use crate::http::problem::Problem;
 use crate::http::router::App;
 
@@ -49,12 +50,6 @@ const FORM: u64 = 64 << 10;
 /// For the rest of an upload that is refused: its sender may read nothing until it has sent it all.
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Whether a request says that it is a form.
-pub fn is_form(headers: &HeaderMap) -> bool {
-    let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("multipart/form-data")
-}
-
 /// Reads a form whose text may be `limit` bytes long, with files of the kinds that are read by whoever answers under this
 /// configuration.
 pub(super) async fn read(
@@ -65,7 +60,7 @@ pub(super) async fn read(
     config: &Config,
 ) -> Result<Question, Problem> {
     let headers = &head.headers;
-    let client = head.extensions.get().and_then(|ClientAddress(address)| config.limits.client(*address));
+    let client = ClientAddress::of(&head.extensions).and_then(|address| config.limits.client(address));
     let readable = config.chat.attachments();
     let incoming = Incoming::new(body, limit + FORM + (MOST * LARGEST) as u64);
     let read = Form { app, client, limit, readable }.read(headers, &incoming).await;
@@ -139,7 +134,7 @@ struct Form<'a> {
 impl Form<'_> {
     async fn read(&self, headers: &HeaderMap, incoming: &Incoming) -> Result<Question, Refusal> {
         let most = incoming.lock().limit;
-        let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+        let announced = content::length(headers);
         if announced.is_some_and(|length| length > most) {
             return Err(incoming.too_large());
         }
@@ -331,7 +326,7 @@ impl Incoming {
     /// Takes what still comes of a refused upload, and throws it away: a client that is still sending would meet a reset
     /// connection in place of the answer.
     async fn discard(&self, headers: &HeaderMap) {
-        let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+        let announced = content::length(headers);
         let waits = headers.contains_key(header::EXPECT) && self.lock().received == 0;
         let left = announced.map(|length| length.saturating_sub(self.lock().received));
         if waits || left.is_some_and(|left| left > DISCARDED) {

@@ -86,7 +86,7 @@ impl Telling {
     }
 
     fn end(&mut self) {
-        let known = self.exchange.particulars();
+        let known = self.exchange.aside.get();
         self.chunk(&json!({}), Some(super::finish_reason(known.ending)));
         if self.usage {
             let mut last = self.frame(&json!([]));

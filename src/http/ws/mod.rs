@@ -71,7 +71,7 @@ pub async fn open(State(app): State<App>, mut request: Request) -> Result<Respon
     };
     // A browser that offers protocols closes a WebSocket that takes none of them (RFC 6455, section 4.1).
     let offered = lists(request.headers(), &header::SEC_WEBSOCKET_PROTOCOL, PROTOCOL);
-    let address = known.get().map(|ClientAddress(address)| *address);
+    let address = ClientAddress::of(known);
     // What begins while it is open is theirs as well.
     let asker = Asker { newcomer: false, ..person::asker(known)? };
     let signed = known.get::<Signed>().cloned();
