@@ -1,5 +1,6 @@
 """What is shown, in this order. Each check leaves the host as the next one expects it: perch active."""
 
+import contextlib
 import hashlib
 import http.client
 import json
@@ -105,9 +106,10 @@ def settle(world):
     until("the session with Discord", world.discord.connected)
 
 
-def user_data(package, version):
+def user_data(package, version, **more):
     """packaging/cloud-init/user-data as an operator fills it in."""
     settings = {
+        **more,
         "config": f"s3://{BUCKET}/{KEY}",
         "package": f"s3://{BUCKET}/perch_{version}_amd64.deb",
         "sha256": hashlib.sha256(package).hexdigest(),
@@ -312,17 +314,20 @@ def https_socket(world):
     machine.systemctl("restart", "perch.service")
     expect("the answers", (ask("/ready")[0], ask("/ready", port=443)[0]), (200, 503))
     expect("errors", machine.messages(since, "--priority=err"), [])
-    https_answers(world)
+    # With a certificate in the configuration perch takes the socket over, and its next process does too.
+    with https_configured(world) as ask_securely:
+        expect("the answer over TLS", ask_securely(), 200)
+        expect("the way there", ask("/")[0], 308)
+        process = machine.main_process()
+        machine.systemctl("restart", "perch.service")
+        expect("the answer of another process", (ask_securely(), machine.main_process() != process), (200, True))
     expect("errors", machine.messages(since, "--priority=err"), [])
-    machine.systemctl("stop", "perch.service")
-    machine.systemctl("disable", "--now", "perch-https.socket")
-    machine.systemctl("start", "perch.service")
-    settle(world)
-    both_answer(world)
+    without_https(world)
 
 
-def https_answers(world):
-    """With a certificate in the configuration perch takes the socket over, and its next process does too."""
+@contextlib.contextmanager
+def https_configured(world):
+    """Has a certificate in the configuration; yields what asks over TLS."""
     machine, authority = world.machine, world.cloud.authority
     tls = '[http.tls]\ncert = "/etc/perch/cert.pem"\nkey = "/etc/perch/key.pem"\n'
     for file, source in (("cert", authority.certificate), ("key", authority.key)):
@@ -341,14 +346,20 @@ def https_answers(world):
         finally:
             connection.close()
 
-    expect("the answer over TLS", ask_securely(), 200)
-    expect("the way there", ask("/")[0], 308)
-    process = machine.main_process()
-    machine.systemctl("restart", "perch.service")
-    expect("the answer of another process", (ask_securely(), machine.main_process() != process), (200, True))
+    yield ask_securely
     world.version = world.cloud.upload(config())
     settle(world)
     machine.run("rm", "/etc/perch/cert.pem", "/etc/perch/key.pem")
+
+
+def without_https(world):
+    """Closes the socket for HTTPS again."""
+    machine = world.machine
+    machine.systemctl("stop", "perch.service")
+    machine.systemctl("disable", "--now", "perch-https.socket")
+    machine.systemctl("start", "perch.service")
+    settle(world)
+    both_answer(world)
 
 
 @check("another port is opened as the page says")
@@ -530,6 +541,25 @@ def user_data_again(world):
     both_answer(world)
 
 
+@check("user data with https='yes' has the host serve HTTPS, and after a reboot it still does")
+def user_data_https(world):
+    machine = world.machine
+    installed = machine.run("dpkg-query", "--show", "--showformat=${Version}", "perch").stdout
+    package = world.package(installed).read_bytes()
+    world.cloud.upload_file(package, f"perch_{installed}_amd64.deb")
+    machine.write_running("/opt/user-data", user_data(package, installed, https="yes"))
+    for _ in range(2):
+        machine.run("sh", "/opt/user-data")
+        machine.wait_active()
+    with https_configured(world) as ask_securely:
+        expect("the answer over TLS", ask_securely(), 200)
+        machine.reboot()
+        expect("the boot", machine.wait_booted(), "running")
+        machine.wait_active()
+        expect("the answer after a reboot", ask_securely(), 200)
+    without_https(world)
+
+
 # What cloud-init itself makes of user data.
 PARTS = """
 import json, sys
@@ -605,15 +635,18 @@ def credential(world):
     machine = world.machine
     machine.write_running("/etc/perch/discord-token", TOKEN)
     machine.run("chmod", "600", "/etc/perch/discord-token")
-    machine.drop_in("credential", "[Service]\nLoadCredential=discord-token:/etc/perch/discord-token\n")
     world.version = world.cloud.upload(config(token='{ credential = "discord-token" }'))
-    machine.systemctl("restart", "perch.service")
-    expect("the version", machine.status()["config"]["version"], world.version)
-    both_answer(world)
+    # In plain, and encrypted for this host alone.
+    machine.run("systemd-creds", "encrypt", "--name=discord-token", "/etc/perch/discord-token", "/etc/perch/encrypted-token")
+    for setting, file in (("LoadCredential", "discord-token"), ("LoadCredentialEncrypted", "encrypted-token")):
+        machine.drop_in("credential", f"[Service]\n{setting}=discord-token:/etc/perch/{file}\n")
+        machine.systemctl("restart", "perch.service")
+        expect("the version", machine.status()["config"]["version"], world.version)
+        both_answer(world)
     world.version = world.cloud.upload(config())
     until("the version before", lambda: machine.status()["config"]["version"] == world.version)
     machine.remove_drop_in("credential")
-    machine.run("rm", "/etc/perch/discord-token")
+    machine.run("rm", "/etc/perch/discord-token", "/etc/perch/encrypted-token")
     machine.systemctl("restart", "perch.service")
     both_answer(world)
 

@@ -62,6 +62,9 @@ def run(check, world):
     return "failed", reason
 
 
+# What all checks may take, in seconds, three times over what they do.
+MOST = 300
+
 # What a check may come upon that is its own affair; anything else is the test's mistake.
 PROBLEMS = (Failed, OSError, ValueError, TypeError, LookupError, http.client.HTTPException)
 
@@ -78,7 +81,11 @@ def main():
         result, reason = run(check, world)
         counts[result] += 1
         print(f"{result:8} {time.monotonic() - start:5.1f} s  {check.name}{': ' + reason if reason else ''}")
-    print(", ".join(f"{number} {word}" for word, number in counts.items()) + f" in {time.monotonic() - begin:.0f} s")
+    took = time.monotonic() - begin
+    if took > MOST:
+        counts["failed"] += 1
+        print(f"failed: all of it is to take {MOST} s at most")
+    print(", ".join(f"{number} {word}" for word, number in counts.items()) + f" in {took:.0f} s")
     sys.stdout.flush()
     # As the first process of its namespace it takes all the others with it.
     os._exit(1 if counts["failed"] else 0)
