@@ -9,14 +9,14 @@ variable "region" {
 
 variable "deb" {
   type        = string
-  description = "The package for Debian."
-  default     = "target/packages/perch_0.1.0_amd64.deb"
+  description = "The package for Debian; empty: the one that was built for the architecture."
+  default     = ""
 }
 
 variable "rpm" {
   type        = string
-  description = "The package for Amazon Linux."
-  default     = "target/packages/perch-0.1.0-1.x86_64.rpm"
+  description = "The package for Amazon Linux; empty: the one that was built for the architecture."
+  default     = ""
 }
 
 variable "architecture" {
@@ -43,6 +43,9 @@ variable "kms_key_id" {
 }
 
 locals {
+  machine       = var.architecture == "arm64" ? "aarch64" : "x86_64"
+  deb           = var.deb != "" ? var.deb : "target/packages/perch_0.1.0_${var.architecture}.deb"
+  rpm           = var.rpm != "" ? var.rpm : "target/packages/perch-0.1.0-1.${local.machine}.rpm"
   instance_type = var.architecture == "arm64" ? "t4g.small" : "t3.small"
   moment        = formatdate("YYYYMMDD-hhmmss", timestamp())
 }
@@ -147,13 +150,13 @@ build {
 
   provisioner "file" {
     only        = ["amazon-ebs.debian"]
-    source      = var.deb
+    source      = local.deb
     destination = "/tmp/perch.deb"
   }
 
   provisioner "file" {
     only        = ["amazon-ebs.amazon"]
-    source      = var.rpm
+    source      = local.rpm
     destination = "/tmp/perch.rpm"
   }
 
