@@ -20,6 +20,8 @@ mod status;
 
 /// Something failed: a refused reload, a source that can't be reached, a drain deadline missed.
 const FAILED: u8 = 1;
+/// As clap has it for a command line that can't be understood.
+const USAGE: u8 = 2;
 /// `status` found no daemon.
 const NOT_RUNNING: u8 = 3;
 /// `EX_CONFIG` of sysexits(3): the configuration is no valid configuration.
@@ -85,7 +87,7 @@ struct Directories {
 #[derive(Args)]
 struct RuntimeDirectory {
     /// Where the running daemon's admin socket is
-    #[arg(long, env = "RUNTIME_DIRECTORY", default_value = "/run/perch", value_name = "DIR", value_parser = first_directory)]
+    #[arg(long, global = true, env = "RUNTIME_DIRECTORY", default_value = "/run/perch", value_name = "DIR", value_parser = first_directory)]
     runtime_dir: PathBuf,
 }
 

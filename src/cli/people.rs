@@ -1,5 +1,6 @@
 //! `perch people`: what is kept of those who talk to it.
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use hyper::Method;
 use reqwest::Url;
 use serde_json::Value;
 
-use super::{FAILED, NOT_RUNNING, RuntimeDirectory, Style, complain, print};
+use super::{FAILED, NOT_RUNNING, RuntimeDirectory, Style, USAGE, complain, print};
 use crate::admin::client::{self, AskError};
 
 /// Removing a large history takes its time; nothing else does.
@@ -19,7 +20,6 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Lists those of whom something is kept, whoever was heard of last first: people with a cookie (`visitor:`), an API
 /// key (`key:`), a sign-in (`oidc:`) or an account on Discord (`discord:`). The 1,000 latest are shown.
 #[derive(Args)]
-#[command(args_conflicts_with_subcommands = true)]
 #[command(after_help = "Examples:\n  perch people\n  perch people --json | jq -r '.people[].person'\n  \
     perch people export discord:80351110224678912 >export.json\n  perch people delete discord:80351110224678912\n\n\
     Exit codes: 0 done, 1 failed, or nothing is kept of this person, 3 no daemon running.")]
@@ -46,8 +46,6 @@ enum Verb {
 #[command(after_help = "Example:\n  perch people export key:alice | jq -r '.conversations[].messages[].text'\n\n\
     Exit codes: 0 done, 1 failed, or nothing is kept of this person, 3 no daemon running.")]
 struct Export {
-    #[command(flatten)]
-    runtime: RuntimeDirectory,
     /// Whom, as `perch people` shows them
     person: String,
 }
@@ -59,25 +57,30 @@ struct Export {
 #[command(after_help = "Example:\n  perch people delete key:alice\n\n\
     Exit codes: 0 done, 1 failed, or nothing is kept of this person, 3 no daemon running.")]
 struct Delete {
-    #[command(flatten)]
-    runtime: RuntimeDirectory,
     /// Whom, as `perch people` shows them
     person: String,
 }
 
 impl People {
     pub async fn run(self) -> ExitCode {
+        let directory = &self.runtime.runtime_dir;
         let done = match &self.verb {
-            None => list(&self.runtime, self.json).await,
-            Some(Verb::Export(Export { runtime, person })) => {
+            None => list(directory, self.json).await,
+            Some(_) if self.json => {
+                complain(
+                    "--json is for the list of people: an export is JSON anyway, and there is nothing to print of a deletion",
+                );
+                return ExitCode::from(USAGE);
+            }
+            Some(Verb::Export(Export { person })) => {
                 let route = about("people/export", person);
                 let mut out = std::io::stdout().lock();
-                let asked = client::download(&runtime.runtime_dir, Method::GET, &route, PATIENCE, &mut out);
+                let asked = client::download(directory, Method::GET, &route, PATIENCE, &mut out);
                 asked.await.map(|()| ExitCode::SUCCESS)
             }
-            Some(Verb::Delete(Delete { runtime, person })) => {
+            Some(Verb::Delete(Delete { person })) => {
                 let route = about("people", person);
-                let asked = client::ask(&runtime.runtime_dir, Method::DELETE, &route, PATIENCE).await;
+                let asked = client::ask(directory, Method::DELETE, &route, PATIENCE).await;
                 asked.map(|_| print(&format!("{} nothing is kept of {person} any more\n", Style::detect().good("✓"))))
             }
         };
@@ -88,8 +91,8 @@ impl People {
     }
 }
 
-async fn list(runtime: &RuntimeDirectory, json: bool) -> Result<ExitCode, AskError> {
-    let bytes = client::ask(&runtime.runtime_dir, Method::GET, "/people", PATIENCE).await?;
+async fn list(directory: &Path, json: bool) -> Result<ExitCode, AskError> {
+    let bytes = client::ask(directory, Method::GET, "/people", PATIENCE).await?;
     let answer: Value = serde_json::from_slice(&bytes).unwrap_or_default();
     Ok(print(&if json { format!("{answer}\n") } else { describe(&answer) }))
 }

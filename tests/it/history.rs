@@ -530,6 +530,15 @@ fn the_operator_sees_who_has_conversations_and_deletes_them_from_the_disk() {
         files.filter(|path| path.is_file() && contains(path, text.as_bytes())).count()
     };
     assert!(on_disk("fingerprint") > 0);
+    // Which daemon is meant may be said before the verb, and after it.
+    for elsewhere in [
+        ["people", "--runtime-dir", "/nowhere", "delete", person],
+        ["people", "delete", person, "--runtime-dir", "/nowhere"],
+    ] {
+        assert_eq!(perch.verb(&elsewhere).status.code(), Some(3));
+    }
+    let json = perch.verb(&["people", "--json", "delete", person]);
+    assert_eq!((json.status.code(), people()["all"].as_u64()), (Some(2), Some(2)), "{json:?}");
     let deleted = perch.verb(&["people", "delete", person]);
     assert_eq!(deleted.status.code(), Some(0), "{deleted:?}");
     assert_eq!(String::from_utf8_lossy(&deleted.stdout), format!("✓ nothing is kept of {person} any more\n"));

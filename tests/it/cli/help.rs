@@ -241,8 +241,7 @@ fn help_of_the_other_verbs_is_worth_reading() {
     (`visitor:`), an API key (`key:`), a sign-in (`oidc:`) or an account on Discord (`discord:`). The
     1,000 latest are shown.
 
-    Usage: perch people [OPTIONS]
-           perch people <COMMAND>
+    Usage: perch people [OPTIONS] [COMMAND]
 
     Commands:
       export  Print all that is kept of a person, as JSON
