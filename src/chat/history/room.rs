@@ -1,6 +1,7 @@
 //! The conversations that are at hand: those that somebody continued lately, as far as there is room. Those that nobody
 //! continued for longest make room for others.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -29,9 +30,31 @@ pub(super) struct Room {
     /// By the keys that they began with.
     begun: HashMap<(PersonId, Arc<str>), ConversationId>,
     /// Those of which something is here alone.
-    unwritten: HashMap<PersonId, Vec<ConversationId>>,
+    unwritten: HashMap<PersonId, Few>,
     moment: u64,
     strangers: Allowance,
+}
+
+/// A conversation, and seldom more of them.
+struct Few(ConversationId, Vec<ConversationId>);
+
+impl Few {
+    fn iter(&self) -> impl Iterator<Item = &ConversationId> {
+        std::iter::once(&self.0).chain(&self.1)
+    }
+
+    /// Returns whether this was the last.
+    fn remove(&mut self, id: ConversationId) -> bool {
+        self.1.retain(|known| *known != id);
+        if self.0 != id {
+            return false;
+        }
+        match self.1.pop() {
+            Some(next) => self.0 = next,
+            None => return true,
+        }
+        false
+    }
 }
 
 /// So many a second.
@@ -124,13 +147,16 @@ impl Room {
         let person = &asker.person;
         // Of two that came at once, the other may have begun it by now.
         let begun = || question.key.as_ref().filter(|_| !asker.newcomer).and_then(|key| self.begun(person, key));
-        let (id, new) = match id.or_else(begun) {
+        let known_id = id.or_else(begun);
+        let (id, new) = match known_id {
             Some(id) => (id, new),
             None => (ConversationId::random(), true),
         };
         let at = now();
-        let there = self.standing(person, id, archive.horizon()) == Standing::Theirs;
-        let mut held = self.remove(id).filter(|_| there).unwrap_or_else(|| {
+        // Nobody has a conversation whose name is being made up.
+        let there = known_id.is_some() && self.standing(person, id, archive.horizon()) == Standing::Theirs;
+        let before = known_id.and_then(|id| self.remove(id)).filter(|_| there);
+        let mut held = before.unwrap_or_else(|| {
             let mut held = Held::new(person.clone(), if asker.newcomer { Class::Passing } else { Class::Staying });
             (held.whole, held.doubtful) = (new, doubtful);
             held.key = question.key.clone().filter(|_| new);
@@ -248,7 +274,7 @@ impl Room {
 
     /// This person's conversations of which something is here alone.
     pub fn unwritten(&self, person: &PersonId) -> Vec<Summary> {
-        let ids = self.unwritten.get(person).into_iter().flatten();
+        let ids = self.unwritten.get(person).into_iter().flat_map(Few::iter);
         let summary = |id: &ConversationId| {
             let held = self.held.get(id)?;
             Some(Summary {
@@ -306,13 +332,17 @@ impl Room {
     }
 
     fn index(&mut self, person: &PersonId, id: ConversationId, unwritten: bool) {
-        if unwritten {
-            self.unwritten.entry(person.clone()).or_default().push(id);
-        } else if let Some(ids) = self.unwritten.get_mut(person) {
-            ids.retain(|known| *known != id);
-            if ids.is_empty() {
+        if !unwritten {
+            if self.unwritten.get_mut(person).is_some_and(|ids| ids.remove(id)) {
                 self.unwritten.remove(person);
             }
+            return;
+        }
+        match self.unwritten.entry(person.clone()) {
+            Entry::Vacant(entry) => {
+                entry.insert(Few(id, Vec::new()));
+            }
+            Entry::Occupied(mut entry) => entry.get_mut().1.push(id),
         }
     }
 
@@ -347,7 +377,7 @@ mod tests {
                 let own: usize = held.exchanges.iter().map(|slot| EXCHANGE + slot.exchange.text()).sum();
                 assert_eq!(own, held.bytes);
                 assert_eq!(self.ages.get(&(held.class, held.continued)), Some(id));
-                let unwritten = self.unwritten.get(&held.person).is_some_and(|ids| ids.contains(id));
+                let unwritten = self.unwritten.get(&held.person).is_some_and(|ids| ids.iter().any(|known| known == id));
                 assert_eq!(unwritten, held.unwritten);
                 bytes[held.class as usize] += CONVERSATION + own;
             }
