@@ -11,7 +11,7 @@ impl PersonId {
     /// Somebody known by a cookie alone: `mark` is a hash of it, in hexadecimal.
     #[must_use]
     pub fn visitor(mark: &str) -> PersonId {
-        PersonId(format!("visitor:{mark}").into())
+        PersonId(["visitor:", mark].concat().into())
     }
 
     /// Whoever holds the API key of this name.

@@ -1,29 +1,25 @@
 //! `POST /api/chat`: one message in, one reply out, whole or piece by piece.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Json;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderName, StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::response::Response;
 use http_body_util::BodyExt;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
-use super::client::ClientAddress;
 use super::content;
-use super::person;
 use super::problem::Problem;
-use super::request_id::RequestId;
 use super::router::App;
+use super::visit::Visit;
 use crate::chat::files::File;
 use crate::chat::history::{self, Asked, Asking, Attachment, ConversationId, NoSuchConversation, Which};
 use crate::chat::{Aside, Ask, Deltas, Ending};
-use crate::config::Config;
 use crate::json;
 use crate::limits::Bill;
 use crate::service::Live;
@@ -86,6 +82,18 @@ struct Whole {
     finish: Option<&'static str>,
 }
 
+impl Whole {
+    /// The answer to a request that came with `headers`: an answer has many of them, and there is room in these.
+    fn answer(&self, mut headers: HeaderMap) -> Response {
+        headers.clear();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let text = serde_json::to_vec(self).expect("these are strings");
+        let mut response = Response::new(Body::from(text));
+        *response.headers_mut() = headers;
+        response
+    }
+}
+
 /// Answers with the responder of the configuration that is live when the request comes: whole, or as a stream of
 /// server-sent events where the client asks for that.
 #[utoipa::path(
@@ -111,15 +119,17 @@ pub async fn chat(State(app): State<App>, request: Request) -> Result<Response, 
         (Arc::clone(&live), live.config.http.as_ref().map_or(0, |http| http.max_body))
     };
     let (head, body) = request.into_parts();
+    let visit = Visit::of(&head.extensions)?;
+    let client = live.config.limits.client(visit.client.address);
     let question = if content::is(&head.headers, "multipart/form-data") {
-        upload::read(&app, &head, body, limit, &live.config).await?
+        upload::read(&app, &head.headers, body, client, limit, &live.config).await?
     } else {
         if !content::is(&head.headers, "application/json") {
             let detail =
                 "send the message with `Content-Type: application/json`, or with files as `multipart/form-data`";
             return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
         }
-        let (bytes, _held) = read(&app, &head, body, limit, &live.config).await?;
+        let (bytes, _held) = read(&app, &head.headers, body, client, limit).await?;
         json::object(&bytes).map_err(|error| {
             let detail = format!("the body is not {{\"message\": \"…\", \"conversation\": \"…\"?}}: {error}");
             Problem::new(StatusCode::BAD_REQUEST, detail)
@@ -128,35 +138,34 @@ pub async fn chat(State(app): State<App>, request: Request) -> Result<Response, 
     if question.message.trim().is_empty() && question.files.is_empty() {
         return Err(Problem::new(StatusCode::BAD_REQUEST, "`message` is empty"));
     }
-    let asker = person::asker(&head.extensions)?;
+    let asker = visit.asker()?;
     let which = which(question.conversation.as_deref())?;
     let Question { message, files, .. } = question;
     let text: Arc<str> = message.into();
     let attachments = files.iter().map(Attachment::from).collect();
     let question = history::Question { text: Arc::clone(&text), attachments, key: key(&head.headers)? };
-    let address = ClientAddress::of(&head.extensions);
-    let bill = Bill::open(&app.limits, &live.config, address, asker.person.clone(), text.len())?;
+    let address = visit.client.address;
+    let bill = Bill::open(&app.limits, &live.config, Some(address), asker.person.clone(), text.len())?;
     let found = app.history.ask(&asker, which, question, live.config.chat.history()).await;
     let found = found.map_err(|NoSuchConversation| no_such_conversation())?;
-    let id = RequestId::of(&head.extensions)?;
     let stream = wants_stream(&head.headers);
     match found {
         Asked::Before { conversation, answer, ending, .. } if !stream => {
-            Ok(Json(Whole { reply: answer, conversation, finish: ending.finish() }).into_response())
+            Ok(Whole { reply: answer, conversation, finish: ending.finish() }.answer(head.headers))
         }
         Asked::Before { conversation, message, answer, ending } => {
             let answer = Answer { text: answer, ending };
-            Ok(stream::again(conversation, message, answer, live, id))
+            Ok(stream::again(conversation, message, answer, live, visit.id))
         }
         Asked::Now(asking) => {
             let last_call = app.last_call.clone();
             let exchange = Exchange { live, asking, message: text, files, bill, last_call };
             if stream {
-                return stream::answer(Arc::new(exchange), id);
+                return stream::answer(Arc::new(exchange), visit.id);
             }
             let answer = exchange.answer(Deltas::unwanted()).await.inspect_err(|_| exchange.asking.failed())?;
             let (conversation, finish) = (exchange.asking.conversation(), answer.ending.finish());
-            Ok(Json(Whole { reply: answer.text, conversation, finish }).into_response())
+            Ok(Whole { reply: answer.text, conversation, finish }.answer(head.headers))
         }
     }
 }
@@ -239,16 +248,14 @@ fn wants_stream(headers: &HeaderMap) -> bool {
     essences.any(|essence| essence.trim().eq_ignore_ascii_case("text/event-stream"))
 }
 
-/// Reads a body of at most `limit` bytes, which are counted as long as the second is there.
+/// Reads a body of at most `limit` bytes, which are counted for `client` as long as the second is there.
 pub(super) async fn read<'a>(
     app: &'a App,
-    parts: &Parts,
+    headers: &HeaderMap,
     mut body: Body,
+    client: Option<IpAddr>,
     limit: u64,
-    config: &Config,
 ) -> Result<(Vec<u8>, Held<'a>), Problem> {
-    let headers = &parts.headers;
-    let client = ClientAddress::of(&parts.extensions).and_then(|address| config.limits.client(address));
     let too_large = || Problem::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the request is larger than {limit} bytes"));
     let announced = content::length(headers);
     let patient = headers.contains_key(header::EXPECT);

@@ -7,7 +7,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use axum::http::{Extensions, HeaderMap, HeaderName, HeaderValue, Request, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use super::arrival::Arrival;
 use crate::config::http::Http;
@@ -20,46 +20,28 @@ const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto")
 /// may be exempt from limits.
 const UNKNOWN: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
-/// The client's address, an extension of every request.
+/// Who sent a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ClientAddress(IpAddr);
-
-impl ClientAddress {
-    /// The one that a request was marked with.
-    #[must_use]
-    pub fn of(extensions: &Extensions) -> Option<IpAddr> {
-        extensions.get().map(|ClientAddress(address)| *address)
-    }
+pub struct Client {
+    pub address: IpAddr,
+    /// Their own connection is encrypted: TLS ends in perch, or in a trusted proxy that says so. Then cookies are `Secure`.
+    pub encrypted: bool,
 }
 
-/// A trusted proxy says that the client came to it over TLS. An extension of such requests.
-#[derive(Clone, Copy, Debug)]
-struct EncryptedBefore;
-
-/// Whether the client's own connection is encrypted: TLS ends in perch, or in a trusted proxy that says so. To be asked
-/// of a request's extensions, for cookies that are `Secure` and what is said of TLS alone.
-#[must_use]
-pub fn encrypted(extensions: &Extensions) -> bool {
-    extensions.get::<Arrival>().is_some_and(|arrival| arrival.encrypted)
-        || extensions.get::<EncryptedBefore>().is_some()
-}
-
-/// Puts the client's address into the request's extensions.
-pub fn mark<B>(request: &mut Request<B>, http: Option<&Http>) {
-    // Every connection says where it comes from; a request made up by a test may not.
-    let peer = request.extensions().get::<Arrival>().map(|arrival| arrival.peer.ip());
-    let peer = peer.unwrap_or(Ipv4Addr::UNSPECIFIED.into()).to_canonical();
-    let trusted = http.map_or(&[][..], |http| &http.trusted_proxies);
-    let mut address = peer;
-    if trusts(trusted, peer) {
-        address = client(peer, request.headers(), trusted);
-        if came_encrypted(request.headers()) {
-            request.extensions_mut().insert(EncryptedBefore);
+impl Client {
+    /// The one behind the connection that a request came over.
+    pub fn of(arrival: Arrival, headers: &HeaderMap, http: Option<&Http>) -> Client {
+        let peer = arrival.peer.ip().to_canonical();
+        let trusted = http.map_or(&[][..], |http| &http.trusted_proxies);
+        if trusts(trusted, peer) {
+            let encrypted = arrival.encrypted || came_encrypted(headers);
+            return Client { address: client(peer, headers, trusted), encrypted };
         }
-    } else if !is_global(peer) {
-        suspect(peer, request.headers());
+        if !is_global(peer) {
+            suspect(peer, headers);
+        }
+        Client { address: peer, encrypted: arrival.encrypted }
     }
-    request.extensions_mut().insert(ClientAddress(address));
 }
 
 fn trusts(trusted: &[Network], address: IpAddr) -> bool {

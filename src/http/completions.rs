@@ -17,12 +17,11 @@ use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
 use super::chat::upload;
-use super::client::ClientAddress;
 use super::content;
-use super::person;
 use super::problem::Problem;
 use super::request_id::RequestId;
 use super::router::App;
+use super::visit::Visit;
 use crate::chat::files::{Announced, File, MOST, Reason, Share, Unfit};
 use crate::chat::{self, Aside, Ask, Deltas, Ending, Failure, Particulars, Why};
 use crate::limits::Bill;
@@ -197,13 +196,13 @@ pub async fn complete(State(app): State<App>, request: Request) -> Result<Respon
         let detail = "send the request with `Content-Type: application/json`";
         return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
     }
-    let person = person::asker(&head.extensions)?.person;
-    let address = ClientAddress::of(&head.extensions);
-    let client = address.and_then(|address| live.config.limits.client(address));
+    let visit = Visit::of(&head.extensions)?;
+    let (person, address) = (visit.asker()?.person, visit.client.address);
+    let client = live.config.limits.client(address);
     let length = content::length(&head.headers);
     let readable = live.config.chat.attachments();
     let large = length.filter(|length| (readable.images || readable.pdf) && (limit + 1..=WITH_FILES).contains(length));
-    let (bytes, counted) = super::chat::read(&app, &head, body, large.unwrap_or(limit), &live.config).await?;
+    let (bytes, counted) = super::chat::read(&app, &head.headers, body, client, large.unwrap_or(limit)).await?;
     let mut asked = request::read(&bytes)?;
     drop(bytes);
     if asked.length() as u64 > limit {
@@ -222,13 +221,13 @@ pub async fn complete(State(app): State<App>, request: Request) -> Result<Respon
     let stream = asked.stream;
     let said = asked.length();
     let exchange = Exchange {
-        bill: Bill::open(&app.limits, &live.config, address, person, said)?,
+        bill: Bill::open(&app.limits, &live.config, Some(address), person, said)?,
         live,
         asked,
         last_call: app.last_call.clone(),
         files,
         aside: Aside::default(),
-        id: RequestId::of(&head.extensions)?,
+        id: visit.id,
         created: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
     };
     if let Some(request::Stream { usage }) = stream {

@@ -1,5 +1,6 @@
 //! One connection, from its first byte to its last: HTTP/1.1 or HTTP/2, idle, busy, and let finish.
 
+use std::convert::Infallible;
 use std::io::IoSlice;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -8,12 +9,12 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes, HttpBody};
-use axum::http::{HeaderValue, StatusCode, Version, header};
+use axum::http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use futures_util::future::BoxFuture;
 use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, OwnedSemaphorePermit};
@@ -22,19 +23,13 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tower::ServiceExt;
 
 use super::afterwards::Afterwards;
 use super::arrival::Arrival;
-use super::gate::Answer;
-use super::patience::Patient;
-use super::router::Answers;
+use super::patience::{IDLE, Patient};
 use crate::limits::Seat;
 use crate::telemetry::panics;
 
-/// How long an idle connection is kept: longer than AWS's load balancers keep theirs (60 s), which would else send a
-/// request on one that is just being closed.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 /// The longest head of a request, in bytes, and what is held of a connection's bytes at most in HTTP/1.
 pub const LONGEST_HEAD: usize = 32 << 10;
 /// How long a connection without a request is kept once its listener is left: one may be on its way, and closing
@@ -79,11 +74,16 @@ tokio::task_local! {
 
 /// What answers requests. Whatever is behind it, connections are made of the same code.
 #[derive(Clone)]
-pub struct Answerer(Arc<dyn Fn(hyper::Request<Incoming>) -> BoxFuture<'static, Answer> + Send + Sync>);
+pub struct Answerer(Arc<Answers>);
+
+type Answers = dyn Fn(Request<Incoming>, Arrival, Afterwards) -> BoxFuture<'static, Response<Body>> + Send + Sync;
 
 impl Answerer {
-    pub fn new(app: impl Answers + Sync) -> Self {
-        Answerer(Arc::new(move |request| Box::pin(app.clone().oneshot(request))))
+    pub fn new<F>(answer: impl Fn(Request<Incoming>, Arrival, Afterwards) -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Response<Body>> + Send + 'static,
+    {
+        Answerer(Arc::new(move |request, arrival, afterwards| Box::pin(answer(request, arrival, afterwards))))
     }
 }
 
@@ -139,49 +139,38 @@ async fn requests(
     let busy = Arc::new(Busy::default());
     let service = {
         let (busy, leave) = (Arc::clone(&busy), leave.clone());
-        tower::service_fn(move |mut request: hyper::Request<Incoming>| {
+        service_fn(move |request: Request<Incoming>| {
             busy.begin();
-            request.extensions_mut().insert(arrival);
-            request.extensions_mut().insert(afterwards.clone());
             let version = request.version();
-            let (app, busy, leave) = (app.clone(), Arc::clone(&busy), leave.clone());
+            // However the answer ends, or is given up.
+            let done = Done(Arc::clone(&busy));
+            let (answer, leave) = ((app.0)(request, arrival, afterwards.clone()), leave.clone());
             async move {
-                // However the answer ends, or is given up.
-                let done = Done(busy);
-                let answer = (app.0)(request).await;
-                answer.map(|mut answer| {
-                    if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
-                        done.0.upgraded.store(true, Ordering::Release);
-                    }
-                    let upgraded = answer.status() == StatusCode::SWITCHING_PROTOCOLS;
-                    // hyper ends the connection after it, and the client knows. HTTP/2 has a frame for that.
-                    if leave.is_cancelled() && version < Version::HTTP_2 && !upgraded {
-                        answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-                    }
-                    // In HTTP/1 one that is all there leaves as it is; a stream is in flight until its end.
-                    match (answer.body().size_hint().exact(), TAKING.try_with(Arc::clone).ok()) {
-                        (Some(_), None) => answer,
-                        (None, None) => answer.map(|body| Body::new(Streaming { body, _done: done })),
-                        (_, Some(taking)) => answer.map(|body| {
-                            Body::new(Measured {
-                                streaming: Streaming { body, _done: done },
-                                rest: Bytes::new(),
-                                taking,
-                            })
-                        }),
-                    }
+                let mut answer = answer.await;
+                let upgraded = answer.status() == StatusCode::SWITCHING_PROTOCOLS;
+                if upgraded {
+                    done.0.upgraded.store(true, Ordering::Release);
+                }
+                // hyper ends the connection after it, and the client knows. HTTP/2 has a frame for that.
+                if leave.is_cancelled() && version < Version::HTTP_2 && !upgraded {
+                    answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+                }
+                // In HTTP/1 one that is all there leaves as it is; a stream is in flight until its end.
+                Ok::<_, Infallible>(match (answer.body().size_hint().exact(), TAKING.try_with(Arc::clone).ok()) {
+                    (Some(_), None) => answer,
+                    (None, None) => answer.map(|body| Body::new(Streaming { body, _done: done })),
+                    (_, Some(taking)) => answer.map(|body| {
+                        Body::new(Measured { streaming: Streaming { body, _done: done }, rest: Bytes::new(), taking })
+                    }),
                 })
             }
         })
     };
-    let service = TowerToHyperService::new(service);
     let ended = match protocol {
         Protocol::Http1 => {
             let serving = Arc::clone(&busy);
             let patient = Patient::new(stream, move || serving.between());
             let connection = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(IDLE_TIMEOUT)
                 .max_buf_size(LONGEST_HEAD)
                 .serve_connection(TokioIo::new(patient), service)
                 .with_upgrades();
@@ -259,7 +248,7 @@ where
     tokio::select! {
         ended = connection.as_mut() => return ended,
         () = leave.cancelled() => {}
-        () = busy.none_for(IDLE_TIMEOUT) => {}
+        () = busy.none_for(IDLE) => {}
     }
     connection.as_mut().graceful_shutdown();
     tokio::select! {

@@ -16,7 +16,6 @@ use super::arrival::Arrival;
 use super::connection::{self, Answerer, Place, Protocol, Stream};
 use super::crowd::Crowd;
 use super::patience;
-use super::router::Answers;
 use super::tls::handshake;
 use crate::telemetry::panics;
 
@@ -45,9 +44,8 @@ pub struct Door {
 ///
 /// # Errors
 /// When the runtime can't watch the listener.
-pub async fn serve(door: Door, app: impl Answers + Sync, leave: CancellationToken) -> std::io::Result<()> {
+pub async fn serve(door: Door, app: Answerer, leave: CancellationToken) -> std::io::Result<()> {
     let listener = tokio::net::TcpListener::from_std(door.socket.try_clone()?)?;
-    let app = Answerer::new(app);
     // A task that dies with this one: the service's end, even by a panic, leaves no connection behind.
     let mut connections = JoinSet::new();
     let tls = door.tls.clone();

@@ -8,9 +8,9 @@ use axum::response::IntoResponse;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::person;
 use super::problem::Problem;
 use super::router::App;
+use super::visit::Visit;
 use crate::chat::history::{
     Conversation, ConversationId, Cursor, Exchange, Export, Message, Summary, Unavailable, shown,
 };
@@ -74,7 +74,7 @@ pub async fn list(
     Query(place): Query<Place>,
     extensions: Extensions,
 ) -> Result<impl IntoResponse, Problem> {
-    let asker = person::asker(&extensions)?;
+    let asker = Visit::of(&extensions)?.asker()?;
     let after = place.after.map(|token| token.parse::<Cursor>()).transpose();
     let after = after.map_err(|_| Problem::new(StatusCode::BAD_REQUEST, "`after` is no token of this list"))?;
     let (conversations, more) = if asker.newcomer {
@@ -98,7 +98,7 @@ pub async fn read(
     Path(id): Path<String>,
     extensions: Extensions,
 ) -> Result<impl IntoResponse, Problem> {
-    let asker = person::asker(&extensions)?;
+    let asker = Visit::of(&extensions)?.asker()?;
     let id: ConversationId = id.parse().map_err(|_| no_such_conversation())?;
     if asker.newcomer {
         return Err(no_such_conversation());
@@ -121,7 +121,7 @@ pub async fn delete(
     Path(id): Path<String>,
     extensions: Extensions,
 ) -> Result<StatusCode, Problem> {
-    let asker = person::asker(&extensions)?;
+    let asker = Visit::of(&extensions)?.asker()?;
     let id: ConversationId = id.parse().map_err(|_| no_such_conversation())?;
     if !asker.newcomer && app.history.erase(&asker.person, Some(id)).await.map_err(unavailable)? {
         Ok(StatusCode::NO_CONTENT)
@@ -133,7 +133,7 @@ pub async fn delete(
 /// `DELETE /api/conversations`: all of this person's.
 #[utoipa::path(delete, path = "/api/conversations", responses((status = 204, description = "They are gone")))]
 pub async fn delete_all(State(app): State<App>, extensions: Extensions) -> Result<StatusCode, Problem> {
-    let asker = person::asker(&extensions)?;
+    let asker = Visit::of(&extensions)?.asker()?;
     if !asker.newcomer {
         app.history.erase(&asker.person, None).await.map_err(unavailable)?;
     }
@@ -147,7 +147,7 @@ pub async fn delete_all(State(app): State<App>, extensions: Extensions) -> Resul
     responses((status = 200, description = "All that is kept of this person", content_type = "application/json", body = Object))
 )]
 pub async fn export(State(app): State<App>, extensions: Extensions) -> Result<impl IntoResponse, Problem> {
-    let asker = person::asker(&extensions)?;
+    let asker = Visit::of(&extensions)?.asker()?;
     let export = Export::new(&app.history, asker.person).await.map_err(unavailable)?;
     let body = Body::from_stream(export.pieces());
     let headers = [

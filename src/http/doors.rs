@@ -12,14 +12,13 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 use axum::body::Body;
-use axum::http::{HeaderName, HeaderValue, Request, Response, StatusCode};
+use axum::http::{HeaderName, HeaderValue, Response, StatusCode};
 use axum::response::IntoResponse;
 
-use super::client::ClientAddress;
-use super::gate::Gate;
+use super::front::Turned;
 use super::problem::Problem;
 use super::router::{App, is_api};
-use crate::chat::PersonId;
+use super::visit::Visit;
 use crate::config::{Config, limits as config};
 use crate::limits::{Errand, Refusal, Standing, Who};
 
@@ -36,84 +35,55 @@ fn errand(path: &str) -> Option<Errand> {
     }
 }
 
-/// The door for addresses.
-#[derive(Clone)]
-pub struct AddressDoor {
-    app: App,
-    policies: Arc<Policies>,
+/// How a client stands whose address was let in.
+pub struct Door {
+    policies: Option<HeaderValue>,
+    standing: Standing,
 }
 
-impl AddressDoor {
-    pub fn new(app: App) -> Self {
-        AddressDoor { app, policies: Arc::default() }
-    }
-}
-
-impl Gate for AddressDoor {
-    type Known = (Option<HeaderValue>, Standing);
-
-    fn enter(&self, request: &mut Request<Body>) -> ControlFlow<Response<Body>, Self::Known> {
-        let client = ClientAddress::of(request.extensions());
-        let (Some(errand), Some(address)) = (errand(request.uri().path()), client) else {
-            return ControlFlow::Continue((None, Standing::default()));
-        };
-        let live = self.app.live.borrow();
-        let policies = self.policies.of(&live.config, address);
-        match self.app.limits.admit_address(&live.config.limits, address, errand) {
-            Ok(standing) => ControlFlow::Continue((policies, standing)),
-            Err(refusal) => ControlFlow::Break(refused(refusal, policies)),
-        }
-    }
-
-    fn leave(response: &mut Response<Body>, (policies, standing): Self::Known) {
-        if let Some(policies) = policies {
+impl Door {
+    /// Says it.
+    pub fn tell(self, response: &mut Response<Body>) {
+        if let Some(policies) = self.policies {
             response.headers_mut().insert(RATE_LIMIT_POLICY, policies);
         }
-        tell(response, standing);
+        tell(response, self.standing);
+    }
+}
+
+/// The door for addresses.
+pub fn address(app: &App, policies: &Policies, path: &str, address: IpAddr) -> Turned<Door> {
+    let Some(errand) = errand(path) else {
+        return ControlFlow::Continue(Door { policies: None, standing: Standing::default() });
+    };
+    let live = app.live.borrow();
+    let policies = policies.of(&live.config, address);
+    match app.limits.admit_address(&live.config.limits, address, errand) {
+        Ok(standing) => ControlFlow::Continue(Door { policies, standing }),
+        Err(refusal) => ControlFlow::Break(refused(refusal, policies)),
     }
 }
 
 /// The door for people; who they are was found out before.
-#[derive(Clone)]
-pub struct PersonDoor {
-    app: App,
-}
-
-impl PersonDoor {
-    pub fn new(app: App) -> Self {
-        PersonDoor { app }
-    }
-}
-
-impl Gate for PersonDoor {
-    type Known = Standing;
-
-    fn enter(&self, request: &mut Request<Body>) -> ControlFlow<Response<Body>, Standing> {
-        let errand = errand(request.uri().path()).filter(|errand| *errand != Errand::File);
-        let (Some(errand), Some(person)) = (errand, request.extensions().get::<PersonId>()) else {
-            return ControlFlow::Continue(Standing::default());
-        };
-        let address = ClientAddress::of(request.extensions());
-        let live = self.app.live.borrow();
-        let config = &live.config.limits;
-        match self.app.limits.admit_person(config, Who { address, person }, errand) {
-            Ok(standing) => ControlFlow::Continue(standing),
-            Err(refusal) => {
-                if let Some(address) = address {
-                    self.app.limits.take_back(config, address);
-                }
-                ControlFlow::Break(refused(refusal, None))
-            }
+pub fn person(app: &App, path: &str, visit: &Visit) -> Turned<Standing> {
+    let errand = errand(path).filter(|errand| *errand != Errand::File);
+    let (Some(errand), Some(person)) = (errand, &visit.person) else {
+        return ControlFlow::Continue(Standing::default());
+    };
+    let address = visit.client.address;
+    let live = app.live.borrow();
+    let config = &live.config.limits;
+    match app.limits.admit_person(config, Who { address: Some(address), person }, errand) {
+        Ok(standing) => ControlFlow::Continue(standing),
+        Err(refusal) => {
+            app.limits.take_back(config, address);
+            ControlFlow::Break(refused(refusal, None))
         }
-    }
-
-    fn leave(response: &mut Response<Body>, standing: Standing) {
-        tell(response, standing);
     }
 }
 
 /// Says how the client stands, before what was said of it further in; where that refused them, there is no more to say.
-fn tell(response: &mut Response<Body>, standing: Standing) {
+pub fn tell(response: &mut Response<Body>, standing: Standing) {
     let refused = response.status() == StatusCode::TOO_MANY_REQUESTS && response.headers().contains_key(RATE_LIMIT);
     if let Some(left) = standing.nearest.filter(|_| !refused) {
         let seconds = left.window.as_secs() + u64::from(left.window.subsec_nanos() > 0);
@@ -147,7 +117,7 @@ fn add(response: &mut Response<Body>, policy: &str, left: u64, seconds: u64) {
 
 /// The limits that hold for a client as `RateLimit-Policy` says them, written once for each configuration.
 #[derive(Default)]
-struct Policies(ArcSwapOption<Written>);
+pub struct Policies(ArcSwapOption<Written>);
 
 struct Written {
     config: Arc<Config>,

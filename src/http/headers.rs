@@ -1,12 +1,8 @@
 //! What every answer tells browsers, so that a page, an error, or what somebody wrote can do no harm in one.
 
-use std::ops::ControlFlow;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 
-use axum::body::Body;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
-
-use super::client;
-use super::gate::Gate;
+use super::client::Client;
 use super::router::is_api;
 
 /// Nothing is run, shown or loaded by an answer that says nothing else; the page says what it needs.
@@ -35,41 +31,30 @@ const DEFAULTS: [(HeaderName, HeaderValue); 7] = [
     (HeaderName::from_static("cross-origin-resource-policy"), HeaderValue::from_static("same-origin")),
 ];
 
-/// Adds them to every answer.
-#[derive(Clone)]
-pub struct Hardened;
-
-/// What the request says about the answer.
+/// What an answer says beside itself.
 #[derive(Clone, Copy)]
-pub struct Asked {
+pub struct Hardening {
     encrypted: bool,
     /// It is about a person: nobody keeps a copy.
     private: bool,
 }
 
-impl Gate for Hardened {
-    type Known = Asked;
-
-    fn enter(&self, request: &mut Request<Body>) -> ControlFlow<Response<Body>, Asked> {
-        let encrypted = client::encrypted(request.extensions());
-        let private = is_api(request.uri().path());
-        ControlFlow::Continue(Asked { encrypted, private })
+impl Hardening {
+    /// For the answer to a request of `client` for `path`.
+    pub fn of(path: &str, client: Client) -> Hardening {
+        Hardening { encrypted: client.encrypted, private: is_api(path) }
     }
 
-    fn leave(response: &mut Response<Body>, asked: Asked) {
-        harden(response.headers_mut(), asked);
-    }
-}
-
-fn harden(headers: &mut HeaderMap, asked: Asked) {
-    headers.reserve(DEFAULTS.len() + 2);
-    for (name, value) in DEFAULTS {
-        headers.entry(name).or_insert(value);
-    }
-    if asked.encrypted {
-        headers.insert(header::STRICT_TRANSPORT_SECURITY, TLS_ONLY);
-    }
-    if asked.private {
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    pub fn apply(self, headers: &mut HeaderMap) {
+        headers.reserve(DEFAULTS.len() + 2);
+        for (name, value) in DEFAULTS {
+            headers.entry(name).or_insert(value);
+        }
+        if self.encrypted {
+            headers.insert(header::STRICT_TRANSPORT_SECURITY, TLS_ONLY);
+        }
+        if self.private {
+            headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        }
     }
 }

@@ -48,7 +48,8 @@ impl Route {
                 }
             }
         };
-        Route(ROUTES.iter().position(takes).unwrap_or(ROUTES.len()))
+        let plain = ROUTES.iter().position(|pattern| *pattern == path);
+        Route(plain.or_else(|| ROUTES.iter().position(takes)).unwrap_or(ROUTES.len()))
     }
 }
 

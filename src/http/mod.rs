@@ -33,7 +33,7 @@ mod content;
 mod conversations;
 mod crowd;
 mod doors;
-mod gate;
+mod front;
 mod headers;
 mod health;
 mod metrics;
@@ -49,6 +49,7 @@ mod router;
 mod shape;
 mod sign_in;
 mod tls;
+mod visit;
 mod ws;
 
 pub use metrics::Requests;

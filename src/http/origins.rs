@@ -4,20 +4,20 @@
 //! a socket that it opens. Reading is for the browser to refuse: only a listed site is told that it may.
 
 use std::convert::Infallible;
-use std::future::{Ready, ready};
+use std::future::ready;
+use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header, request};
 use axum::response::IntoResponse;
-use futures_util::future::Either;
-use tower::{Layer, Service};
-use tower_http::cors::{AllowOrigin, Cors, CorsLayer};
-use tower_http::csrf::{Csrf, CsrfLayer, ProtectionError};
+use futures_util::FutureExt;
+use tower::{Layer, Service, service_fn};
+use tower_http::cors::{AllowOrigin, CorsLayer};
+use tower_http::csrf::{CsrfLayer, ProtectionError};
 
-use super::gate::Answer;
+use super::front::Turned;
 use super::problem::Problem;
 use super::router::App;
 use crate::service::Live;
@@ -96,123 +96,94 @@ pub fn listed(origin: &[u8], live: &Live) -> bool {
     origins.into_iter().any(|listed| listed.as_bytes() == origin)
 }
 
-/// Refuses writes that other sites send.
-#[derive(Clone)]
-pub struct OwnSite {
+/// Looks at where requests come from.
+pub struct Origins {
     app: App,
-    layer: CsrfLayer<fn(ProtectionError) -> Response<Body>>,
+    own: CsrfLayer<fn(ProtectionError) -> Response<Verdict>>,
+    others: CorsLayer,
 }
 
-impl OwnSite {
+/// What the library says of a request.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Own,
+    AnotherSites,
+}
+
+impl Origins {
     pub fn new(app: App) -> Self {
-        let refused: fn(ProtectionError) -> Response<Body> =
-            |_| Problem::new(StatusCode::FORBIDDEN, REFUSED).into_response();
-        OwnSite { app, layer: CsrfLayer::new().with_rejection_response(refused) }
-    }
-}
-
-impl<S> Layer<S> for OwnSite {
-    type Service = OwnSiteService<S>;
-
-    fn layer(&self, inner: S) -> Self::Service {
-        OwnSiteService { inner, own: self.clone() }
-    }
-}
-
-#[derive(Clone)]
-pub struct OwnSiteService<S> {
-    inner: S,
-    own: OwnSite,
-}
-
-impl<S> Service<Request<Body>> for OwnSiteService<S>
-where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone,
-{
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = Either<
-        Either<Ready<Answer>, S::Future>,
-        <Csrf<S, fn(ProtectionError) -> Response<Body>> as Service<Request<Body>>>::Future,
-    >;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        self.inner.poll_ready(context)
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let origin = request.headers().get(header::ORIGIN);
-        // Nothing that a browser says of where it comes from: the library lets it in, and so does this without it.
-        if origin.is_none() && !request.headers().contains_key(SITE) {
-            return Either::Left(Either::Right(self.inner.call(request)));
-        }
-        // To the library a handshake is a read.
-        if request.headers().contains_key(header::UPGRADE)
-            && !origin_allowed(request.headers(), &self.own.app.live.borrow())
-        {
-            return Either::Left(Either::Left(ready(Ok(Problem::new(StatusCode::FORBIDDEN, REFUSED).into_response()))));
-        }
-        // What is listed may change, and the library's list may not.
-        if origin.is_some_and(|origin| listed(origin.as_bytes(), &self.own.app.live.borrow())) {
-            return Either::Left(Either::Right(self.inner.call(request)));
-        }
-        Either::Right(self.own.layer.layer(self.inner.clone()).call(request))
-    }
-}
-
-/// Tells browsers that scripts of listed sites may use perch (<https://fetch.spec.whatwg.org/#http-cors-protocol>).
-#[derive(Clone)]
-pub struct OtherSites {
-    app: App,
-    layer: Arc<CorsLayer>,
-}
-
-impl OtherSites {
-    pub fn new(app: App) -> Self {
+        let refused: fn(ProtectionError) -> Response<Verdict> = |_| Response::new(Verdict::AnotherSites);
         let known = Arc::clone(&app);
         let allowed = move |origin: &HeaderValue, _: &request::Parts| listed(origin.as_bytes(), &known.live.borrow());
-        let layer = CorsLayer::new()
+        let others = CorsLayer::new()
             .allow_origin(AllowOrigin::predicate(allowed))
             .allow_credentials(true)
             .allow_methods([Method::GET, Method::POST, Method::DELETE])
             .allow_headers(REQUEST_HEADERS)
             .expose_headers(ANSWER_HEADERS)
             .max_age(PREFLIGHT_AGE);
-        OtherSites { app, layer: Arc::new(layer) }
-    }
-}
-
-impl<S> Layer<S> for OtherSites {
-    type Service = OtherSitesService<S>;
-
-    fn layer(&self, inner: S) -> Self::Service {
-        OtherSitesService { inner, others: self.clone() }
-    }
-}
-
-#[derive(Clone)]
-pub struct OtherSitesService<S> {
-    inner: S,
-    others: OtherSites,
-}
-
-impl<S> Service<Request<Body>> for OtherSitesService<S>
-where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone,
-{
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = Either<S::Future, <Cors<S> as Service<Request<Body>>>::Future>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        self.inner.poll_ready(context)
+        Origins { app, own: CsrfLayer::new().with_rejection_response(refused), others }
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let none = self.others.app.live.borrow().config.http.as_ref().is_none_or(|http| http.origins.is_empty());
-        if none {
-            return Either::Left(self.inner.call(request));
+    /// Refuses writes that other sites send.
+    pub fn check(&self, request: &Request<Body>) -> Turned<()> {
+        let origin = request.headers().get(header::ORIGIN);
+        // Nothing that a browser says of where it comes from: the library lets it in, and so does this without it.
+        if origin.is_none() && !request.headers().contains_key(SITE) {
+            return ControlFlow::Continue(());
         }
-        Either::Right(self.others.layer.layer(self.inner.clone()).call(request))
+        let live = self.app.live.borrow();
+        // To the library a handshake is a read.
+        if request.headers().contains_key(header::UPGRADE) && !origin_allowed(request.headers(), &live) {
+            return refused();
+        }
+        // What is listed may change, and the library's list may not.
+        if origin.is_some_and(|origin| listed(origin.as_bytes(), &live)) {
+            return ControlFlow::Continue(());
+        }
+        match self.verdict(request) {
+            Some(Verdict::Own) => ControlFlow::Continue(()),
+            _ => refused(),
+        }
     }
+
+    /// What the library says, which goes by a request's head; and nothing, should it ever wait for something.
+    fn verdict(&self, request: &Request<Body>) -> Option<Verdict> {
+        let mut head = Request::new(());
+        head.method_mut().clone_from(request.method());
+        head.uri_mut().clone_from(request.uri());
+        head.headers_mut().clone_from(request.headers());
+        let inside = service_fn(|_| ready(Ok::<_, Infallible>(Response::new(Verdict::Own))));
+        let Ok(verdict) = self.own.layer(inside).call(head).now_or_never()?;
+        Some(verdict.into_body())
+    }
+
+    /// Whether there is any site but perch's own.
+    pub fn are_listed(&self) -> bool {
+        self.app.live.borrow().config.http.as_ref().is_some_and(|http| !http.origins.is_empty())
+    }
+
+    /// Tells browsers that scripts of listed sites may use perch
+    /// (<https://fetch.spec.whatwg.org/#http-cors-protocol>).
+    pub async fn tell<F>(&self, request: Request<Body>, answer: impl FnOnce(Request<Body>) -> F) -> Response<Body>
+    where
+        F: Future<Output = Response<Body>>,
+    {
+        let mut answer = Some(answer);
+        let inside = service_fn(|request| {
+            let answer = answer.take().map(|answer| answer(request));
+            async move {
+                Ok::<_, Infallible>(match answer {
+                    Some(answer) => answer.await,
+                    None => Problem::internal(&anyhow::anyhow!("a request was answered twice")).into_response(),
+                })
+            }
+        });
+        let Ok(response) = self.others.layer(inside).call(request).await;
+        response
+    }
+}
+
+fn refused() -> Turned<()> {
+    ControlFlow::Break(Problem::new(StatusCode::FORBIDDEN, REFUSED).into_response())
 }

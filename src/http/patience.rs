@@ -1,5 +1,5 @@
-//! A connection whose client must not dawdle: a request's head that has begun has to be there soon, however long the
-//! connection may be idle before it (slowloris).
+//! A connection whose client must not dawdle: a request's head that has begun has to be there soon (slowloris), and a
+//! connection may be idle for long, but not for ever.
 
 use std::future::Future;
 use std::io::{Error, ErrorKind, IoSlice};
@@ -9,11 +9,15 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::{Sleep, sleep, timeout};
+use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 /// How long a request's head may take from its first byte to its last. A slow line of today takes a tenth of it.
 const HEAD: Duration = Duration::from_secs(10);
+
+/// How long an idle connection is kept: longer than AWS's load balancers keep theirs (60 s), which would else send a
+/// request on one that is just being closed.
+pub const IDLE: Duration = Duration::from_secs(75);
 
 /// Waits for a connection's first byte; `false` where it does not come. Until then nothing is held for the connection but
 /// its socket. From `leave` on, what is done with it is not for here to decide.
@@ -34,6 +38,11 @@ pub struct Patient<T, B> {
     between: B,
     requests: usize,
     head: Head,
+    /// Wakes the connection when it may have been idle for long. Requests come and go without touching it: it goes by
+    /// `since` when it wakes.
+    idle: Option<Pin<Box<Sleep>>>,
+    since: Instant,
+    allowed: Duration,
 }
 
 /// What has come of the next request.
@@ -47,7 +56,20 @@ enum Head {
 
 impl<T, B> Patient<T, B> {
     pub fn new(stream: T, between: B) -> Self {
-        Patient { stream, between, requests: 0, head: Head::Nothing }
+        Patient { stream, between, requests: 0, head: Head::Nothing, idle: None, since: Instant::now(), allowed: IDLE }
+    }
+
+    /// Completes when no request has begun for too long.
+    fn poll_idle(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let end = self.since + self.allowed;
+        let idle = self.idle.get_or_insert_with(|| Box::pin(sleep_until(end)));
+        while idle.as_mut().poll(context).is_ready() {
+            if idle.deadline() >= end {
+                return Poll::Ready(());
+            }
+            idle.as_mut().reset(end);
+        }
+        Poll::Pending
     }
 }
 
@@ -64,17 +86,19 @@ impl<T: AsyncRead + Unpin, B: Fn() -> Option<usize> + Unpin> AsyncRead for Patie
         // One may begin and end between two looks: its head came.
         if std::mem::replace(&mut patient.requests, requests) != requests {
             patient.head = Head::Nothing;
+            patient.since = Instant::now();
         }
         match (&read, &mut patient.head) {
             (Poll::Ready(Ok(())), head @ Head::Nothing) if buffer.filled().len() > before => *head = Head::Something,
             (Poll::Pending, head @ Head::Something) => *head = Head::Awaited(Box::pin(sleep(HEAD))),
             _ => {}
         }
+        let late = |what| Err(Error::new(ErrorKind::TimedOut, what));
         match (read, &mut patient.head) {
             (Poll::Pending, Head::Awaited(end)) => {
-                let late = || Error::new(ErrorKind::TimedOut, "the rest of a request's head did not come");
-                end.as_mut().poll(context).map(|()| Err(late()))
+                end.as_mut().poll(context).map(|()| late("the rest of a request's head did not come"))
             }
+            (Poll::Pending, _) => patient.poll_idle(context).map(|()| late("no further request came")),
             (read, _) => read,
         }
     }
@@ -103,5 +127,38 @@ impl<T: AsyncWrite + Unpin, B: Unpin> AsyncWrite for Patient<T, B> {
         slices: &[IoSlice<'_>],
     ) -> Poll<Result<usize, Error>> {
         Pin::new(&mut self.get_mut().stream).poll_write_vectored(context, slices)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_idle_connection_ends_so_long_after_its_last_request() {
+        let allowed = Duration::from_millis(300);
+        let (mut client, server) = duplex(64);
+        let requests = Cell::new(Some(0));
+        let mut patient = Patient { allowed, ..Patient::new(server, || requests.get()) };
+        let begun = Instant::now();
+        for served in 1..=3 {
+            sleep(allowed / 2).await;
+            client.write_all(b"GET").await.unwrap();
+            assert_eq!(patient.read(&mut [0; 8]).await.unwrap(), 3);
+            requests.set(None);
+            let more = timeout(2 * allowed, patient.read(&mut [0; 8])).await;
+            assert!(more.is_err(), "a request may take long");
+            requests.set(Some(served));
+            let more = timeout(allowed / 2, patient.read(&mut [0; 8])).await;
+            assert!(more.is_err(), "it is idle for a short time only");
+        }
+        assert!(begun.elapsed() > 6 * allowed);
+        let error = patient.read(&mut [0; 8]).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::TimedOut);
+        assert!(patient.since.elapsed() >= allowed, "{:?}", patient.since.elapsed());
     }
 }

@@ -2,19 +2,13 @@
 //!
 //! The cookie is a random number that nobody else knows; perch knows people by its hash alone.
 
-use std::ops::ControlFlow;
-
-use anyhow::Context;
 use axum::body::Body;
-use axum::http::{Extensions, HeaderMap, HeaderValue, Method, Request, Response, header};
+use axum::http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use sha2::{Digest, Sha256};
 
-use super::client::encrypted;
-use super::gate::Gate;
-use super::problem::Problem;
 use super::router::is_api;
+use super::visit::Visit;
 use crate::chat::PersonId;
-use crate::chat::history::Asker;
 use crate::hexadecimal;
 
 /// The cookie's name, and under HTTPS, where the prefix keeps other hosts and plain HTTP from setting it
@@ -22,60 +16,38 @@ use crate::hexadecimal;
 const COOKIE: &str = "perch";
 const SECURE_COOKIE: &str = "__Host-perch";
 /// 400 days in seconds: browsers keep none for longer (RFC 6265bis, section 5.5).
-const AGE: u32 = 34_560_000;
-
-/// Marks a request of somebody who sent no cookie.
-#[derive(Clone, Copy, Debug)]
-struct Newcomer;
-
-/// Who asks, as the layer found.
-pub fn asker(extensions: &Extensions) -> Result<Asker, Problem> {
-    let person = extensions.get::<PersonId>().cloned().context("a request from nobody");
-    let person = person.map_err(|error| Problem::internal(&error))?;
-    Ok(Asker { person, newcomer: extensions.get::<Newcomer>().is_some() })
-}
-
-/// Puts a [`PersonId`] into every request for the page and the API, unless somebody signed in.
-#[derive(Clone, Copy)]
-pub struct Acquainted;
+const AGE: &str = "34560000";
 
 /// A cookie that is to be given.
 pub struct Given {
-    cookie: String,
-    encrypted: bool,
+    cookie: HeaderValue,
     /// Nothing was written.
     read: bool,
 }
 
-impl Gate for Acquainted {
-    type Known = Option<Given>;
-
-    fn enter(&self, request: &mut Request<Body>) -> ControlFlow<Response<Body>, Option<Given>> {
-        let path = request.uri().path();
-        let signed_in = request.extensions().get::<PersonId>().is_some();
-        if signed_in || (path != "/" && !is_api(path)) {
-            return ControlFlow::Continue(None);
-        }
-        let encrypted = encrypted(request.extensions());
-        let known = cookie(request.headers(), encrypted).map(person);
-        if let Some(person) = known {
-            request.extensions_mut().insert(person);
-            return ControlFlow::Continue(None);
-        }
-        let cookie = hexadecimal::of(&crate::random::bits().to_be_bytes());
-        request.extensions_mut().insert(person(&cookie));
-        request.extensions_mut().insert(Newcomer);
-        let read = request.method() == Method::GET;
-        ControlFlow::Continue(Some(Given { cookie, encrypted, read }))
+/// Finds out who comes for the page or the API, unless somebody signed in. Whoever is new is to be given a cookie.
+pub fn acquaint(request: &Request<Body>, visit: &mut Visit) -> Option<Given> {
+    let path = request.uri().path();
+    if visit.person.is_some() || (path != "/" && !is_api(path)) {
+        return None;
     }
+    let encrypted = visit.client.encrypted;
+    if let Some(cookie) = cookie(request.headers(), encrypted) {
+        visit.person = Some(person(cookie));
+        return None;
+    }
+    let cookie = hexadecimal::of(&crate::random::bits().to_be_bytes());
+    visit.person = Some(person(&cookie));
+    visit.newcomer = true;
+    let cookie = HeaderValue::try_from(set_cookie(&cookie, encrypted)).ok()?;
+    Some(Given { cookie, read: request.method() == Method::GET })
+}
 
-    fn leave(response: &mut Response<Body>, given: Option<Given>) {
-        let Some(Given { cookie, encrypted, read }) = given else { return };
+impl Given {
+    pub fn hand_over(self, response: &mut Response<Body>) {
         let headers = response.headers_mut();
-        if let Ok(value) = HeaderValue::try_from(set_cookie(&cookie, encrypted)) {
-            headers.append(header::SET_COOKIE, value);
-        }
-        if read {
+        headers.append(header::SET_COOKIE, self.cookie);
+        if self.read {
             // A cache that others share would hand them this person's cookie.
             headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
         }
@@ -95,12 +67,12 @@ fn is_ours(value: &str) -> bool {
 }
 
 fn person(cookie: &str) -> PersonId {
-    PersonId::visitor(&hexadecimal::of(&Sha256::digest(cookie)))
+    PersonId::visitor(hexadecimal::write(&Sha256::digest(cookie), &mut [0; 64]))
 }
 
 fn set_cookie(value: &str, encrypted: bool) -> String {
     let (name, secure) = if encrypted { (SECURE_COOKIE, "; Secure") } else { (COOKIE, "") };
-    format!("{name}={value}; Path=/; HttpOnly; SameSite=Lax; Max-Age={AGE}{secure}")
+    [name, "=", value, "; Path=/; HttpOnly; SameSite=Lax; Max-Age=", AGE, secure].concat()
 }
 
 #[cfg(test)]

@@ -43,7 +43,7 @@ pub struct Document<'a> {
     cause: Option<&'a str>,
 }
 
-/// An answer that says what went wrong. The outermost layer writes its body, as only that knows the request's id.
+/// An answer that says what went wrong. [`super::front`] has its body written, as only that knows the request's id.
 #[derive(Clone, Debug)]
 pub struct Problem {
     status: StatusCode,

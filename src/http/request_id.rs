@@ -1,82 +1,65 @@
-//! The outermost layer: gives each request an id, writes problems with it, and logs what went wrong once.
+//! Each request has an id; problems are written with it, and what went wrong is logged with it once.
 
 use std::fmt;
-use std::ops::ControlFlow;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use axum::body::{Body, HttpBody};
-use axum::http::{Extensions, HeaderName, HeaderValue, Request, Response};
+use axum::http::{HeaderName, HeaderValue, Response};
 
-use super::gate::Gate;
 use super::metrics::Route;
 use super::problem::{Dialect, Problem};
 use super::router::App;
+use crate::hexadecimal;
 
 /// The header that carries the id to the client.
 const HEADER: HeaderName = HeaderName::from_static("x-request-id");
+
+/// How an id is written.
+const DIGITS: usize = 16;
 
 /// Ties an answer to its lines in the journal. It is perch's own: one that a client sends is not believed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestId(u64);
 
 impl RequestId {
-    /// The one that the layer gave a request.
-    pub fn of(extensions: &Extensions) -> Result<RequestId, Problem> {
-        let id = extensions.get::<RequestId>().copied();
-        id.ok_or_else(|| Problem::internal(&anyhow::anyhow!("a request without an id")))
+    fn write(self, room: &mut [u8; DIGITS]) -> &str {
+        hexadecimal::write(&self.0.to_be_bytes(), room)
     }
 }
 
 impl fmt::Display for RequestId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}", self.0)
+        f.write_str(self.write(&mut [0; DIGITS]))
     }
 }
 
 /// Ids that don't repeat within a process, and hardly between two: a random start, then one by one.
 pub struct Ids(AtomicU64);
 
-impl Ids {
-    fn next(&self) -> RequestId {
-        RequestId(self.0.fetch_add(1, Ordering::Relaxed))
-    }
-}
-
-#[derive(Clone)]
-pub struct Numbered {
-    app: App,
-    ids: Arc<Ids>,
-}
-
-impl Numbered {
-    pub fn new(app: App) -> Self {
-        Numbered { app, ids: Arc::new(Ids(AtomicU64::new(fastrand::u64(..)))) }
+impl Default for Ids {
+    fn default() -> Self {
+        Ids(AtomicU64::new(fastrand::u64(..)))
     }
 }
 
 /// A request that is being answered.
 pub struct Asked {
-    app: App,
-    id: RequestId,
+    pub id: RequestId,
     route: Route,
     dialect: Dialect,
     started: Instant,
 }
 
-impl Gate for Numbered {
-    type Known = Asked;
-
-    fn enter(&self, request: &mut Request<Body>) -> ControlFlow<Response<Body>, Asked> {
-        let id = self.ids.next();
-        // For a handler that tells of a problem once its answer has begun.
-        request.extensions_mut().insert(id);
-        let (route, dialect) = (Route::of(request.uri().path()), Dialect::of(request.uri().path()));
-        ControlFlow::Continue(Asked { app: Arc::clone(&self.app), id, route, dialect, started: Instant::now() })
+impl Asked {
+    pub fn new(ids: &Ids, path: &str) -> Asked {
+        let id = RequestId(ids.0.fetch_add(1, Ordering::Relaxed));
+        Asked { id, route: Route::of(path), dialect: Dialect::of(path), started: Instant::now() }
     }
 
-    fn leave(response: &mut Response<Body>, Asked { app, id, route, dialect, started }: Asked) {
+    /// Finishes the answer.
+    pub fn finish(self, response: &mut Response<Body>, app: &App) {
+        let Asked { id, route, dialect, started } = self;
         let status = response.status();
         let problem = response.extensions_mut().remove::<Problem>().or_else(|| {
             // A layer below answered with nothing but a status: a time-out.
@@ -84,9 +67,9 @@ impl Gate for Numbered {
                 .then(|| Problem::new(status, "the answer took too long"))
         });
         if let Some(problem) = problem {
-            problem.render(id, dialect, &app, response);
+            problem.render(id, dialect, app, response);
         }
-        if let Ok(value) = HeaderValue::try_from(id.to_string()) {
+        if let Ok(value) = HeaderValue::from_str(id.write(&mut [0; DIGITS])) {
             response.headers_mut().insert(HEADER, value);
         }
         app.requests.count(route, status, started.elapsed());

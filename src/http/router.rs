@@ -1,35 +1,25 @@
-//! Every route, one a line, and the layers around them.
+//! Every route, one a line; [`super::front`] has what is around them.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
-use axum::body::Body;
-use axum::http::{HeaderValue, Response, StatusCode, header};
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use hyper::body::Incoming;
 use serde_json::json;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tower::{Service, ServiceBuilder};
-use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::timeout::TimeoutLayer;
 
 use super::acme::challenge;
-use super::doors::{AddressDoor, PersonDoor};
-use super::gate::Behind;
-use super::headers::Hardened;
-use super::origins::{OtherSites, OwnSite};
-use super::person::Acquainted;
-use super::problem::{self, Problem};
-use super::request_id::Numbered;
-use super::shape::WellFormed;
-use super::sign_in::SignIn;
+use super::client::Client;
+use super::connection::Answerer;
+use super::front::Front;
+use super::headers::Hardening;
 use super::tls::Certificates;
-use super::tls::redirect::ToHttps;
-use super::{Http, Requests, Resources, chat, client, completions, conversations, health, openapi, page, ws};
+use super::{Http, Requests, Resources, chat, completions, conversations, health, openapi, page, problem, ws};
 use crate::chat::files::Room;
 use crate::chat::history::History;
 use crate::limits::Limits;
@@ -88,25 +78,8 @@ pub fn is_api(path: &str) -> bool {
     path.starts_with("/api/") || path.starts_with("/v1/")
 }
 
-/// What a connection hands its requests to.
-pub trait Answers:
-    Service<hyper::Request<Incoming>, Response = Response<Body>, Error = Infallible, Future: Send + 'static>
-    + Clone
-    + Send
-    + 'static
-{
-}
-
-impl<S> Answers for S where
-    S: Service<hyper::Request<Incoming>, Response = Response<Body>, Error = Infallible, Future: Send + 'static>
-        + Clone
-        + Send
-        + 'static
-{
-}
-
 /// The whole HTTP application.
-pub fn app(context: &Context, http: &Http, last_call: CancellationToken) -> impl Answers {
+pub fn app(context: &Context, http: &Http, last_call: CancellationToken) -> Answerer {
     let app = Shared::new(context, http, Arc::clone(&http.certificates), last_call);
     let routes = Router::new()
         .route("/", get(page::index))
@@ -128,59 +101,34 @@ pub fn app(context: &Context, http: &Http, last_call: CancellationToken) -> impl
         .route("/api/ws", get(ws::open))
         .method_not_allowed_fallback(problem::method_not_allowed)
         .with_state(Arc::clone(&app));
-    layered(routes, app)
+    behind(Front::new(routes, app))
 }
 
 /// What answers where nothing is to be had: on a socket that the configuration does not listen on.
-pub fn closed(context: &Context, http: &Http) -> impl Answers {
+pub fn closed(context: &Context, http: &Http) -> Answerer {
     // Nobody is sent elsewhere from here.
     let app = Shared::new(context, http, Arc::default(), CancellationToken::new());
-    layered(Router::new().fallback(problem::not_here), app)
+    behind(Front::new(Router::new().fallback(problem::not_here), app))
+}
+
+fn behind(front: Arc<Front>) -> Answerer {
+    Answerer::new(move |request, arrival, afterwards| Arc::clone(&front).answer(request, arrival, afterwards))
 }
 
 /// What answers while no configuration asks for HTTP: whoever knocks hears so, and a load balancer goes elsewhere.
-pub fn waiting() -> impl Answers {
-    let detail = "perch has no configuration yet that serves HTTP";
-    let reason = Json(json!({ "ready": false, "reason": detail }));
-    let routes =
-        Router::new().route("/health", get(health::health)).fallback((StatusCode::SERVICE_UNAVAILABLE, reason));
-    ServiceBuilder::new()
-        .map_request(|request: hyper::Request<Incoming>| request.map(Body::new))
-        .layer(Behind(Hardened))
-        .service(routes)
-}
-
-fn layered(router: Router, app: App) -> impl Answers {
-    let departure = app.departure.clone();
-    let marked = Arc::clone(&app);
-    ServiceBuilder::new()
-        .map_request(move |request: hyper::Request<Incoming>| {
-            let mut request = request.map(Body::new);
-            client::mark(&mut request, marked.live.borrow().config.http.as_ref());
-            request
-        })
-        .layer(Behind(Hardened))
-        .map_response(move |mut answer: Response<Body>| {
-            // Where connections are balanced and not requests, a client gets to another host only with a new one.
-            if departure.borrow().is_some() {
-                answer.headers_mut().entry(header::CONNECTION).or_insert(HeaderValue::from_static("close"));
-            }
-            answer
-        })
-        .layer(Behind(Numbered::new(Arc::clone(&app))))
-        .map_response(|answer: Response<_>| answer.map(Body::new))
-        .layer(CatchPanicLayer::custom(|_: Box<dyn std::any::Any + Send>| {
-            // The panic itself is already in the log, with its place.
-            axum::response::IntoResponse::into_response(Problem::internal(&anyhow::anyhow!("the handler panicked")))
-        }))
-        .layer(Behind(WellFormed))
-        .layer(OtherSites::new(Arc::clone(&app)))
-        .layer(Behind(AddressDoor::new(Arc::clone(&app))))
-        .layer(OwnSite::new(Arc::clone(&app)))
-        // Before anything else is done for somebody who came without TLS.
-        .layer(Behind(ToHttps::new(Arc::clone(&app))))
-        .layer(SignIn(Arc::clone(&app)))
-        .layer(Behind(Acquainted))
-        .layer(Behind(PersonDoor::new(app)))
-        .service(router)
+pub fn waiting() -> Answerer {
+    Answerer::new(|request, arrival, _| {
+        let hardening = Hardening::of(request.uri().path(), Client::of(arrival, request.headers(), None));
+        async move {
+            let mut response = if request.uri().path() == "/health" {
+                health::health().await.into_response()
+            } else {
+                let detail = "perch has no configuration yet that serves HTTP";
+                let reason = Json(json!({ "ready": false, "reason": detail }));
+                (StatusCode::SERVICE_UNAVAILABLE, reason).into_response()
+            };
+            hardening.apply(response.headers_mut());
+            response
+        }
+    })
 }

@@ -6,11 +6,11 @@ use std::ops::ControlFlow;
 
 use axum::body::Body;
 use axum::http::uri::Authority;
-use axum::http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
+use axum::http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, Version, header};
 use axum::response::IntoResponse;
 
 use super::connection::LONGEST_HEAD;
-use super::gate::Gate;
+use super::front::Turned;
 use super::problem::Problem;
 
 /// The longest address of a request, in bytes: nothing here has one that is longer than a hundred.
@@ -69,18 +69,11 @@ fn flaw(method: &Method, version: Version, address: &Uri, headers: &HeaderMap) -
 }
 
 /// Refuses what is not well formed.
-#[derive(Clone)]
-pub struct WellFormed;
-
-impl Gate for WellFormed {
-    type Known = ();
-
-    fn enter(&self, request: &mut Request<Body>) -> ControlFlow<Response<Body>> {
-        let Some((status, detail)) = flaw(request.method(), request.version(), request.uri(), request.headers()) else {
-            return ControlFlow::Continue(());
-        };
-        let mut response = Problem::new(status, detail).into_response();
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-        ControlFlow::Break(response)
-    }
+pub fn well_formed(request: &Request<Body>) -> Turned<()> {
+    let Some((status, detail)) = flaw(request.method(), request.version(), request.uri(), request.headers()) else {
+        return ControlFlow::Continue(());
+    };
+    let mut response = Problem::new(status, detail).into_response();
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    ControlFlow::Break(response)
 }

@@ -1,21 +1,17 @@
 //! Who may use the API, where the configuration says so: whoever shows a key or a token (RFC 6750).
 
-use std::convert::Infallible;
-use std::future::ready;
-use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::net::IpAddr;
+use std::ops::ControlFlow;
 
 use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use futures_util::future::{BoxFuture, Either};
-use tower::{Layer, Service};
 
-use super::client::ClientAddress;
-use super::gate::Answer;
+use super::front::Turned;
 use super::problem::Problem;
 use super::router::{App, is_api};
-use crate::auth::{self, Refusal, Verifier};
+use super::visit::Visit;
+use crate::auth::{self, Refusal, Signed, Verifier};
 
 /// What comes before the credential in the header (RFC 6750, section 2.1).
 const SCHEME: &str = "Bearer";
@@ -31,92 +27,53 @@ fn is_open(path: &str) -> bool {
 }
 
 /// Lets in who signs in, as the person that they are, and everybody where nobody has to.
-#[derive(Clone)]
-pub struct SignIn(pub App);
-
-impl<S: Clone> Layer<S> for SignIn {
-    type Service = SignedIn<S>;
-
-    fn layer(&self, inner: S) -> SignedIn<S> {
-        SignedIn { app: Arc::clone(&self.0), inner }
+pub async fn let_in(app: &App, request: &mut Request, visit: &mut Visit) -> Turned<()> {
+    if is_open(request.uri().path()) {
+        return ControlFlow::Continue(());
     }
-}
-
-#[derive(Clone)]
-pub struct SignedIn<S> {
-    app: App,
-    inner: S,
-}
-
-impl<S> Service<Request> for SignedIn<S>
-where
-    S: Service<Request, Response = Response, Error = Infallible, Future: Send> + Clone + Send + 'static,
-{
-    type Response = Response;
-    type Error = Infallible;
-    type Future = Either<S::Future, BoxFuture<'static, Answer>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        self.inner.poll_ready(context)
-    }
-
-    fn call(&mut self, mut request: Request) -> Self::Future {
-        if is_open(request.uri().path()) {
-            return Either::Left(self.inner.call(request));
+    let wanted = auth::verifier(&app.live.borrow());
+    match wanted {
+        Ok(None) => ControlFlow::Continue(()),
+        Ok(Some(verifier)) => {
+            let signed = identify(&verifier, request.headers_mut(), visit.client.address).await?;
+            visit.person = Some(signed.person.clone());
+            visit.signed = Some(signed);
+            ControlFlow::Continue(())
         }
-        let wanted = auth::verifier(&self.app.live.borrow());
-        match wanted {
-            Ok(None) => Either::Left(self.inner.call(request)),
-            Ok(Some(verifier)) => {
-                let mut inner = self.inner.clone();
-                Either::Right(Box::pin(async move {
-                    match identify(&verifier, &mut request).await {
-                        Ok(()) => inner.call(request).await,
-                        Err(response) => Ok(*response),
-                    }
-                }))
-            }
-            Err(_) => {
-                let detail = "nobody can be let in yet: what knows who may sign in is not ready";
-                let response = later(Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail), PAUSE);
-                Either::Right(Box::pin(ready(Ok(response))))
-            }
+        Err(_) => {
+            let detail = "nobody can be let in yet: what knows who may sign in is not ready";
+            ControlFlow::Break(later(Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail), PAUSE))
         }
     }
 }
 
 /// Finds out whose the request is.
-async fn identify(verifier: &Verifier, request: &mut Request) -> Result<(), Box<Response>> {
-    let credential = match credential(request.headers_mut()) {
+async fn identify(verifier: &Verifier, headers: &mut HeaderMap, address: IpAddr) -> Turned<Signed> {
+    let credential = match credential(headers) {
         Ok(Some(credential)) => credential,
         Ok(None) => {
             verifier.nothing_shown();
             let detail = "sign in: send `Authorization: Bearer KEY`, with an API key or a token of the issuer";
-            return Err(challenge(StatusCode::UNAUTHORIZED, detail, None).into());
+            return ControlFlow::Break(challenge(StatusCode::UNAUTHORIZED, detail, None));
         }
-        Err(detail) => return Err(challenge(StatusCode::BAD_REQUEST, detail, Some("invalid_request")).into()),
-    };
-    let Some(address) = ClientAddress::of(request.extensions()) else {
-        return Err(Problem::internal(&anyhow::anyhow!("a request from nowhere")).into_response().into());
-    };
-    match verifier.identify(&credential, address).await {
-        Ok(signed) => {
-            request.extensions_mut().insert(signed.person.clone());
-            request.extensions_mut().insert(signed);
-            Ok(())
+        Err(detail) => {
+            return ControlFlow::Break(challenge(StatusCode::BAD_REQUEST, detail, Some("invalid_request")));
         }
-        Err(Refusal::Invalid(words)) => Err(challenge(StatusCode::UNAUTHORIZED, words, Some("invalid_token")).into()),
+    };
+    ControlFlow::Break(match verifier.identify(&credential, address).await {
+        Ok(signed) => return ControlFlow::Continue(signed),
+        Err(Refusal::Invalid(words)) => challenge(StatusCode::UNAUTHORIZED, words, Some("invalid_token")),
         Err(Refusal::Wait(wait)) => {
             let seconds = wait.as_secs_f32().ceil();
             let detail = format!("too many tries to sign in have failed from your address; try again in {seconds} s");
             #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is a few seconds")]
-            Err(later(Problem::new(StatusCode::TOO_MANY_REQUESTS, detail), seconds as u32).into())
+            later(Problem::new(StatusCode::TOO_MANY_REQUESTS, detail), seconds as u32)
         }
         Err(Refusal::Unknown) => {
             let detail = "the issuer of your token can't be asked for its keys at the moment; try again shortly";
-            Err(later(Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail), PAUSE).into())
+            later(Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail), PAUSE)
         }
-    }
+    })
 }
 
 /// Takes the credential out of the request: whatever comes after has no use for it, and can't tell it on.

@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 
 use crate::chat::files::{File, Size};
 use crate::chat::{Ending, PersonId};
+use crate::hexadecimal;
 use crate::telemetry::lines::rfc3339;
 
 /// The longest title, in characters.
@@ -45,7 +46,7 @@ impl ConversationId {
 
 impl fmt::Display for ConversationId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:032x}", self.0)
+        f.write_str(hexadecimal::write(&self.0.to_be_bytes(), &mut [0; 32]))
     }
 }
 

@@ -10,7 +10,6 @@ use std::time::Duration;
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::multipart::{Field, MultipartError};
 use axum::extract::{DefaultBodyLimit, FromRequest, Multipart, Request};
-use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use futures_util::Stream;
 use thiserror::Error;
@@ -20,7 +19,6 @@ use super::{DISCARDED, LAST_BODY, Question};
 use crate::chat::files::{Announced, File, LARGEST, MOST, Reason, Share, Unfit};
 use crate::config::Config;
 use crate::config::chat::Attachments;
-use crate::http::client::ClientAddress;
 use crate::http::content;
 use crate::http::problem::Problem;
 use crate::http::router::App;
@@ -54,13 +52,12 @@ const DISCARD_TIMEOUT: Duration = Duration::from_secs(5);
 /// configuration.
 pub(super) async fn read(
     app: &App,
-    head: &Parts,
+    headers: &HeaderMap,
     body: Body,
+    client: Option<IpAddr>,
     limit: u64,
     config: &Config,
 ) -> Result<Question, Problem> {
-    let headers = &head.headers;
-    let client = ClientAddress::of(&head.extensions).and_then(|address| config.limits.client(address));
     let readable = config.chat.attachments();
     let incoming = Incoming::new(body, limit + FORM + (MOST * LARGEST) as u64);
     let read = Form { app, client, limit, readable }.read(headers, &incoming).await;

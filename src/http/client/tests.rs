@@ -140,11 +140,9 @@ fn a_trusted_proxy_says_whether_its_client_came_encrypted() {
         ..crate::config::Config::load(b"[http]").expect("a configuration").http.expect("an [http] table")
     };
     let encrypted = |peer: &str, name: &'static str, value: &'static str| {
-        let mut request = Request::builder().header(name, value).body(()).expect("a request");
+        let headers = HeaderMap::from_iter([(HeaderName::from_static(name), value.parse().expect("a value"))]);
         let peer = SocketAddr::new(peer.parse().expect("an address"), 4711);
-        request.extensions_mut().insert(Arrival { peer, encrypted: false });
-        mark(&mut request, Some(&http));
-        super::encrypted(request.extensions())
+        Client::of(Arrival { peer, encrypted: false }, &headers, Some(&http)).encrypted
     };
     assert!(encrypted(PROXY, "x-forwarded-proto", "https"));
     assert!(encrypted(PROXY, "x-forwarded-proto", "HTTPS, http"));

@@ -8,7 +8,7 @@ use axum::http::{HeaderValue, Request, Response, StatusCode, header};
 use axum::response::IntoResponse;
 
 use crate::http::arrival::Arrival;
-use crate::http::gate::Gate;
+use crate::http::front::Turned;
 use crate::http::problem::Problem;
 use crate::http::router::App;
 
@@ -17,23 +17,10 @@ const OPEN: [&str; 2] = ["/health", "/ready"];
 const CHALLENGES: &str = "/.well-known/acme-challenge/";
 
 /// Answers a request that came without TLS with 308 (RFC 9110, section 15.4.9), once there is HTTPS with a certificate.
-#[derive(Clone)]
-pub struct ToHttps(App);
-
-impl ToHttps {
-    pub fn new(app: App) -> Self {
-        ToHttps(app)
-    }
-}
-
-impl Gate for ToHttps {
-    type Known = ();
-
-    fn enter(&self, request: &mut Request<Body>) -> ControlFlow<Response<Body>> {
-        match https_port(&self.0, request) {
-            Some(port) => ControlFlow::Break(redirect(request, port)),
-            None => ControlFlow::Continue(()),
-        }
+pub fn to_https(app: &App, request: &Request<Body>, arrival: Arrival) -> Turned<()> {
+    match https_port(app, request.uri().path(), arrival) {
+        Some(port) => ControlFlow::Break(redirect(request, port)),
+        None => ControlFlow::Continue(()),
     }
 }
 
@@ -54,11 +41,10 @@ fn redirect(request: &Request<Body>, port: u16) -> Response<Body> {
 }
 
 /// Where HTTPS is, if that is where this request has to go.
-fn https_port(app: &App, request: &Request<Body>) -> Option<u16> {
-    if request.extensions().get::<Arrival>().is_none_or(|arrival| arrival.encrypted) || !app.certificates.are_served() {
+fn https_port(app: &App, path: &str, arrival: Arrival) -> Option<u16> {
+    if arrival.encrypted || !app.certificates.are_served() {
         return None;
     }
-    let path = request.uri().path();
     if OPEN.contains(&path) || path.starts_with(CHALLENGES) {
         return None;
     }

@@ -51,7 +51,7 @@ impl Ask {
         reference: Option<Reference>,
     ) -> Result<Ask, Refusal> {
         let live = Arc::clone(&app.live.borrow());
-        let (address, person) = (visitor.address, &visitor.asker.person);
+        let (address, person) = (Some(visitor.address), &visitor.asker.person);
         app.limits.admit(&live.config.limits, Who { address, person })?;
         let bill = Bill::open(&app.limits, &live.config, address, person.clone(), text.len())?;
         let (sender, told) = mpsc::channel(PIECES);

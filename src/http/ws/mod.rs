@@ -13,13 +13,10 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version, header};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use super::afterwards::Afterwards;
-use super::client::ClientAddress;
 use super::origins;
-use super::person;
 use super::problem::Problem;
-use super::request_id::RequestId;
 use super::router::App;
+use super::visit::Visit;
 use crate::auth::Signed;
 use crate::chat::history::Asker;
 
@@ -42,7 +39,7 @@ const PROTOCOL: &str = "perch";
 #[derive(Clone)]
 pub struct Visitor {
     asker: Asker,
-    address: Option<IpAddr>,
+    address: IpAddr,
     /// As whom they were let in, where that was asked.
     signed: Option<Signed>,
     /// The site whose page they came from, where that is another than perch's own.
@@ -65,18 +62,14 @@ pub async fn open(State(app): State<App>, mut request: Request) -> Result<Respon
         Ok(accept) => accept,
         Err(answer) => return answer,
     };
-    let known = request.extensions();
-    let (Some(&id), Some(afterwards)) = (known.get::<RequestId>(), known.get::<Afterwards>().cloned()) else {
-        return Err(Problem::internal(&anyhow::anyhow!("a request without an id, or without a connection")));
-    };
+    let visit = Visit::of(request.extensions())?.clone();
     // A browser that offers protocols closes a WebSocket that takes none of them (RFC 6455, section 4.1).
     let offered = lists(request.headers(), &header::SEC_WEBSOCKET_PROTOCOL, PROTOCOL);
-    let address = ClientAddress::of(known);
     // What begins while it is open is theirs as well.
-    let asker = Asker { newcomer: false, ..person::asker(known)? };
-    let signed = known.get::<Signed>().cloned();
+    let asker = Asker { newcomer: false, ..visit.asker()? };
+    let Visit { id, client, afterwards, signed, .. } = visit;
     let site = origins::other_site(request.headers()).map(Box::from);
-    let visitor = Visitor { asker, address, signed, site };
+    let visitor = Visitor { asker, address: client.address, signed, site };
     let upgrade = hyper::upgrade::on(&mut request);
     afterwards.then(move |leave| async move {
         // Otherwise the client went away before it had its answer.

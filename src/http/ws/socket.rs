@@ -67,7 +67,7 @@ pub async fn serve(upgraded: Upgraded, app: App, visitor: Visitor, id: RequestId
     let stream = WebSocketStream::from_raw_socket(wire, Role::Server, Some(config)).await;
     let _open = Open::new(&app);
     let departing = app.departure.borrow().is_some();
-    let client = visitor.address.and_then(|address| app.live.borrow().config.limits.client(address));
+    let client = app.live.borrow().config.limits.client(visitor.address);
     let mut socket = Socket {
         stream,
         name: name::of(&visitor.asker.person).into(),

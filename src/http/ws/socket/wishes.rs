@@ -123,7 +123,7 @@ impl Socket {
 
     /// Counts so many bytes that go to others in rooms, or come from there, for all connections of the client.
     fn admit(&self, bytes: usize) -> Result<(), Refusal> {
-        let Some(address) = self.visitor.address else { return Ok(()) };
+        let address = self.visitor.address;
         let live = self.app.live.borrow();
         self.app.limits.admit_address(&live.config.limits, address, Errand::Message(bytes)).map(drop)
     }

@@ -1,0 +1,122 @@
+//! What every request passes on its way to the routes, and every answer on its way back, in this order:
+//!
+//! ```text
+//!  Front::answer    an id, a count, headers for browsers, problems written out, panics caught
+//!    let_in         well formed; scripts of other sites (CORS)
+//!      receive      the address' limits
+//!        meet       writes of other sites, TLS, sign-in, who it is, the person's limits
+//!          routes   crate::http::router
+//! ```
+
+use std::convert::Infallible;
+use std::ops::ControlFlow;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::{HeaderValue, Request, Response, header};
+use axum::response::IntoResponse;
+use futures_util::FutureExt;
+use hyper::body::Incoming;
+use tower::Service;
+
+use super::afterwards::Afterwards;
+use super::arrival::Arrival;
+use super::client::Client;
+use super::doors::{self, Policies};
+use super::headers::Hardening;
+use super::origins::Origins;
+use super::problem::Problem;
+use super::request_id::{Asked, Ids};
+use super::router::App;
+use super::tls::redirect;
+use super::visit::Visit;
+use super::{person, shape, sign_in};
+
+/// An answer, or the one with which a request is turned away before it gets there.
+pub type Turned<T> = ControlFlow<Response<Body>, T>;
+
+/// Everything around the routes.
+pub struct Front {
+    app: App,
+    ids: Ids,
+    origins: Origins,
+    policies: Policies,
+    routes: Router,
+}
+
+impl Front {
+    pub fn new(routes: Router, app: App) -> Arc<Front> {
+        let origins = Origins::new(Arc::clone(&app));
+        Arc::new(Front { app, ids: Ids::default(), origins, policies: Policies::default(), routes })
+    }
+
+    /// Answers a request.
+    pub async fn answer(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        arrival: Arrival,
+        afterwards: Afterwards,
+    ) -> Response<Body> {
+        let client = Client::of(arrival, request.headers(), self.app.live.borrow().config.http.as_ref());
+        let asked = Asked::new(&self.ids, request.uri().path());
+        let hardening = Hardening::of(request.uri().path(), client);
+        let visit = Visit { arrival, afterwards, id: asked.id, client, person: None, newcomer: false, signed: None };
+        let answered = AssertUnwindSafe(self.let_in(request.map(Body::new), visit)).catch_unwind().await;
+        let mut response = answered.unwrap_or_else(|_| {
+            // The panic itself is already in the log, with its place.
+            Problem::internal(&anyhow::anyhow!("the handler panicked")).into_response()
+        });
+        asked.finish(&mut response, &self.app);
+        if self.app.departure.borrow().is_some() {
+            // Where connections are balanced and not requests, a client gets to another host only with a new one.
+            response.headers_mut().entry(header::CONNECTION).or_insert(HeaderValue::from_static("close"));
+        }
+        hardening.apply(response.headers_mut());
+        response
+    }
+
+    async fn let_in(self: &Arc<Self>, request: Request<Body>, visit: Visit) -> Response<Body> {
+        if let ControlFlow::Break(refused) = shape::well_formed(&request) {
+            return refused;
+        }
+        if !self.origins.are_listed() {
+            return self.receive(request, visit).await;
+        }
+        let front = Arc::clone(self);
+        self.origins.tell(request, move |request| async move { front.receive(request, visit).await }).await
+    }
+
+    async fn receive(&self, request: Request<Body>, visit: Visit) -> Response<Body> {
+        let door = match doors::address(&self.app, &self.policies, request.uri().path(), visit.client.address) {
+            ControlFlow::Continue(door) => door,
+            ControlFlow::Break(refused) => return refused,
+        };
+        let (ControlFlow::Continue(mut response) | ControlFlow::Break(mut response)) = self.meet(request, visit).await;
+        door.tell(&mut response);
+        response
+    }
+
+    async fn meet(&self, mut request: Request<Body>, mut visit: Visit) -> Turned<Response<Body>> {
+        self.origins.check(&request)?;
+        // Before anything else is done for somebody who came without TLS.
+        redirect::to_https(&self.app, &request, visit.arrival)?;
+        sign_in::let_in(&self.app, &mut request, &mut visit).await?;
+        let given = person::acquaint(&request, &mut visit);
+        let (ControlFlow::Continue(mut response) | ControlFlow::Break(mut response)) = self.serve(request, visit).await;
+        if let Some(given) = given {
+            given.hand_over(&mut response);
+        }
+        ControlFlow::Continue(response)
+    }
+
+    async fn serve(&self, mut request: Request<Body>, visit: Visit) -> Turned<Response<Body>> {
+        let standing = doors::person(&self.app, request.uri().path(), &visit)?;
+        request.extensions_mut().insert(visit);
+        let answered: Result<Response<Body>, Infallible> = self.routes.clone().call(request).await;
+        let Ok(mut response) = answered;
+        doors::tell(&mut response, standing);
+        ControlFlow::Continue(response)
+    }
+}
