@@ -26,7 +26,7 @@ use tokio_util::task::TaskTracker;
 
 use super::afterwards::Afterwards;
 use super::arrival::Arrival;
-use super::patience::{IDLE, Patient};
+use super::patience::Patient;
 use crate::limits::Seat;
 use crate::telemetry::panics;
 
@@ -76,10 +76,10 @@ tokio::task_local! {
 #[derive(Clone)]
 pub struct Answerer(Arc<Answers>);
 
-type Answers = dyn Fn(Request<Incoming>, Arrival, Afterwards) -> BoxFuture<'static, Response<Body>> + Send + Sync;
+type Answers = dyn Fn(Request<Body>, Arrival, Afterwards) -> BoxFuture<'static, Response<Body>> + Send + Sync;
 
 impl Answerer {
-    pub fn new<F>(answer: impl Fn(Request<Incoming>, Arrival, Afterwards) -> F + Send + Sync + 'static) -> Self
+    pub fn new<F>(answer: impl Fn(Request<Body>, Arrival, Afterwards) -> F + Send + Sync + 'static) -> Self
     where
         F: Future<Output = Response<Body>> + Send + 'static,
     {
@@ -118,10 +118,18 @@ impl Stream {
 }
 
 /// Serves one connection until it ends; from `leave` on, until it has its last answers.
-pub async fn serve(stream: Stream, protocol: Protocol, arrival: Arrival, app: Answerer, leave: CancellationToken) {
+/// Between its requests it may be `idle` for so long.
+pub async fn serve(
+    stream: Stream,
+    protocol: Protocol,
+    arrival: Arrival,
+    idle: Duration,
+    app: Answerer,
+    leave: CancellationToken,
+) {
     let afterwards = Afterwards::default();
     // In a box of its own, as what comes afterwards needs little of it.
-    Box::pin(requests(stream, protocol, arrival, app, afterwards.clone(), leave.clone())).await;
+    Box::pin(requests(stream, protocol, arrival, idle, app, afterwards.clone(), leave.clone())).await;
     if let Some(work) = afterwards.take() {
         work(leave).await;
     }
@@ -132,6 +140,7 @@ async fn requests(
     stream: Stream,
     protocol: Protocol,
     arrival: Arrival,
+    idle: Duration,
     app: Answerer,
     afterwards: Afterwards,
     leave: CancellationToken,
@@ -142,6 +151,8 @@ async fn requests(
         service_fn(move |request: Request<Incoming>| {
             busy.begin();
             let version = request.version();
+            let request =
+                request.map(|body| if version < Version::HTTP_2 { Read::body(body, &busy) } else { Body::new(body) });
             // However the answer ends, or is given up.
             let done = Done(Arc::clone(&busy));
             let (answer, leave) = ((app.0)(request, arrival, afterwards.clone()), leave.clone());
@@ -151,8 +162,11 @@ async fn requests(
                 if upgraded {
                     done.0.upgraded.store(true, Ordering::Release);
                 }
-                // hyper ends the connection after it, and the client knows. HTTP/2 has a frame for that.
-                if leave.is_cancelled() && version < Version::HTTP_2 && !upgraded {
+                // hyper ends the connection after it, and the client knows. HTTP/2 has a frame for that. It does so too where a
+                // request was refused whose body is still to come, as that stands where the next request would.
+                let refused = answer.status().is_client_error() || answer.status().is_server_error();
+                let over = leave.is_cancelled() || (refused && done.0.unread.load(Ordering::Acquire));
+                if over && version < Version::HTTP_2 && !upgraded {
                     answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
                 }
                 // In HTTP/1 one that is all there leaves as it is; a stream is in flight until its end.
@@ -169,7 +183,7 @@ async fn requests(
     let ended = match protocol {
         Protocol::Http1 => {
             let serving = Arc::clone(&busy);
-            let patient = Patient::new(stream, move || serving.between());
+            let patient = Patient::new(stream, idle, move || serving.between());
             let connection = http1::Builder::new()
                 .max_buf_size(LONGEST_HEAD)
                 .serve_connection(TokioIo::new(patient), service)
@@ -188,7 +202,7 @@ async fn requests(
                 .initial_connection_window_size(CONNECTION_WINDOW)
                 .max_send_buf_size(SEND_BUFFER)
                 .serve_connection(TokioIo::new(stream), service);
-            let ended = Box::pin(many(connection, &busy, &leave)).await;
+            let ended = Box::pin(many(connection, idle, &busy, &leave)).await;
             // Each ends at once where its connection has.
             requests.0.close();
             requests.0.wait().await;
@@ -237,6 +251,7 @@ where
 /// before it heard of that is answered as well.
 async fn many<S>(
     connection: http2::Connection<TokioIo<Stream>, S, Requests>,
+    idle: Duration,
     busy: &Busy,
     leave: &CancellationToken,
 ) -> hyper::Result<()>
@@ -248,7 +263,7 @@ where
     tokio::select! {
         ended = connection.as_mut() => return ended,
         () = leave.cancelled() => {}
-        () = busy.none_for(IDLE) => {}
+        () = busy.none_for(idle) => {}
     }
     connection.as_mut().graceful_shutdown();
     tokio::select! {
@@ -305,6 +320,44 @@ impl Taking {
                 Some(since) => sleep_until(since + UNTAKEN_TIMEOUT).await,
             }
         }
+    }
+}
+
+/// The body of a request in HTTP/1, of which it is known whether it was read to its end.
+struct Read {
+    body: Incoming,
+    busy: Arc<Busy>,
+}
+
+impl Read {
+    fn body(body: Incoming, busy: &Arc<Busy>) -> Body {
+        let unread = !body.is_end_stream();
+        busy.unread.store(unread, Ordering::Release);
+        if unread { Body::new(Read { body, busy: Arc::clone(busy) }) } else { Body::empty() }
+    }
+}
+
+impl HttpBody for Read {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let frame = Pin::new(&mut self.body).poll_frame(context);
+        if matches!(frame, Poll::Ready(None)) || self.body.is_end_stream() {
+            self.busy.unread.store(false, Ordering::Release);
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 
@@ -399,6 +452,8 @@ struct Busy {
     requests: AtomicUsize,
     /// How many there were in all.
     begun: AtomicUsize,
+    /// There is more of the last request than was read.
+    unread: AtomicBool,
     /// What comes now is no request.
     upgraded: AtomicBool,
     changed: Notify,

@@ -56,7 +56,7 @@ pub async fn serve(door: Door, app: Answerer, leave: CancellationToken) -> std::
         // Answers are small and shall leave at once; a socket that refuses either is served all the same.
         drop(stream.set_nodelay(true));
         let _unset = rustix::net::sockopt::set_tcp_user_timeout(&stream, UNREAD_TIMEOUT);
-        let Some(seat) = door.crowd.enter(peer.ip()) else { return };
+        let Some((seat, idle)) = door.crowd.enter(peer.ip()) else { return };
         let place = Place { _permit: permit, _seat: seat };
         let (app, leave, tls) = (app.clone(), ended.clone(), tls.clone());
         connections.spawn(panics::SERVICE.scope(super::NAME, async move {
@@ -73,7 +73,7 @@ pub async fn serve(door: Door, app: Answerer, leave: CancellationToken) -> std::
                 },
             };
             // Apart, so that who is still in the handshake takes no room for what comes after it.
-            Box::pin(connection::serve(stream, protocol, arrival, app, leave)).await;
+            Box::pin(connection::serve(stream, protocol, arrival, idle, app, leave)).await;
         }));
     };
     let mut complaint = Complaint(None);

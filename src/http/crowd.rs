@@ -2,9 +2,11 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::patience::{IDLE, IDLE_PROXY};
 use crate::limits::{Limits, Seat};
 use crate::service::Live;
 
@@ -21,13 +23,19 @@ impl Crowd {
         Crowd { limits: Arc::clone(limits), live }
     }
 
-    /// A seat for one more connection of `peer`, unless it has enough. Behind a trusted proxy are many.
-    pub fn enter(&self, peer: IpAddr) -> Option<Seat> {
+    /// A seat for one more connection of `peer`, unless it has enough, and for how long that may be idle. Behind a trusted
+    /// proxy are many.
+    pub fn enter(&self, peer: IpAddr) -> Option<(Seat, Duration)> {
         let Some(live) = &self.live else {
-            return self.limits.connect(&crate::config::limits::Limits::default(), peer);
+            let seat = self.limits.connect(&crate::config::limits::Limits::default(), peer)?;
+            return Some((seat, IDLE));
         };
         let live = live.borrow();
+        let peer = peer.to_canonical();
         let proxy = live.config.http.iter().flat_map(|http| &http.trusted_proxies).any(|proxy| proxy.contains(peer));
-        if proxy { Some(Seat::uncounted()) } else { self.limits.connect(&live.config.limits, peer) }
+        if proxy {
+            return Some((Seat::uncounted(), IDLE_PROXY));
+        }
+        Some((self.limits.connect(&live.config.limits, peer)?, IDLE))
     }
 }

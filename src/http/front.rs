@@ -18,7 +18,6 @@ use axum::body::Body;
 use axum::http::{HeaderValue, Request, Response, header};
 use axum::response::IntoResponse;
 use futures_util::FutureExt;
-use hyper::body::Incoming;
 use tower::Service;
 
 use super::afterwards::Afterwards;
@@ -55,7 +54,7 @@ impl Front {
     /// Answers a request.
     pub async fn answer(
         self: Arc<Self>,
-        request: Request<Incoming>,
+        request: Request<Body>,
         arrival: Arrival,
         afterwards: Afterwards,
     ) -> Response<Body> {
@@ -63,7 +62,7 @@ impl Front {
         let asked = Asked::new(&self.ids, request.uri().path());
         let hardening = Hardening::of(request.uri().path(), client);
         let visit = Visit { arrival, afterwards, id: asked.id, client, person: None, newcomer: false, signed: None };
-        let answered = AssertUnwindSafe(self.let_in(request.map(Body::new), visit)).catch_unwind().await;
+        let answered = AssertUnwindSafe(self.let_in(request, visit)).catch_unwind().await;
         let mut response = answered.unwrap_or_else(|_| {
             // The panic itself is already in the log, with its place.
             Problem::internal(&anyhow::anyhow!("the handler panicked")).into_response()

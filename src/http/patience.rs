@@ -15,9 +15,12 @@ use tokio_util::sync::CancellationToken;
 /// How long a request's head may take from its first byte to its last. A slow line of today takes a tenth of it.
 const HEAD: Duration = Duration::from_secs(10);
 
-/// How long an idle connection is kept: longer than AWS's load balancers keep theirs (60 s), which would else send a
-/// request on one that is just being closed.
+/// How long an idle connection is kept.
 pub const IDLE: Duration = Duration::from_secs(75);
+/// And that of a trusted proxy, which goes on using a connection that perch is just closing, and has an error for its client
+/// then: longer than an AWS load balancer can be told to keep one (4,000 s;
+/// <https://docs.aws.amazon.com/elasticloadbalancing/latest/application/edit-load-balancer-attributes.html>).
+pub const IDLE_PROXY: Duration = Duration::from_secs(4100);
 
 /// Waits for a connection's first byte; `false` where it does not come. Until then nothing is held for the connection but
 /// its socket. From `leave` on, what is done with it is not for here to decide.
@@ -55,8 +58,9 @@ enum Head {
 }
 
 impl<T, B> Patient<T, B> {
-    pub fn new(stream: T, between: B) -> Self {
-        Patient { stream, between, requests: 0, head: Head::Nothing, idle: None, since: Instant::now(), allowed: IDLE }
+    /// Watches `stream`, which may be idle for as long as `allowed`.
+    pub fn new(stream: T, allowed: Duration, between: B) -> Self {
+        Patient { stream, between, requests: 0, head: Head::Nothing, idle: None, since: Instant::now(), allowed }
     }
 
     /// Completes when no request has begun for too long.
@@ -143,7 +147,7 @@ mod tests {
         let allowed = Duration::from_millis(300);
         let (mut client, server) = duplex(64);
         let requests = Cell::new(Some(0));
-        let mut patient = Patient { allowed, ..Patient::new(server, || requests.get()) };
+        let mut patient = Patient::new(server, allowed, || requests.get());
         let begun = Instant::now();
         for served in 1..=3 {
             sleep(allowed / 2).await;

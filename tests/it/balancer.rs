@@ -1,5 +1,7 @@
 //! What a load balancer sees of a perch that ends.
 
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -42,4 +44,38 @@ fn a_second_signal_does_not_wait_for_the_balancer() {
     perch.signal("TERM");
     wait("/ready to say so", || (ready(port).status == 503).then_some(()));
     assert_eq!(perch.stop().code(), Some(143));
+}
+
+#[test]
+fn a_connection_that_ends_with_a_refusal_says_so_before_it_does() {
+    let port = free_port();
+    let config = format!(
+        "[http]\nlisten = \"127.0.0.1:{port}\"\n\n[limits]\nexempt = []\n[limits.address]\nrequests_per_minute = 2\nburst = 2\n"
+    );
+    let _perch = Start::with_text(&config).ready();
+    let question = r#"{"message": "hi"}"#;
+    let head = format!(
+        "POST /api/chat HTTP/1.1\r\nHost: perch\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        question.len()
+    );
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let mut answers = BufReader::new(stream.try_clone().unwrap());
+    let mut answer = || {
+        let lines = answers.by_ref().lines().map(Result::unwrap);
+        let head: Vec<String> = lines.take_while(|line| !line.is_empty()).map(|line| line.to_lowercase()).collect();
+        let length = head.iter().find_map(|line| line.strip_prefix("content-length: ")).unwrap().parse().unwrap();
+        answers.read_exact(&mut vec![0; length]).unwrap();
+        head
+    };
+    for _ in 0..2 {
+        stream.write_all(format!("{head}{question}").as_bytes()).unwrap();
+        let head = answer();
+        assert!(head[0].contains(" 200 ") && !head.contains(&"connection: close".to_owned()), "{head:?}");
+    }
+    // A balancer sends the head as soon as it has it, and learns that what follows has no place any more.
+    stream.write_all(head.as_bytes()).unwrap();
+    let head = answer();
+    assert!(head[0].contains(" 429 ") && head.contains(&"connection: close".to_owned()), "{head:?}");
+    assert_eq!(answers.read(&mut [0]).unwrap(), 0);
 }
