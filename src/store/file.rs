@@ -179,7 +179,17 @@ pub enum Direction {
     IntoFile,
 }
 
-/// Moves a damaged database out of the way, with its log, for whoever wants to look at it. Returns its new name.
+/// What there is of damaged databases that were moved out of the way.
+pub fn set_aside(path: &Path) -> Vec<PathBuf> {
+    let entries = path.parent().and_then(|directory| directory.read_dir().ok()).into_iter().flatten().flatten();
+    let begins = with_suffix(path, ".damaged-");
+    let ours =
+        |found: &PathBuf| found.as_os_str().as_encoded_bytes().starts_with(begins.as_os_str().as_encoded_bytes());
+    entries.map(|entry| entry.path()).filter(ours).collect()
+}
+
+/// Moves a damaged database out of the way, with its log, for whoever wants to look at it, and removes one of before: what
+/// people said is in it. Returns its new name.
 pub fn move_aside(path: &Path) -> std::io::Result<PathBuf> {
     let mut seconds = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
     let named = |seconds| with_suffix(path, &format!(".damaged-{seconds}"));
@@ -187,6 +197,9 @@ pub fn move_aside(path: &Path) -> std::io::Result<PathBuf> {
         seconds += 1;
     }
     let aside = named(seconds);
+    for older in set_aside(path) {
+        std::fs::remove_file(older)?;
+    }
     std::fs::rename(path, &aside)?;
     for log in ["-wal", "-shm"] {
         match std::fs::rename(with_suffix(path, log), with_suffix(&aside, log)) {

@@ -319,6 +319,8 @@ impl Owner {
                 let mut above = self.above;
                 more = self.tidy(|owner, db| conversations::prune(db, &owner.conversations, on_disk, &mut above));
                 self.above = above;
+                // What is over is to be gone from the log as well.
+                self.scrub_due |= more;
             }
             self.conversations_due = if more { now } else { now + self.conversations.pace() };
         }
