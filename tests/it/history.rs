@@ -131,6 +131,8 @@ fn what_was_said_is_listed_read_exported_and_deleted() {
     let guest = Guest::new(port);
     let first = say(&guest, "the first\nthing", None);
     let second = say(&guest, "the second", None);
+    // What was said within one millisecond is in no order.
+    std::thread::sleep(Duration::from_millis(2));
     say(&guest, "and on", Some(&first));
     let list = get(&guest, "/api/conversations");
     assert_eq!(list.header("Cache-Control"), Some("no-store"));
