@@ -207,7 +207,8 @@ fn suspect(peer: IpAddr, headers: &HeaderMap) {
         tracing::warn!(
             service = super::NAME,
             "{peer} forwards requests of others, and http.trusted_proxies does not name it: all who come by way of it \
-             are one client to the limits; if it is a proxy of yours, write trusted_proxies = [\"{peer}\"]"
+             are one client to the limits, and where limits.exempt names it, as it does this machine by default, there are \
+             none for them; if it is a proxy of yours, write trusted_proxies = [\"{peer}\"]"
         );
     }
 }

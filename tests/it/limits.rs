@@ -106,7 +106,7 @@ fn behind_a_trusted_proxy_every_client_has_their_own_and_nobody_can_be_another()
     // Not trusted any more: everything is the proxy's own, and somebody is told why.
     reload(&perch, &config(port, "", limits));
     assert_eq!([from("198.51.100.3"), from("198.51.100.4"), from("198.51.100.5")], [200, 200, 429]);
-    insta::assert_snapshot!(perch.messages("WARN").join("\n"), @r#"127.0.0.1 forwards requests of others, and http.trusted_proxies does not name it: all who come by way of it are one client to the limits; if it is a proxy of yours, write trusted_proxies = ["127.0.0.1"]"#);
+    insta::assert_snapshot!(perch.messages("WARN").join("\n"), @r#"127.0.0.1 forwards requests of others, and http.trusted_proxies does not name it: all who come by way of it are one client to the limits, and where limits.exempt names it, as it does this machine by default, there are none for them; if it is a proxy of yours, write trusted_proxies = ["127.0.0.1"]"#);
 }
 
 #[test]
