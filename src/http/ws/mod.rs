@@ -46,7 +46,7 @@ pub struct Visitor {
     site: Option<Box<[u8]>>,
 }
 
-/// Opens a WebSocket. Pages of other sites were turned away before ([`super::origins`]).
+/// Opens a WebSocket, for programs, for perch's own page and those of listed sites.
 #[utoipa::path(
     get,
     path = "/api/ws",
