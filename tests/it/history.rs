@@ -489,6 +489,8 @@ fn conversations_are_kept_for_as_long_and_as_much_as_the_configuration_says() {
     wait("the old one to be forgotten", || {
         (get(&guest, &format!("/api/conversations/{old}")).status == 404).then_some(())
     });
+    let files = [perch.directory().join("state/perch.db"), database];
+    wait("it gone from the disk", || files.iter().all(|file| !contains(file, b"the old one")).then_some(()));
     reload("max_size = \"1MiB\"");
     let long = "x".repeat(20_000);
     for number in 0..300 {
