@@ -3,6 +3,17 @@
 locals {
   balanced    = var.web != null
   certificate = local.balanced && var.domain != null
+
+  # Where its requests come from: a node takes any free address of its subnet, and another when AWS replaces it. To targets
+  # that are instances it speaks IPv4, whatever browsers speak to it.
+  proxies = data.aws_subnet.load_balancer[*].cidr_block
+}
+
+# By count, as the ids may be those of subnets that are still to be made.
+data "aws_subnet" "load_balancer" {
+  count = local.balanced ? length(var.subnet_ids) : 0
+
+  id = var.subnet_ids[count.index]
 }
 
 resource "aws_lb" "web" {

@@ -42,7 +42,17 @@ output "configuration" {
         [""],
       ))
     },
-    local.balanced ? { web = "environment = \"${var.environment}\"\n\n[http]\nlisten = \"0.0.0.0:80\"\n" } : {},
+    local.balanced ? {
+      web = join("\n", [
+        "environment = \"${var.environment}\"",
+        "",
+        "[http]",
+        "listen = \"0.0.0.0:80\"",
+        "# The load balancer's subnets: it says who asked, and whether by HTTPS. Nothing else reaches this port.",
+        "trusted_proxies = [${join(", ", [for range in local.proxies : "\"${range}\""])}]",
+        "",
+      ])
+    } : {},
   )
 }
 

@@ -16,6 +16,7 @@ import socket
 import subprocess
 import tempfile
 import time
+import tomllib
 import urllib.request
 import zipfile
 
@@ -220,6 +221,25 @@ def shell_faults(outputs, folder):
             yield f"on_host looked its host up by {before}"
 
 
+def subnets_at(address):
+    """The ranges of the stand-in's subnets."""
+    with urllib.request.urlopen(f"{address}/moto-api/data.json", timeout=STARTS_WITHIN) as answer:
+        return {subnet["id"]: subnet["cidr_block"] for subnet in json.load(answer)["ec2"]["Subnet"]}
+
+
+def proxy_faults(configuration, state, ranges):
+    """Hosts behind a load balancer believe what it says of those who ask, or all of them are one client that asks too often."""
+    (module,) = state["values"]["root_module"]["child_modules"]
+    balancers = [resource["values"] for resource in module["resources"] if resource["type"] == "aws_lb"]
+    if len(balancers) != ("web" in configuration):
+        yield f"{len(balancers)} load balancers, and configurations for {', '.join(configuration)}"
+    for balancer in balancers:
+        expected = sorted(ranges[subnet] for subnet in balancer["subnets"])
+        found = tomllib.loads(configuration["web"])["http"].get("trusted_proxies", [])
+        if sorted(found) != expected:
+            yield f"web.toml trusts {found}, and the load balancer is in {expected}"
+
+
 def live(packaging, moto, folder, environment, name, variables):
     """Takes one example through its life. Returns what was not tested and the outputs."""
     copy = folder / f"{name}-{variables}"
@@ -236,7 +256,11 @@ def live(packaging, moto, folder, environment, name, variables):
         if again.returncode == 2:
             raise Failed(f"{name}, {variables}: the second plan is not empty\n{again.stdout}")
         outputs = json.loads(terraform(example, "output", "-json", environment=environment).stdout)
-        for fault in shell_faults(outputs, folder / f"{name}-{variables}-shell"):
+        state = json.loads(terraform(example, "show", "-json", environment=environment).stdout)
+        for fault in [
+            *shell_faults(outputs, folder / f"{name}-{variables}-shell"),
+            *proxy_faults(outputs["configuration"]["value"], state, subnets_at(address)),
+        ]:
             raise Failed(f"{name}, {variables}: {fault}")
         made = terraform(example, "state", "list", environment=environment).stdout.split()
         terraform(example, "destroy", "-auto-approve", given, environment=environment)
