@@ -240,6 +240,20 @@ def proxy_faults(configuration, state, ranges):
             yield f"web.toml trusts {found}, and the load balancer is in {expected}"
 
 
+ENVIRONMENTS = {"dev": "development", "prod": "production"}
+
+
+def workspace_faults(example, variables, environment):
+    """An environment keeps out of another's state. Leaves its own selected."""
+    other, own = [ENVIRONMENTS[file] for file in sorted(ENVIRONMENTS, key=lambda file: file == variables)]
+    for workspace in (other, own):
+        terraform(example, "workspace", "select", "-or-create", workspace, environment=environment)
+        planned = terraform(example, "plan", f"-var-file={variables}.tfvars", environment=environment, accept=(0, 1))
+        refused = f"`terraform workspace select -or-create {own}` first" in " ".join(planned.stderr.replace("│", " ").split())
+        if refused != (workspace == other) or refused != bool(planned.returncode):
+            yield f"{variables}.tfvars in the workspace {workspace}: {planned.stderr or planned.stdout}"
+
+
 def live(packaging, moto, folder, environment, name, variables):
     """Takes one example through its life. Returns what was not tested and the outputs."""
     copy = folder / f"{name}-{variables}"
@@ -251,6 +265,8 @@ def live(packaging, moto, folder, environment, name, variables):
         if taken := taken_in_spite(copy / "terraform", environment):
             raise Failed(f"values that must be refused are not, or are not tried: {', '.join(taken)}")
         given = f"-var-file={variables}.tfvars"
+        for fault in workspace_faults(example, variables, environment):
+            raise Failed(f"{name}, {variables}: {fault}")
         terraform(example, "apply", "-auto-approve", given, environment=environment)
         again = terraform(example, "plan", "-detailed-exitcode", given, environment=environment, accept=(0, 2))
         if again.returncode == 2:

@@ -7,6 +7,12 @@ variable "name" {
 variable "environment" {
   description = "`development`, `test` or `production`."
   type        = string
+
+  # One state holds one installation: another environment's file would destroy that, to make its own in its place.
+  validation {
+    condition     = contains(["default", var.environment], terraform.workspace)
+    error_message = "This is the workspace `${terraform.workspace}`, and the environment is ${var.environment}: `terraform workspace select -or-create ${var.environment}` first."
+  }
 }
 
 variable "region" {
