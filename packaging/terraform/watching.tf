@@ -86,17 +86,22 @@ resource "aws_cloudwatch_metric_alarm" "credits" {
   count = var.web == null && startswith(var.instance_type, "t") ? 1 : 0
 
   alarm_name          = "${var.name}-credits"
-  alarm_description   = "The host has almost used up its CPU credits and will be slow: it needs a larger instance_type."
+  alarm_description   = "The host has had almost no CPU credits left for three hours, and is slow: it needs a larger instance_type."
   namespace           = "AWS/EC2"
   metric_name         = "CPUCreditBalance"
   dimensions          = { InstanceId = local.host_ids[0] }
   statistic           = "Minimum"
   comparison_operator = "LessThanThreshold"
   threshold           = 10
-  period              = 300
-  evaluation_periods  = 3
-  alarm_actions       = local.told
-  ok_actions          = local.told
+
+  # A t3 or t4g begins without credits, and in standard mode gets none for its launch; a nano earns six an hour. Three hours
+  # are as long as every one of them needs, with what its first start spends. Until there are as many values, it is not low.
+  # https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/burstable-performance-instances-standard-mode-concepts.html
+  period             = 300
+  evaluation_periods = 36
+  treat_missing_data = "notBreaching"
+  alarm_actions      = local.told
+  ok_actions         = local.told
 }
 
 # Groups: AWS replaces hosts by itself; what it does not mend is told.
