@@ -245,9 +245,12 @@ variable "ssh" {
   })
   default = null
 
+  # By the number, as /0 can be written as /00, and two halves are the whole. No network that somebody has is larger.
   validation {
-    condition     = var.ssh == null ? true : length(var.ssh.cidrs) > 0 && alltrue([for cidr in var.ssh.cidrs : can(cidrhost(cidr, 0)) && !endswith(cidr, "/0")])
-    error_message = "SSH is for named address ranges, never for the whole internet."
+    condition = var.ssh == null ? true : length(var.ssh.cidrs) > 0 && alltrue([
+      for cidr in var.ssh.cidrs : can(cidrhost(cidr, 0)) && try(tonumber(split("/", cidr)[1]), 0) >= (strcontains(cidr, ":") ? 16 : 8)
+    ])
+    error_message = "SSH is for named address ranges, never for the whole internet: each of /8 or narrower, in IPv6 of /16."
   }
 }
 

@@ -37,11 +37,12 @@ output "package_arn" {
 BESIDE = {"environment": "test", "region": "eu-central-1", "vpc_id": "vpc-0", "subnet_ids": '["subnet-0", "subnet-1"]'}
 DIGEST = "0" * 64
 PACKAGE = f'{{url="https://example.com/perch.rpm", sha256="{DIGEST}"}}'
+IMAGE = {"ami_id": "ami-0"}
 
 # Variables, with what is to come of them: settings of each host's user data and `package_arn`, or why they are refused.
 CASES = [
     ({"package": PACKAGE}, {"https": "", "package": "https://example.com/perch.rpm", "sha256": DIGEST, "config": "s3://bucket/perch.toml"}),
-    ({"http_ports": "[80, 443]", "ship_journal": "true"}, {"https": "yes", "package": ""}),
+    ({**IMAGE, "http_ports": "[80, 443]", "ship_journal": "true"}, {"https": "yes", "package": ""}),
     # One address for both machines: the role may read what the host will ask for.
     ({"package": f'{{url="s3://mine/{{architecture}}/perch_{{architecture}}.deb?versionId=1", sha256="{DIGEST} {DIGEST}"}}'},
      {"package": "s3://mine/amd64/perch_amd64.deb?versionId=1", "package_arn": "arn:aws:s3:::mine/amd64/perch_amd64.deb"}),
@@ -49,12 +50,17 @@ CASES = [
      {"package": "s3://mine/perch-aarch64.rpm", "package_arn": "arn:aws:s3:::mine/perch-aarch64.rpm"}),
     ({"package": f'{{url="s3://mine/perch-{{machine}}.rpm", sha256="{DIGEST}"}}'}, "Nothing but {architecture} is filled in"),
     # An image starts on the machine it is for.
-    ({"architecture": "arm64"}, "The instance type is not of the architecture"),
-    ({"instance_type": "c7gn.medium"}, "The instance type is not of the architecture"),
-    ({"architecture": "arm64", "instance_type": "im4gn.large", "web": "{}"}, "The instance type of web is not of the architecture"),
-    ({"instance_type": "g5.xlarge", "web": '{instance_type="c6in.large"}'}, {"https": ""}),
+    ({**IMAGE, "architecture": "arm64"}, "The instance type is not of the architecture"),
+    ({**IMAGE, "instance_type": "c7gn.medium"}, "The instance type is not of the architecture"),
+    ({**IMAGE, "architecture": "arm64", "instance_type": "im4gn.large", "web": "{}"}, "The instance type of web is not of the architecture"),
+    ({**IMAGE, "instance_type": "g5.xlarge", "web": '{instance_type="c6in.large"}'}, {"https": ""}),
     # Their TLS ends at the load balancer.
-    ({"http_ports": "[80, 443]", "web": "{}"}, {"https": ""}),
+    ({**IMAGE, "http_ports": "[80, 443]", "web": "{}"}, {"https": ""}),
+    # The whole internet in other words, and what is not.
+    *(({**IMAGE, "ssh": f'{{key_name="mine", cidrs={cidrs}}}'}, "never for the whole internet") for cidrs in [
+        '["0.0.0.0/1", "128.0.0.0/1"]', '["::/1", "8000::/1"]', '["0.0.0.0/00"]', '["203.0.113.7"]', '["10.0.0.0/8", "2000::/15"]', "[]",
+    ]),
+    ({**IMAGE, "ssh": '{key_name="mine", cidrs=["10.0.0.0/8", "203.0.113.7/32", "2001:db8::/32"]}'}, {}),
 ]
 
 
