@@ -69,6 +69,11 @@ variable "package" {
   default = null
 
   validation {
+    condition     = var.package != null || var.ami_id != null || var.user_data != null
+    error_message = "Without a package the hosts never have perch: name one, or with ami_id an image that has it, or user_data that installs it."
+  }
+
+  validation {
     condition     = var.package == null ? true : (var.package.file == null) != (var.package.url == null)
     error_message = "Either file or url."
   }

@@ -56,6 +56,9 @@ CASES = [
     ({**IMAGE, "instance_type": "g5.xlarge", "web": '{instance_type="c6in.large"}'}, {"https": ""}),
     # Their TLS ends at the load balancer.
     ({**IMAGE, "http_ports": "[80, 443]", "web": "{}"}, {"https": ""}),
+    # Something has to bring perch.
+    ({}, "Without a package the hosts never have perch"),
+    ({"user_data": "#!/bin/sh"}, {}),
     # The whole internet in other words, and what is not.
     *(({**IMAGE, "ssh": f'{{key_name="mine", cidrs={cidrs}}}'}, "never for the whole internet") for cidrs in [
         '["0.0.0.0/1", "128.0.0.0/1"]', '["::/1", "8000::/1"]', '["0.0.0.0/00"]', '["203.0.113.7"]', '["10.0.0.0/8", "2000::/15"]', "[]",
