@@ -49,6 +49,11 @@ variable "subnet_ids" {
     condition     = length(var.subnet_ids) > 0 && alltrue([for id in var.subnet_ids : can(regex("^subnet-[0-9a-f]+$", id))])
     error_message = "Name at least one subnet; its id reads like subnet-0123456789abcdef0."
   }
+
+  validation {
+    condition     = length(distinct(var.subnet_ids)) == length(var.subnet_ids)
+    error_message = "Name each subnet once."
+  }
 }
 
 variable "tags" {
@@ -218,6 +223,11 @@ variable "http_cidrs" {
     condition     = alltrue([for cidr in var.http_cidrs : can(cidrhost(cidr, 0))])
     error_message = "Each is an address range, such as 203.0.113.0/24 or 2001:db8::/32."
   }
+
+  validation {
+    condition     = length(distinct(var.http_cidrs)) == length(var.http_cidrs)
+    error_message = "Name each address range once."
+  }
 }
 
 variable "http_ports" {
@@ -229,6 +239,11 @@ variable "http_ports" {
     condition     = alltrue([for port in var.http_ports : port >= 1 && port <= 65535 && port != 22])
     error_message = "Ports are 1 to 65535, and not 22, which is ssh's."
   }
+
+  validation {
+    condition     = length(distinct(var.http_ports)) == length(var.http_ports)
+    error_message = "Name each port once."
+  }
 }
 
 variable "egress_ports" {
@@ -239,6 +254,11 @@ variable "egress_ports" {
   validation {
     condition     = contains(var.egress_ports, 443) && alltrue([for port in var.egress_ports : port >= 1 && port <= 65535])
     error_message = "Ports are 1 to 65535, and 443 is among them: without it perch reaches neither S3 nor Discord."
+  }
+
+  validation {
+    condition     = length(distinct(var.egress_ports)) == length(var.egress_ports)
+    error_message = "Name each port once."
   }
 }
 
@@ -256,6 +276,11 @@ variable "ssh" {
       for cidr in var.ssh.cidrs : can(cidrhost(cidr, 0)) && try(tonumber(split("/", cidr)[1]), 0) >= (strcontains(cidr, ":") ? 16 : 8)
     ])
     error_message = "SSH is for named address ranges, never for the whole internet: each of /8 or narrower, in IPv6 of /16."
+  }
+
+  validation {
+    condition     = var.ssh == null ? true : length(distinct(var.ssh.cidrs)) == length(var.ssh.cidrs)
+    error_message = "Name each address range once."
   }
 }
 

@@ -64,6 +64,12 @@ CASES = [
         '["0.0.0.0/1", "128.0.0.0/1"]', '["::/1", "8000::/1"]', '["0.0.0.0/00"]', '["203.0.113.7"]', '["10.0.0.0/8", "2000::/15"]', "[]",
     ]),
     ({**IMAGE, "ssh": '{key_name="mine", cidrs=["10.0.0.0/8", "203.0.113.7/32", "2001:db8::/32"]}'}, {}),
+    # What is told apart by its name is named once.
+    ({**IMAGE, "ssh": '{key_name="mine", cidrs=["10.0.0.0/8", "10.0.0.0/8"]}'}, "Name each address range once"),
+    ({**IMAGE, "http_cidrs": '["0.0.0.0/0", "0.0.0.0/0"]'}, "Name each address range once"),
+    ({**IMAGE, "http_ports": "[80, 80]"}, "Name each port once"),
+    ({**IMAGE, "egress_ports": "[443, 443]"}, "Name each port once"),
+    ({**IMAGE, "subnet_ids": '["subnet-0", "subnet-0"]', "web": "{}"}, "Name each subnet once"),
 ]
 
 
