@@ -110,8 +110,8 @@ variable "bucket" {
   default     = null
 
   validation {
-    condition     = var.bucket == null ? true : can(regex("^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$", var.bucket))
-    error_message = "A bucket's name is 3 to 63 lower-case letters, digits, hyphens and dots."
+    condition     = var.bucket == null ? true : can(regex("^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$", var.bucket)) && !strcontains(var.bucket, "..")
+    error_message = "A bucket's name is 3 to 63 lower-case letters, digits, hyphens and dots, and no two dots stand together."
   }
 }
 
@@ -184,8 +184,8 @@ variable "volume_gib" {
   default     = 8
 
   validation {
-    condition     = var.volume_gib >= 8 && var.volume_gib <= 1024
-    error_message = "The images need 8 GiB; more than 1024 is surely a slip."
+    condition     = var.volume_gib >= 8 && var.volume_gib <= 1024 && floor(var.volume_gib) == var.volume_gib
+    error_message = "A whole number: the images need 8 GiB, and more than 1024 is surely a slip."
   }
 }
 
@@ -236,7 +236,7 @@ variable "http_ports" {
   default     = [80]
 
   validation {
-    condition     = alltrue([for port in var.http_ports : port >= 1 && port <= 65535 && port != 22])
+    condition     = alltrue([for port in var.http_ports : port >= 1 && port <= 65535 && floor(port) == port && port != 22])
     error_message = "Ports are 1 to 65535, and not 22, which is ssh's."
   }
 
@@ -252,7 +252,7 @@ variable "egress_ports" {
   default     = [443]
 
   validation {
-    condition     = contains(var.egress_ports, 443) && alltrue([for port in var.egress_ports : port >= 1 && port <= 65535])
+    condition     = contains(var.egress_ports, 443) && alltrue([for port in var.egress_ports : port >= 1 && port <= 65535 && floor(port) == port])
     error_message = "Ports are 1 to 65535, and 443 is among them: without it perch reaches neither S3 nor Discord."
   }
 
@@ -300,6 +300,11 @@ variable "web" {
   validation {
     condition     = var.web == null ? true : var.web.minimum >= 1 && var.web.maximum >= var.web.minimum
     error_message = "There is at least one host, and the maximum is not below the minimum."
+  }
+
+  validation {
+    condition     = var.web == null ? true : alltrue([for number in [var.web.minimum, var.web.maximum, var.web.sticky_seconds] : floor(number) == number])
+    error_message = "Hosts and seconds are whole numbers."
   }
 
   validation {

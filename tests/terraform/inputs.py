@@ -70,6 +70,13 @@ CASES = [
     ({**IMAGE, "http_ports": "[80, 80]"}, "Name each port once"),
     ({**IMAGE, "egress_ports": "[443, 443]"}, "Name each port once"),
     ({**IMAGE, "subnet_ids": '["subnet-0", "subnet-0"]', "web": "{}"}, "Name each subnet once"),
+    # There is no half of a port, of a host or of a GiB.
+    ({**IMAGE, "http_ports": "[80.5]"}, "Ports are 1 to 65535"),
+    ({**IMAGE, "egress_ports": "[443, 80.5]"}, "Ports are 1 to 65535"),
+    ({**IMAGE, "volume_gib": "8.5"}, "A whole number: the images need 8 GiB"),
+    *(({**IMAGE, "web": f"{{{number}=2.5}}"}, "Hosts and seconds are whole numbers") for number in ["minimum", "maximum", "sticky_seconds"]),
+    ({**IMAGE, "bucket": "perch..mine"}, "no two dots stand together"),
+    ({**IMAGE, "bucket": "perch.mine-1"}, {}),
 ]
 
 
