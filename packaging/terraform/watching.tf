@@ -123,6 +123,10 @@ resource "aws_cloudwatch_metric_alarm" "bot" {
   ok_actions          = local.told
 }
 
+# Each of the load balancer's nodes asks every host, those of other zones too, and reports how many of them all are healthy.
+# The least of these reports is no sum: neither zones nor nodes are to be added up. They come without any request as well.
+# https://docs.aws.amazon.com/elasticloadbalancing/latest/application/load-balancer-cloudwatch-metrics.html#metric-statistics
+# https://docs.aws.amazon.com/elasticloadbalancing/latest/application/target-group-health-checks.html
 resource "aws_cloudwatch_metric_alarm" "ready" {
   count = var.web == null ? 0 : 1
 
