@@ -1,4 +1,5 @@
 # To rely on it: HTTP hosts in two zones, HTTPS, the journal in CloudWatch for 90 days, a mail when a person has to act.
+# In a state of its own, or it takes the place of what dev.tfvars made: terraform workspace select -or-create production
 environment   = "production"
 region        = "us-east-1"
 instance_type = "t3.micro"
