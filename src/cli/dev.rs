@@ -34,7 +34,8 @@ const CONFIGURATION: &str = include_str!("dev.toml");
 /// Discord, and prints where the chat page and the simulator's page are. Edit the file, and the change is applied.
 #[derive(Args)]
 #[command(after_help = "Examples:\n  perch dev\n  perch dev my-perch.toml\n\n\
-    The simulator takes the place of Discord whatever the file's [discord] table says, so no token is needed.")]
+    The simulator takes the place of Discord whatever the file's [discord] table says: the token that it names is not \
+    looked up.")]
 pub struct Dev {
     /// The configuration file; a built-in one is written and used when none is named
     #[arg(value_name = "CONFIG", value_parser = parse_uri)]
@@ -140,17 +141,16 @@ async fn start_simulator() -> anyhow::Result<sim::Simulator> {
 fn welcome(uri: &Uri, elsewhere: Option<(SocketAddr, SocketAddr)>, simulator: &str, runtime_dir: &Path) -> String {
     let style = Style::detect();
     let chat = match uri {
-        Uri::File(path) => std::fs::read(path).ok().and_then(|bytes| Config::load(&bytes).ok()),
-        Uri::S3 { .. } => None,
-    }
-    .and_then(|config| config.http)
-    .map_or_else(
-        || "off, as there is no [http] table".to_owned(),
-        |http| {
-            let listen = elsewhere.filter(|(usual, _)| *usual == http.listen).map_or(http.listen, |(_, free)| free);
-            format!("http://{listen}")
+        Uri::S3 { .. } => "where [http] listen says".to_owned(),
+        Uri::File(path) => match std::fs::read(path).map(|bytes| Config::load(&bytes)) {
+            Ok(Ok(Config { http: Some(http), .. })) => {
+                let listen = elsewhere.filter(|(usual, _)| *usual == http.listen).map_or(http.listen, |(_, free)| free);
+                format!("http://{listen}")
+            }
+            Ok(Ok(_)) => "off, as there is no [http] table".to_owned(),
+            Ok(Err(_)) | Err(_) => "off, as the configuration can't be used: see below".to_owned(),
         },
-    );
+    };
     format!(
         "\n  {}\n\n  chat page       {}\n  simulator page  {}   write `@perch hello` there\n  configuration   {uri}   edit \
          it, and it is applied\n  status          {}\n\n  {}\n\n",

@@ -139,8 +139,8 @@ fn help_of_the_daemons_verbs_is_worth_reading() {
       perch dev
       perch dev my-perch.toml
 
-    The simulator takes the place of Discord whatever the file's [discord] table says, so no token is
-    needed.
+    The simulator takes the place of Discord whatever the file's [discord] table says: the token that it
+    names is not looked up.
     exit 0
     "##);
 }
