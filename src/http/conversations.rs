@@ -123,7 +123,7 @@ pub async fn delete(
 ) -> Result<StatusCode, Problem> {
     let asker = Visit::of(&extensions)?.asker()?;
     let id: ConversationId = id.parse().map_err(|_| no_such_conversation())?;
-    if !asker.newcomer && app.history.erase(&asker.person, Some(id)).await.map_err(unavailable)? {
+    if !asker.newcomer && app.history.erase(&asker.person, Some(id)).await.map_err(|Unavailable| undeleted())? {
         Ok(StatusCode::NO_CONTENT)
     } else {
         Err(no_such_conversation())
@@ -135,7 +135,7 @@ pub async fn delete(
 pub async fn delete_all(State(app): State<App>, extensions: Extensions) -> Result<StatusCode, Problem> {
     let asker = Visit::of(&extensions)?.asker()?;
     if !asker.newcomer {
-        app.history.erase(&asker.person, None).await.map_err(unavailable)?;
+        app.history.erase(&asker.person, None).await.map_err(|Unavailable| undeleted())?;
     }
     Ok(StatusCode::NO_CONTENT)
 }
@@ -163,4 +163,9 @@ fn no_such_conversation() -> Problem {
 
 fn unavailable(error: Unavailable) -> Problem {
     Problem::new(StatusCode::SERVICE_UNAVAILABLE, format!("{error}; try again in a while"))
+}
+
+fn undeleted() -> Problem {
+    let detail = "the history can't be changed at the moment: some of it is still there; delete it again in a while";
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail)
 }
