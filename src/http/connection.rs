@@ -541,3 +541,42 @@ impl AsyncWrite for Stream {
         self.bytes.is_write_vectored()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+    use tokio::time::timeout;
+
+    use super::*;
+
+    /// A connection to what answers all with 404 and may be idle for this long.
+    async fn connected(idle: Duration) -> TcpStream {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, peer) = listener.accept().await.unwrap();
+        let stream = Stream::plain(stream, Place { _permit: None, _seat: Seat::uncounted() });
+        let app = Answerer::new(|_, _, _| async {
+            Response::builder().status(StatusCode::NOT_FOUND).body(Body::from("nothing")).unwrap()
+        });
+        let arrival = Arrival { peer, encrypted: false };
+        tokio::spawn(serve(stream, Protocol::Http1, arrival, idle, app, CancellationToken::new()));
+        client
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_asks_no_more_is_closed() {
+        let idle = Duration::from_millis(400);
+        let mut client = connected(idle).await;
+        let mut answer = [0; 1024];
+        for _ in 0..3 {
+            client.write_all(b"GET / HTTP/1.1\r\nHost: perch\r\n\r\n").await.unwrap();
+            assert!(client.read(&mut answer).await.unwrap() > 0);
+            sleep(idle / 2).await;
+        }
+        let last = Instant::now();
+        let end = timeout(Duration::from_secs(20), client.read(&mut answer)).await;
+        assert_eq!(end.expect("it is still open").unwrap(), 0);
+        assert!((idle / 4..5 * idle).contains(&last.elapsed()), "{:?}", last.elapsed());
+    }
+}

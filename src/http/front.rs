@@ -60,7 +60,7 @@ impl Front {
     ) -> Response<Body> {
         let client = Client::of(arrival, request.headers(), self.app.live.borrow().config.http.as_ref());
         let asked = Asked::new(&self.ids, request.uri().path());
-        let hardening = Hardening::of(request.uri().path(), client);
+        let hardening = Hardening::of(request.uri().path(), client.encrypted);
         let visit = Visit { arrival, afterwards, id: asked.id, client, person: None, newcomer: false, signed: None };
         let answered = AssertUnwindSafe(self.let_in(request, visit)).catch_unwind().await;
         let mut response = answered.unwrap_or_else(|_| {

@@ -2,7 +2,6 @@
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 
-use super::client::Client;
 use super::router::is_api;
 
 /// Nothing is run, shown or loaded by an answer that says nothing else; the page says what it needs.
@@ -40,9 +39,9 @@ pub struct Hardening {
 }
 
 impl Hardening {
-    /// For the answer to a request of `client` for `path`.
-    pub fn of(path: &str, client: Client) -> Hardening {
-        Hardening { encrypted: client.encrypted, private: is_api(path) }
+    /// For the answer to a request for `path`, from a client whose connection is `encrypted` or not.
+    pub fn of(path: &str, encrypted: bool) -> Hardening {
+        Hardening { encrypted, private: is_api(path) }
     }
 
     pub fn apply(self, headers: &mut HeaderMap) {

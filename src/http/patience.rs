@@ -41,9 +41,10 @@ pub struct Patient<T, B> {
     between: B,
     requests: usize,
     head: Head,
-    /// Wakes the connection when it may have been idle for long. Requests come and go without touching it: it goes by
+    /// Wakes the connection when it may have been idle for long. Requests come and go without setting it: it goes by
     /// `since` when it wakes.
     idle: Option<Pin<Box<Sleep>>>,
+    /// When a request began, or something of an answer was taken.
     since: Instant,
     allowed: Duration,
 }
@@ -63,13 +64,18 @@ impl<T, B> Patient<T, B> {
         Patient { stream, between, requests: 0, head: Head::Nothing, idle: None, since: Instant::now(), allowed }
     }
 
-    /// Completes when no request has begun for too long.
-    fn poll_idle(&mut self, context: &mut Context<'_>) -> Poll<()> {
+    fn wrote<W>(&mut self, written: W) -> W {
+        self.since = Instant::now();
+        written
+    }
+
+    /// Completes when nothing has been asked or taken for too long.
+    fn poll_idle(&mut self, context: &mut Context<'_>) -> Poll<Error> {
         let end = self.since + self.allowed;
         let idle = self.idle.get_or_insert_with(|| Box::pin(sleep_until(end)));
         while idle.as_mut().poll(context).is_ready() {
             if idle.deadline() >= end {
-                return Poll::Ready(());
+                return Poll::Ready(Error::new(ErrorKind::TimedOut, "no further request came"));
             }
             idle.as_mut().reset(end);
         }
@@ -97,24 +103,34 @@ impl<T: AsyncRead + Unpin, B: Fn() -> Option<usize> + Unpin> AsyncRead for Patie
             (Poll::Pending, head @ Head::Something) => *head = Head::Awaited(Box::pin(sleep(HEAD))),
             _ => {}
         }
-        let late = |what| Err(Error::new(ErrorKind::TimedOut, what));
         match (read, &mut patient.head) {
             (Poll::Pending, Head::Awaited(end)) => {
-                end.as_mut().poll(context).map(|()| late("the rest of a request's head did not come"))
+                let late = || Error::new(ErrorKind::TimedOut, "the rest of a request's head did not come");
+                end.as_mut().poll(context).map(|()| Err(late()))
             }
-            (Poll::Pending, _) => patient.poll_idle(context).map(|()| late("no further request came")),
+            (Poll::Pending, _) => patient.poll_idle(context).map(Err),
             (read, _) => read,
         }
     }
 }
 
-impl<T: AsyncWrite + Unpin, B: Unpin> AsyncWrite for Patient<T, B> {
+impl<T: AsyncWrite + Unpin, B: Fn() -> Option<usize> + Unpin> AsyncWrite for Patient<T, B> {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<Result<usize, Error>> {
-        Pin::new(&mut self.get_mut().stream).poll_write(context, bytes)
+        let patient = self.get_mut();
+        Pin::new(&mut patient.stream).poll_write(context, bytes).map(|written| patient.wrote(written))
     }
 
+    /// hyper does not look at the connection again once its answer has left: this is where that begins to be idle.
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(context)
+        let patient = self.get_mut();
+        let flushed = Pin::new(&mut patient.stream).poll_flush(context);
+        if flushed.is_ready()
+            && (patient.between)().is_some()
+            && let Poll::Ready(late) = patient.poll_idle(context)
+        {
+            return Poll::Ready(Err(late));
+        }
+        flushed
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<(), Error>> {
@@ -130,7 +146,8 @@ impl<T: AsyncWrite + Unpin, B: Unpin> AsyncWrite for Patient<T, B> {
         context: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<Result<usize, Error>> {
-        Pin::new(&mut self.get_mut().stream).poll_write_vectored(context, slices)
+        let patient = self.get_mut();
+        Pin::new(&mut patient.stream).poll_write_vectored(context, slices).map(|written| patient.wrote(written))
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
-use axum::http::StatusCode;
+use axum::http::{Method, StatusCode};
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -14,7 +14,6 @@ use tokio_util::sync::CancellationToken;
 use tower_http::timeout::TimeoutLayer;
 
 use super::acme::challenge;
-use super::client::Client;
 use super::connection::Answerer;
 use super::front::Front;
 use super::headers::Hardening;
@@ -118,9 +117,10 @@ fn behind(front: Arc<Front>) -> Answerer {
 /// What answers while no configuration asks for HTTP: whoever knocks hears so, and a load balancer goes elsewhere.
 pub fn waiting() -> Answerer {
     Answerer::new(|request, arrival, _| {
-        let hardening = Hardening::of(request.uri().path(), Client::of(arrival, request.headers(), None));
+        let hardening = Hardening::of(request.uri().path(), arrival.encrypted);
         async move {
-            let mut response = if request.uri().path() == "/health" {
+            let asks = [Method::GET, Method::HEAD].contains(request.method());
+            let mut response = if asks && request.uri().path() == "/health" {
                 health::health().await.into_response()
             } else {
                 let detail = "perch has no configuration yet that serves HTTP";
