@@ -179,27 +179,16 @@ pub enum Direction {
     IntoFile,
 }
 
-/// What there is of damaged databases that were moved out of the way.
-pub fn set_aside(path: &Path) -> Vec<PathBuf> {
-    let entries = path.parent().and_then(|directory| directory.read_dir().ok()).into_iter().flatten().flatten();
-    let begins = with_suffix(path, ".damaged-");
-    let ours =
-        |found: &PathBuf| found.as_os_str().as_encoded_bytes().starts_with(begins.as_os_str().as_encoded_bytes());
-    entries.map(|entry| entry.path()).filter(ours).collect()
-}
-
-/// Moves a damaged database out of the way, with its log, for whoever wants to look at it, and removes one of before: what
-/// people said is in it. Returns its new name.
+/// Moves a damaged database out of the way, with its log, for whoever wants to look at it. One of before goes: what people
+/// said is in it. Returns its new name.
 pub fn move_aside(path: &Path) -> std::io::Result<PathBuf> {
+    let before = set_aside(path);
     let mut seconds = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-    let named = |seconds| with_suffix(path, &format!(".damaged-{seconds}"));
+    let named = |seconds| with_suffix(path, &format!("{ASIDE}{seconds}"));
     while named(seconds).exists() {
         seconds += 1;
     }
     let aside = named(seconds);
-    for older in set_aside(path) {
-        std::fs::remove_file(older)?;
-    }
     std::fs::rename(path, &aside)?;
     for log in ["-wal", "-shm"] {
         match std::fs::rename(with_suffix(path, log), with_suffix(&aside, log)) {
@@ -207,7 +196,33 @@ pub fn move_aside(path: &Path) -> std::io::Result<PathBuf> {
             _ => {}
         }
     }
+    for older in before {
+        if let Err(error) = std::fs::remove_file(&older) {
+            tracing::warn!(
+                service = super::owner::NAME,
+                "{} can't be removed, and people's words are in it: {error}",
+                older.display()
+            );
+        }
+    }
     Ok(aside)
+}
+
+/// What comes behind the name of a database that was moved out of the way, before the second of that.
+const ASIDE: &str = ".damaged-";
+
+/// The files of damaged databases that were moved out of the way. Copies that somebody made have other names.
+fn set_aside(path: &Path) -> Vec<PathBuf> {
+    let begins = with_suffix(path, ASIDE);
+    let ours = |found: &PathBuf| {
+        let rest = found.as_os_str().as_encoded_bytes().strip_prefix(begins.as_os_str().as_encoded_bytes());
+        let rest = rest.and_then(|rest| str::from_utf8(rest).ok());
+        rest.is_some_and(|rest| {
+            ["", "-wal", "-shm"].contains(&rest.trim_start_matches(|digit: char| digit.is_ascii_digit()))
+        })
+    };
+    let entries = path.parent().and_then(|directory| directory.read_dir().ok()).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).filter(ours).collect()
 }
 
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {

@@ -315,13 +315,15 @@ impl Owner {
         }
         if self.conversations_due <= now {
             let (mut more, on_disk) = (true, self.on_disk.is_some());
+            let changes = |owner: &Owner| owner.db.as_ref().map(Connection::total_changes);
+            let before = changes(self);
             while more && now.elapsed() < conversations::PRUNING {
                 let mut above = self.above;
                 more = self.tidy(|owner, db| conversations::prune(db, &owner.conversations, on_disk, &mut above));
                 self.above = above;
-                // What is over is to be gone from the log as well.
-                self.scrub_due |= more;
             }
+            // What is over is to be gone from the log as well.
+            self.scrub_due |= changes(self) != before;
             self.conversations_due = if more { now } else { now + self.conversations.pace() };
         }
     }
