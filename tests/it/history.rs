@@ -1,6 +1,8 @@
 //! What people said: whose it is, what outlives perch, how it is looked at and deleted, and how a broken disk costs nobody
 //! an answer.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -398,10 +400,14 @@ fn a_database_that_is_damaged_while_people_talk_costs_no_answer() {
     let crowd = Crowd::strolling(port);
     let database = perch.directory().join("state/perch.db");
     let damaged = std::fs::read(&database).unwrap().len();
+    // These two, and not what takes their place.
+    let open = |path: &Path| File::options().write(true).open(path).unwrap();
+    let (file, log) = (open(&database), open(&perch.directory().join("state/perch.db-wal")));
     wait("the damage to be noticed", || {
         // The log is emptied now and then, and what is in the file is read and written then.
-        std::fs::write(&database, vec![0xA5; damaged.max(1 << 20)]).unwrap();
-        std::fs::write(perch.directory().join("state/perch.db-wal"), [0xA5; 4_096]).unwrap();
+        file.write_all_at(&vec![0xA5; damaged.max(1 << 20)], 0).unwrap();
+        log.set_len(0).unwrap();
+        log.write_all_at(&[0xA5; 4_096], 0).unwrap();
         say(&guest, "on and on", Some(&conversation));
         get(&guest, "/api/conversations?after=1-00000000000000000000000000000000");
         perch.messages("WARN").iter().any(|message| message.contains("was damaged")).then_some(())
