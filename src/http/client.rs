@@ -44,7 +44,8 @@ impl Client {
     }
 }
 
-fn trusts(trusted: &[Network], address: IpAddr) -> bool {
+/// Whether the configuration says that this is a proxy which is believed.
+pub fn trusts(trusted: &[Network], address: IpAddr) -> bool {
     trusted.iter().any(|network| network.contains(address))
 }
 

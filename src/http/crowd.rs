@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::client::trusts;
 use super::patience::{IDLE, IDLE_PROXY};
 use crate::limits::{Limits, Seat};
 use crate::service::Live;
@@ -31,9 +32,7 @@ impl Crowd {
             return Some((seat, IDLE));
         };
         let live = live.borrow();
-        let peer = peer.to_canonical();
-        let proxy = live.config.http.iter().flat_map(|http| &http.trusted_proxies).any(|proxy| proxy.contains(peer));
-        if proxy {
+        if live.config.http.as_ref().is_some_and(|http| trusts(&http.trusted_proxies, peer.to_canonical())) {
             return Some((Seat::uncounted(), IDLE_PROXY));
         }
         Some((self.limits.connect(&live.config.limits, peer)?, IDLE))
