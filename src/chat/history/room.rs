@@ -154,9 +154,12 @@ impl Room {
         };
         let at = now();
         // Nobody has a conversation whose name is being made up.
-        let there = known_id.is_some() && self.standing(person, id, archive.horizon()) == Standing::Theirs;
-        let before = known_id.and_then(|id| self.remove(id)).filter(|_| there);
-        let mut held = before.unwrap_or_else(|| {
+        let theirs = known_id.and_then(|id| {
+            let standing = self.standing(person, id, archive.horizon());
+            self.remove(id).filter(|_| standing == Standing::Theirs)
+        });
+        let there = theirs.is_some();
+        let mut held = theirs.unwrap_or_else(|| {
             let mut held = Held::new(person.clone(), if asker.newcomer { Class::Passing } else { Class::Staying });
             (held.whole, held.doubtful) = (new, doubtful);
             held.key = question.key.clone().filter(|_| new);
