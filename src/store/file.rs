@@ -190,7 +190,7 @@ pub fn move_aside(path: &Path) -> std::io::Result<PathBuf> {
     }
     let aside = named(seconds);
     std::fs::rename(path, &aside)?;
-    for log in ["-wal", "-shm"] {
+    for log in LOGS {
         match std::fs::rename(with_suffix(path, log), with_suffix(&aside, log)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -208,6 +208,8 @@ pub fn move_aside(path: &Path) -> std::io::Result<PathBuf> {
     Ok(aside)
 }
 
+/// What comes behind a database's name in those of the files beside it (<https://www.sqlite.org/tempfiles.html>).
+const LOGS: [&str; 2] = ["-wal", "-shm"];
 /// What comes behind the name of a database that was moved out of the way, before the second of that.
 const ASIDE: &str = ".damaged-";
 
@@ -217,9 +219,8 @@ fn set_aside(path: &Path) -> Vec<PathBuf> {
     let ours = |found: &PathBuf| {
         let rest = found.as_os_str().as_encoded_bytes().strip_prefix(begins.as_os_str().as_encoded_bytes());
         let rest = rest.and_then(|rest| str::from_utf8(rest).ok());
-        rest.is_some_and(|rest| {
-            ["", "-wal", "-shm"].contains(&rest.trim_start_matches(|digit: char| digit.is_ascii_digit()))
-        })
+        let log = rest.map(|rest| rest.trim_start_matches(|digit: char| digit.is_ascii_digit()));
+        log.is_some_and(|log| log.is_empty() || LOGS.contains(&log))
     };
     let entries = path.parent().and_then(|directory| directory.read_dir().ok()).into_iter().flatten().flatten();
     entries.map(|entry| entry.path()).filter(ours).collect()
