@@ -9,9 +9,9 @@ use tokio_util::sync::CancellationToken;
 /// What is done with the connection, until the token is cancelled and what is in flight is finished.
 type Work = Box<dyn FnOnce(CancellationToken) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send>;
 
-/// Where a handler leaves what it does with its connection once that is upgraded. Every request carries it as an
-/// extension. It runs in the connection's own task: it counts as a connection, is waited for in a drain, and dies with
-/// the service.
+/// Where a handler leaves what it does with its connection once that is upgraded; it has it of the
+/// [visit](super::visit::Visit). It runs in the connection's own task: it counts as a connection, is waited for in a drain,
+/// and dies with the service.
 #[derive(Clone, Default)]
 pub struct Afterwards(Arc<Mutex<Option<Work>>>);
 

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-/// The connection that a request came over. Every request carries it as an extension.
+/// The connection that a request came over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Arrival {
     /// The other end of the connection, which may be a proxy.

@@ -8,7 +8,6 @@
 //!          routes   crate::http::router
 //! ```
 
-use std::convert::Infallible;
 use std::ops::ControlFlow;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -113,8 +112,7 @@ impl Front {
     async fn serve(&self, mut request: Request<Body>, visit: Visit) -> Turned<Response<Body>> {
         let standing = doors::person(&self.app, request.uri().path(), &visit)?;
         request.extensions_mut().insert(visit);
-        let answered: Result<Response<Body>, Infallible> = self.routes.clone().call(request).await;
-        let Ok(mut response) = answered;
+        let Ok(mut response) = self.routes.clone().call(request).await;
         doors::tell(&mut response, standing);
         ControlFlow::Continue(response)
     }
