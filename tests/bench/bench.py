@@ -440,7 +440,7 @@ def said(*command):
 
 
 def newest_release():
-    found = [*TOP.glob(f"target/{os.uname().machine}-*/release/perch")]
+    found = list(TOP.glob(f"target/{os.uname().machine}-*/release/perch"))
     if not found:
         sys.exit("bench: no release build for this machine; make one with `cargo build --release`")
     return max(found, key=lambda path: path.stat().st_mtime)
