@@ -32,7 +32,7 @@ const RATE: (&str, usize) = ("PERCH_TEST_RATE", 10);
 
 /// What memory may grow by. Allocators keep what they once had: what a leak of 1 KiB a change would cost shows in the
 /// large numbers.
-const GROWTH_KIB: u64 = 8 << 10;
+const GROWTH: u64 = 8 << 20;
 
 fn number((variable, usual): (&str, usize)) -> usize {
     std::env::var(variable).map_or(usual, |text| text.parse().unwrap())
@@ -46,8 +46,8 @@ struct Held {
     /// Idle connections among them, which are kept for a minute and a half.
     sockets: usize,
     threads: usize,
-    /// Memory that is no file's: heap and stacks.
-    anonymous_kib: u64,
+    /// In bytes.
+    memory: u64,
 }
 
 impl Held {
@@ -57,13 +57,11 @@ impl Held {
         // One that is closed meanwhile is none any more.
         let open = list("fd").filter_map(|path| std::fs::read_link(path).ok());
         let (sockets, others): (Vec<_>, Vec<_>) = open.partition(|path| path.to_string_lossy().starts_with("socket:"));
-        let status = std::fs::read_to_string(process.join("status")).unwrap();
-        let anonymous = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
         Held {
             descriptors: others.len(),
             sockets: sockets.len(),
             threads: list("task").count(),
-            anonymous_kib: anonymous.trim().trim_end_matches(" kB").parse().unwrap(),
+            memory: perch.memory(),
         }
     }
 
@@ -81,7 +79,7 @@ impl Held {
 
     #[track_caller]
     fn within(self, before: Held) -> Held {
-        assert!(self.anonymous_kib <= before.anonymous_kib + GROWTH_KIB, "{before:?} became {self:?}");
+        assert!(self.memory <= before.memory + GROWTH, "{before:?} became {self:?}");
         self
     }
 }

@@ -249,6 +249,13 @@ impl Perch {
         self.child.id()
     }
 
+    /// Memory that is no file's, heap and stacks, in bytes.
+    pub fn memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+    }
+
     pub fn directory(&self) -> &Path {
         self.directory.path()
     }
