@@ -27,6 +27,7 @@ use tokio_util::task::TaskTracker;
 use super::afterwards::Afterwards;
 use super::arrival::Arrival;
 use super::patience::Patient;
+use super::unreadable::Reworded;
 use crate::limits::Seat;
 use crate::telemetry::panics;
 
@@ -183,7 +184,9 @@ async fn requests(
     let ended = match protocol {
         Protocol::Http1 => {
             let serving = Arc::clone(&busy);
-            let patient = Patient::new(stream, idle, move || serving.between());
+            let between = move || serving.between();
+            let stream = Reworded::new(stream, arrival.encrypted, between.clone());
+            let patient = Patient::new(stream, idle, between);
             let connection = http1::Builder::new()
                 .max_buf_size(LONGEST_HEAD)
                 .serve_connection(TokioIo::new(patient), service)

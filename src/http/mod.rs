@@ -49,6 +49,7 @@ mod router;
 mod shape;
 mod sign_in;
 mod tls;
+mod unreadable;
 mod visit;
 mod ws;
 

@@ -43,6 +43,21 @@ pub struct Document<'a> {
     cause: Option<&'a str>,
 }
 
+impl<'a> Document<'a> {
+    /// What a client may read of any problem, in the answer to request `id`.
+    pub(super) fn new(status: StatusCode, detail: &'a str, id: RequestId) -> Document<'a> {
+        Document {
+            kind: "about:blank",
+            title: status.canonical_reason().unwrap_or("Error"),
+            status: status.as_u16(),
+            detail,
+            request_id: id.to_string(),
+            retry_after: None,
+            cause: None,
+        }
+    }
+}
+
 /// An answer that says what went wrong. [`super::front`] has its body written, as only that knows the request's id.
 #[derive(Clone, Debug)]
 pub struct Problem {
@@ -77,7 +92,7 @@ impl Dialect {
         if path.starts_with("/v1/") { Dialect::OpenAi } else { Dialect::Rfc9457 }
     }
 
-    fn media_type(self) -> HeaderValue {
+    pub(super) fn media_type(self) -> HeaderValue {
         HeaderValue::from_static(match self {
             Dialect::Rfc9457 => "application/problem+json",
             Dialect::OpenAi => "application/json",
@@ -135,13 +150,9 @@ impl Problem {
         let cause = self.log(id, live);
         match dialect {
             Dialect::Rfc9457 => json!(Document {
-                kind: "about:blank",
-                title: self.status.canonical_reason().unwrap_or("Error"),
-                status: self.status.as_u16(),
-                detail: &self.detail,
-                request_id: id.to_string(),
                 retry_after: self.retry_after.map(whole_seconds),
                 cause,
+                ..Document::new(self.status, &self.detail, id)
             }),
             Dialect::OpenAi => {
                 let (param, code) = match self.about.as_deref() {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use axum::body::{Body, HttpBody};
-use axum::http::{HeaderName, HeaderValue, Response};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Response};
 
 use super::metrics::Route;
 use super::problem::{Dialect, Problem};
@@ -23,6 +23,18 @@ const DIGITS: usize = 16;
 pub struct RequestId(u64);
 
 impl RequestId {
+    /// For an answer to what is no request.
+    pub fn unasked() -> RequestId {
+        RequestId(fastrand::u64(..))
+    }
+
+    /// Says it to the client.
+    pub fn tell(self, headers: &mut HeaderMap) {
+        if let Ok(value) = HeaderValue::from_str(self.write(&mut [0; DIGITS])) {
+            headers.insert(HEADER, value);
+        }
+    }
+
     fn write(self, room: &mut [u8; DIGITS]) -> &str {
         hexadecimal::write(&self.0.to_be_bytes(), room)
     }
@@ -69,9 +81,7 @@ impl Asked {
         if let Some(problem) = problem {
             problem.render(id, dialect, app, response);
         }
-        if let Ok(value) = HeaderValue::from_str(id.write(&mut [0; DIGITS])) {
-            response.headers_mut().insert(HEADER, value);
-        }
+        id.tell(response.headers_mut());
         app.requests.count(route, status, started.elapsed());
     }
 }

@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::support::exchange::{Response, exchange};
+use super::support::exchange::{Response, exchange, parse_all};
 use super::support::perch::{PATIENCE, Perch, Start, free_port, wait};
 use super::support::{chat, raw};
 
@@ -28,6 +28,14 @@ fn request(port: u16, method: &str, path: &str, headers: &[(&str, &str)]) -> Res
 /// What every answer tells a browser.
 #[track_caller]
 fn assert_hardened(answer: &Response, what: &str) {
+    assert_hardened_anywhere(answer, what);
+    // To say so without TLS means nothing (RFC 6797, section 7.2).
+    assert_eq!(answer.header("Strict-Transport-Security"), None, "{what}");
+}
+
+/// What it tells one whatever it came over.
+#[track_caller]
+pub fn assert_hardened_anywhere(answer: &Response, what: &str) {
     let policy = answer.header("Content-Security-Policy").unwrap_or_else(|| panic!("no policy on {what}"));
     assert!(policy.contains("default-src 'none'"), "{what}: {policy}");
     assert!(policy.contains("frame-ancestors 'none'"), "{what}: {policy}");
@@ -42,8 +50,6 @@ fn assert_hardened(answer: &Response, what: &str) {
         assert_eq!(answer.header(name), Some(value), "{what}");
     }
     assert!(answer.header("Permissions-Policy").is_some_and(|value| value.contains("camera=()")), "{what}");
-    // To say so without TLS means nothing (RFC 6797, section 7.2).
-    assert_eq!(answer.header("Strict-Transport-Security"), None, "{what}");
 }
 
 #[test]
@@ -87,6 +93,7 @@ fn what_answers_in_place_of_a_configuration_is_hardened() {
     let answer = request(port, "GET", "/", &[]);
     assert_eq!(answer.status, 503);
     assert_hardened(&answer, "the answer on a socket that nobody asked for");
+    assert_hardened(&only(&raw::send(port, b"nonsense\r\n\r\n")), "what is said there of what is no request");
 }
 
 #[test]
@@ -271,6 +278,7 @@ fn a_request_that_two_servers_may_read_differently_is_refused_or_the_last_one() 
     for (name, bytes, expected) in shapes {
         let answers = raw::send(port, bytes.as_bytes());
         assert_eq!(raw::statuses(&answers), *expected, "{name}: {answers}");
+        assert_all_hardened(&answers, name);
     }
     // What is whole and plain goes on, and what is in a body is no request.
     let body = format!(
@@ -286,6 +294,92 @@ fn a_request_that_two_servers_may_read_differently_is_refused_or_the_last_one() 
     let bare = format!("GET /health HTTP/1.1\nHost: perch\nContent-Length: {}\n\n{SMUGGLED}{last}", SMUGGLED.len());
     assert_eq!(raw::statuses(&raw::send(port, bare.as_bytes())), [200, 200]);
     assert_eq!(chat::ask(port, "still here"), "still here");
+}
+
+#[track_caller]
+fn assert_all_hardened(answers: &str, what: &str) {
+    for answer in parse_all(answers.as_bytes()) {
+        assert_hardened(&answer, what);
+    }
+}
+
+/// The answer that is all of `answers`.
+#[track_caller]
+fn only(answers: &str) -> Response {
+    let mut answers = parse_all(answers.as_bytes());
+    let answer = answers.pop().expect("an answer");
+    assert!(answers.is_empty(), "{answers:?}");
+    answer
+}
+
+/// Is this what is said of bytes that are no request?
+#[track_caller]
+fn assert_refused(answer: &Response, status: u16, what: &str) {
+    assert_eq!(answer.status, status, "{what}: {}", answer.text());
+    assert_hardened(answer, what);
+    assert_eq!(answer.header("Content-Type"), Some("application/problem+json"), "{what}");
+    assert_eq!(answer.header("Connection"), Some("close"), "{what}");
+    assert!(answer.header("Date").is_some_and(|date| date.ends_with(" GMT")), "{what}");
+    let problem: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
+    assert_eq!(problem["status"], status, "{what}: {problem}");
+    assert_eq!(problem["request_id"].as_str(), answer.header("X-Request-Id"), "{what}: {problem}");
+}
+
+#[test]
+fn what_is_no_request_is_refused_as_everything_else_is_wherever_it_comes() {
+    let (_perch, port) = perch_with("");
+    let good = "GET /health HTTP/1.1\r\nHost: perch\r\n\r\n";
+    let question = r#"{"message": "hi"}"#;
+    let asked = format!(
+        "POST /api/chat HTTP/1.1\r\nHost: perch\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{question}",
+        question.len()
+    );
+    let head = "GET /health HTTP/1.1\r\nHost: perch\r\n";
+    for (what, bytes, status) in [
+        ("a null in a header", format!("{head}X: y\0z\r\n\r\n"), 400),
+        ("a null in its name", format!("{head}X\0: y\r\n\r\n"), 400),
+        ("nonsense", "nonsense\r\n\r\n".to_owned(), 400),
+        ("the beginning of TLS", "\x16\x03\x01\x02\0\x01\0\x01\u{fc}\x03\x03".to_owned(), 400),
+        ("an address that is none", "GET http://[ HTTP/1.1\r\nHost: perch\r\n\r\n".to_owned(), 400),
+        ("a version of its own", "GET /health HTTP/7.3\r\nHost: perch\r\n\r\n".to_owned(), 400),
+        ("no version", "GET /health\r\n\r\n".to_owned(), 400),
+        ("a length that is none", format!("{head}Content-Length: many\r\n\r\n"), 400),
+        ("HEAD with one", "HEAD / HTTP/1.1\r\nHost: perch\r\nContent-Length: many\r\n\r\n".to_owned(), 400),
+        ("a hundred headers and one", format!("{head}{}\r\n", "a: b\r\n".repeat(100)), 431),
+        ("33 KiB in one header", format!("{head}a: {}\r\n\r\n", "b".repeat(33 << 10)), 431),
+    ] {
+        assert_refused(&only(&raw::send(port, bytes.as_bytes())), status, what);
+        // After others over the same connection, one after the other or all at once.
+        let mut kept = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        kept.set_read_timeout(Some(PATIENCE)).unwrap();
+        kept.write_all(good.as_bytes()).unwrap();
+        let mut first = Vec::new();
+        while !first.ends_with(b"ok\n") {
+            let mut byte = [0];
+            kept.read_exact(&mut byte).unwrap();
+            first.push(byte[0]);
+        }
+        kept.write_all(bytes.as_bytes()).unwrap();
+        assert_refused(&only(&raw::read_to_end(&mut kept)), status, what);
+        let answers = parse_all(raw::send(port, format!("{good}{asked}{good}{bytes}").as_bytes()).as_bytes());
+        let [before @ .., last] = &answers[..] else { panic!("nothing") };
+        let before: Vec<(u16, String)> = before.iter().map(|answer| (answer.status, answer.text())).collect();
+        let [first, reply, second] = &before[..] else { panic!("{what}: {before:?}") };
+        assert_eq!([first, second].map(|(status, text)| (*status, text.as_str())), [(200, "ok\n"); 2], "{what}");
+        assert!(reply.0 == 200 && reply.1.contains(r#""reply":"hi""#), "{what}: {reply:?}");
+        assert_refused(last, status, what);
+    }
+    let old = "GET /health HTTP/1.0\r\nConnection: keep-alive\r\n\r\n";
+    let answers = parse_all(raw::send(port, format!("{old}nonsense\r\n\r\n").as_bytes()).as_bytes());
+    assert_eq!(answers.iter().map(|answer| answer.status).collect::<Vec<_>>(), [200, 400]);
+    assert_refused(&answers[1], 400, "what follows a request of HTTP/1.0");
+    let detail = |bytes: &str| {
+        let problem: serde_json::Value =
+            serde_json::from_slice(&only(&raw::send(port, bytes.as_bytes())).body).unwrap();
+        format!("{}: {}", problem["title"].as_str().unwrap(), problem["detail"].as_str().unwrap())
+    };
+    insta::assert_snapshot!(detail("nonsense\r\n\r\n"), @"Bad Request: this is no request of HTTP/1.1: look at its first line, for characters that no header may have, and at `Content-Length` and `Transfer-Encoding`");
+    insta::assert_snapshot!(detail(&format!("{head}{}\r\n", "a: b\r\n".repeat(100))), @"Request Header Fields Too Large: the request's head is longer than 32 KiB, or has more than 100 headers: send less of it");
 }
 
 #[test]
@@ -306,6 +400,7 @@ fn heads_that_are_too_large_are_refused_before_they_are_whole() {
         let answers = raw::send(port, bytes.as_bytes());
         // The kernel throws an answer away with what was not read.
         assert!(answers.is_empty() || raw::statuses(&answers) == [status], "{name}: {answers}");
+        assert_all_hardened(&answers, name);
     }
     let much = format!("{head}{}Connection: close\r\n\r\n", format!("a: {}\r\n", "b".repeat(300)).repeat(90));
     assert_eq!(raw::statuses(&raw::send(port, much.as_bytes())), [200], "27 KiB in 93 headers are fine");
@@ -319,6 +414,7 @@ fn one_header_of_forty_thousand_bytes_in_one_send_is_refused() {
             format!("GET /health HTTP/1.1\r\nHost: perch\r\nConnection: close\r\na: {}\r\n\r\n", "b".repeat(length));
         let answers = raw::send(port, head.as_bytes());
         assert_eq!(raw::statuses(&answers), [431], "{length}: {answers}");
+        assert_hardened(&only(&answers), "its answer");
     }
     let head = format!("GET /health HTTP/1.1\r\nHost: perch\r\nConnection: close\r\na: {}\r\n\r\n", "b".repeat(32_600));
     assert_eq!(raw::statuses(&raw::send(port, head.as_bytes())), [200], "all but 32 KiB");

@@ -43,6 +43,23 @@ pub fn exchange(method: &str, url: &str, headers: &[(&str, &str)], body: &[u8]) 
     parse(&answer).unwrap_or_else(|| panic!("{method} {url} answered no HTTP: {}", String::from_utf8_lossy(&answer)))
 }
 
+/// The answers that follow one another in `bytes`; what is no answer of a known length comes to an end with a panic.
+#[track_caller]
+pub fn parse_all(mut bytes: &[u8]) -> Vec<Response> {
+    let mut answers = Vec::new();
+    while !bytes.is_empty() {
+        let whole =
+            parse(bytes).and_then(|answer| Some((answer.header("Content-Length")?.parse::<usize>().ok()?, answer)));
+        let Some((length, mut answer)) = whole.filter(|(length, answer)| *length <= answer.body.len()) else {
+            panic!("no whole answer: {}", String::from_utf8_lossy(bytes));
+        };
+        bytes = &bytes[bytes.len() - answer.body.len() + length..];
+        answer.body.truncate(length);
+        answers.push(answer);
+    }
+    answers
+}
+
 fn parse(answer: &[u8]) -> Option<Response> {
     let end = answer.windows(4).position(|window| window == b"\r\n\r\n")?;
     let head = std::str::from_utf8(&answer[..end]).ok()?;

@@ -12,6 +12,8 @@ use rustls_pki_types::ServerName;
 
 use super::Host;
 use super::connections::client;
+use crate::doors::assert_hardened_anywhere;
+use crate::support::exchange::parse_all;
 use crate::support::perch::{PATIENCE, wait};
 use crate::support::upstream::{Fault, MODEL, Upstream};
 
@@ -31,13 +33,18 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
-/// A connection that speaks HTTP/2 byte by byte.
-fn raw(host: &Host) -> rustls::StreamOwned<rustls::ClientConnection, TcpStream> {
+/// A connection that speaks this protocol byte by byte.
+fn connected(host: &Host, protocol: &str) -> rustls::StreamOwned<rustls::ClientConnection, TcpStream> {
     let socket = TcpStream::connect(("127.0.0.1", host.https)).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     let name = ServerName::try_from("chat.test").unwrap();
-    let connection = rustls::ClientConnection::new(client(&host.authority, "h2"), name).unwrap();
-    let mut stream = rustls::StreamOwned::new(connection, socket);
+    let connection = rustls::ClientConnection::new(client(&host.authority, protocol), name).unwrap();
+    rustls::StreamOwned::new(connection, socket)
+}
+
+/// The same for HTTP/2.
+fn raw(host: &Host) -> rustls::StreamOwned<rustls::ClientConnection, TcpStream> {
+    let mut stream = connected(host, "h2");
     stream.write_all(PREFACE).unwrap();
     stream
 }
@@ -104,6 +111,36 @@ fn what_is_no_tls_is_let_go_at_once() {
     drop(stream.read_to_end(&mut answer));
     assert!(answer.len() < 16, "{answer:?}");
     assert_eq!(host.get("chat.test", "/health"), "ok\n");
+}
+
+#[test]
+fn what_is_no_request_is_refused_as_everything_else_is_with_tls_and_beside_it() {
+    let host = Host::start();
+    let good = "GET /health HTTP/1.1\r\nHost: chat.test\r\n\r\n";
+    for (what, bad, status) in [
+        ("a null in a header", "GET /health HTTP/1.1\r\nHost: chat.test\r\nX: y\0z\r\n\r\n".to_owned(), 400),
+        ("nonsense", "nonsense\r\n\r\n".to_owned(), 400),
+        ("33 KiB in one header", format!("GET /health HTTP/1.1\r\na: {}\r\n\r\n", "b".repeat(33 << 10)), 431),
+    ] {
+        for before in [0, 2] {
+            let mut stream = connected(&host, "http/1.1");
+            stream.write_all(format!("{}{bad}", good.repeat(before)).as_bytes()).unwrap();
+            let mut came = Vec::new();
+            stream.read_to_end(&mut came).unwrap();
+            let answers = parse_all(&came);
+            let statuses: Vec<u16> = answers.iter().map(|answer| answer.status).collect();
+            assert_eq!(statuses, [vec![200; before], vec![status]].concat(), "{what}");
+            for answer in &answers {
+                assert_hardened_anywhere(answer, what);
+                assert_eq!(answer.header("Strict-Transport-Security"), Some("max-age=31536000"), "{what}");
+            }
+        }
+        // And where others are sent to HTTPS.
+        let answers = parse_all(crate::support::raw::send(host.http, bad.as_bytes()).as_bytes());
+        assert_eq!(answers.iter().map(|answer| answer.status).collect::<Vec<_>>(), [status], "{what}");
+        assert_hardened_anywhere(&answers[0], what);
+        assert_eq!(answers[0].header("Strict-Transport-Security"), None, "{what}");
+    }
 }
 
 #[test]
