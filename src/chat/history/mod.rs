@@ -11,6 +11,7 @@
 //! up: where that can't be done in time, the answer is given without what was said before.
 
 use std::convert::Infallible;
+use std::future::pending;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -158,15 +159,14 @@ impl History {
             Begun::Before { id, number, answer, ending } => {
                 Asked::Before { conversation: id, message: Exchange::answer_id(number), answer, ending }
             }
-            Begun::Now { place, given_up, earlier } => Asked::Now(Asking {
-                history: Arc::clone(self),
-                place,
-                given_up,
-                earlier,
-                cut: AtomicBool::new(false),
-                ended: AtomicBool::new(false),
-            }),
+            Begun::Now { place, given_up, earlier } => Asked::Now(self.asking(place, Some(given_up), earlier)),
+            Begun::Passing { place } => Asked::Now(self.asking(place, None, Vec::new())),
         })
+    }
+
+    fn asking(self: &Arc<Self>, place: Place, given_up: Option<CancellationToken>, earlier: Vec<Turn>) -> Asking {
+        let (cut, ended) = (AtomicBool::new(false), AtomicBool::new(false));
+        Asking { history: Arc::clone(self), place, given_up, earlier, cut, ended }
     }
 
     async fn begun(&self, person: &PersonId, key: Option<&Arc<str>>) -> Option<ConversationId> {
@@ -321,7 +321,8 @@ async fn in_time<T>(asked: impl Future<Output = Result<T, Unavailable>>) -> Resu
 pub struct Asking {
     history: Arc<History>,
     place: Place,
-    given_up: CancellationToken,
+    /// Nothing, where nothing is kept of it.
+    given_up: Option<CancellationToken>,
     earlier: Vec<Turn>,
     /// perch ends first.
     cut: AtomicBool,
@@ -348,7 +349,10 @@ impl Asking {
 
     /// Completes when the question was asked once more, or its conversation deleted: nobody waits for this answer.
     pub async fn given_up(&self) {
-        self.given_up.cancelled().await;
+        match &self.given_up {
+            Some(given_up) => given_up.cancelled().await,
+            None => pending().await,
+        }
     }
 
     /// Notes a piece of the answer that the person has got.
@@ -393,7 +397,7 @@ impl Asking {
     }
 
     fn end(&self, state: State, answer: Option<&str>) {
-        if !self.ended.swap(true, Ordering::Relaxed) {
+        if self.given_up.is_some() && !self.ended.swap(true, Ordering::Relaxed) {
             let history = &self.history;
             history.room().end(self.place, state, answer, &*history.archive);
         }

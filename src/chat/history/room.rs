@@ -3,12 +3,13 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
 use super::archive::Archive;
-use super::held::{Class, Held, Place, Slot, over};
+use super::held::{Class, EXCHANGE, Held, Place, Slot, over};
 use super::record::{Conversation, ConversationId, Exchange, State, Summary, now};
 use super::{Asker, Question};
 use crate::chat::{Ending, PersonId, Turn};
@@ -20,6 +21,9 @@ const CONVERSATION: usize = 512;
 /// So many of those who come without a cookie are written down a second: who writes as fast as that is no reader, and
 /// the disk is for those who are.
 const STRANGERS: u32 = 100;
+/// How long the others are sure to be here, in milliseconds. Where so many come that those who came first would have to make
+/// way sooner, of those who come last nothing is kept: all of them would lose what they said otherwise.
+const SPARED: u64 = 10_000;
 
 #[derive(Default)]
 pub(super) struct Room {
@@ -33,6 +37,8 @@ pub(super) struct Room {
     unwritten: HashMap<PersonId, Few>,
     moment: u64,
     strangers: Allowance,
+    /// The moments, in milliseconds since 1970, at which there is no room for more strangers.
+    full: Range<u64>,
 }
 
 /// A conversation, and seldom more of them.
@@ -103,6 +109,8 @@ pub(super) struct Beginning<'a> {
 pub(super) enum Begun {
     Before { id: ConversationId, number: u64, answer: String, ending: Ending },
     Now { place: Place, given_up: CancellationToken, earlier: Vec<Turn> },
+    /// As for the one before, and nothing is kept of it.
+    Passing { place: Place },
 }
 
 impl Room {
@@ -145,6 +153,11 @@ impl Room {
     pub fn begin(&mut self, beginning: Beginning<'_>, archive: &dyn Archive) -> Begun {
         let Beginning { asker, question, id, new, doubtful, known, turns, shared } = beginning;
         let person = &asker.person;
+        let at = now();
+        let unwritten = asker.newcomer && !self.strangers.take(at);
+        if unwritten && id.is_none() && self.is_full(at) {
+            return Begun::Passing { place: Place { id: ConversationId::random(), number: at, turn: 0 } };
+        }
         // Of two that came at once, the other may have begun it by now.
         let begun = || question.key.as_ref().filter(|_| !asker.newcomer).and_then(|key| self.begun(person, key));
         let known_id = id.or_else(begun);
@@ -152,7 +165,6 @@ impl Room {
             Some(id) => (id, new),
             None => (ConversationId::random(), true),
         };
-        let at = now();
         // Nobody has a conversation whose name is being made up.
         let theirs = known_id.and_then(|id| {
             let standing = self.standing(person, id, archive.horizon());
@@ -163,7 +175,7 @@ impl Room {
             let mut held = Held::new(person.clone(), if asker.newcomer { Class::Passing } else { Class::Staying });
             (held.whole, held.doubtful) = (new, doubtful);
             held.key = question.key.clone().filter(|_| new);
-            held.unwritten = asker.newcomer && !self.strangers.take(at);
+            held.unwritten = unwritten;
             held
         });
         if there {
@@ -349,14 +361,30 @@ impl Room {
         }
     }
 
+    /// Whether one more stranger would push out one who has hardly come.
+    fn is_full(&mut self, at: u64) -> bool {
+        if self.full.contains(&at) {
+            return true;
+        }
+        if self.bytes[Class::Passing as usize] < ROOM[Class::Passing as usize] - CONVERSATION - EXCHANGE {
+            return false;
+        }
+        let oldest = self.oldest(Class::Passing).and_then(|id| self.held.get(&id));
+        self.full = oldest.map_or(0..0, |oldest| oldest.updated..oldest.updated + SPARED);
+        self.full.contains(&at)
+    }
+
+    /// The conversation that nobody continued for longest.
+    fn oldest(&self, class: Class) -> Option<ConversationId> {
+        self.ages.range((class, 0)..=(class, u64::MAX)).next().map(|(_, id)| *id)
+    }
+
     fn make_room(&mut self, class: Class) {
         // What is being answered stays, and there may be nothing else.
         let mut tries = self.held.len();
         while self.bytes[class as usize] > ROOM[class as usize] && tries > 0 {
             tries -= 1;
-            let oldest = self.ages.range((class, 0)..=(class, u64::MAX)).next();
-            let Some((_, id)) = oldest else { break };
-            let id = *id;
+            let Some(id) = self.oldest(class) else { break };
             if let Some(held) = self.remove(id)
                 && held.exchanges.iter().any(|slot| slot.flight.is_some())
             {
@@ -368,7 +396,6 @@ impl Room {
 
 #[cfg(test)]
 mod tests {
-    use super::super::held::EXCHANGE;
     use super::*;
     use crate::store::Store;
 

@@ -422,21 +422,21 @@ async fn a_database_that_hangs_holds_up_no_answer() {
 }
 
 #[tokio::test]
-async fn strangers_are_written_down_as_fast_as_people_come_and_no_faster() {
+async fn of_a_flood_of_strangers_those_who_came_first_are_known_and_few_are_written_down() {
     let archive = Arc::new(Odd::default());
     let history = History::new(Arc::clone(&archive) as Arc<dyn Archive>);
     let begun = now() / 1_000;
-    let mut last = (stranger("0"), ConversationId(0));
+    let mut strangers = Vec::new();
     for number in 0..20_000 {
         let stranger = stranger(&format!("{number}"));
         let id = talk(&history, &stranger, Which::New, "hello").await;
-        last = (stranger, id);
+        strangers.push((stranger.person, id));
     }
     let seconds = usize::try_from(now() / 1_000 - begun).unwrap() + 1;
     let taken = archive.taken.load(Ordering::Relaxed);
     assert!((200..=200 * seconds).contains(&taken), "{taken} in {seconds} s");
-    // The last of them is known all the same, and written down once they come back with their cookie.
-    let (Asker { person, .. }, id) = last;
+    // Others are known all the same, and written down once they come back with their cookie.
+    let (person, id) = strangers.swap_remove(2_000);
     let (summaries, _) = history.list(&person, None, 9).await.unwrap();
     assert_eq!(summaries.iter().map(|summary| summary.id).collect::<Vec<_>>(), [id]);
     archive.written.lock().unwrap().clear();
@@ -445,6 +445,12 @@ async fn strangers_are_written_down_as_fast_as_people_come_and_no_faster() {
     assert_eq!(said(&asking), ["> hello", "hello, indeed"]);
     let written = archive.written.lock().unwrap().clone();
     assert_eq!((written.len(), written[0].exchanges.len(), written[0].fleeting), (1, 2, false));
+    // Those who find no room any more push out nobody.
+    let (person, id) = strangers.pop().unwrap();
+    let back = Asker { person, newcomer: false };
+    let question = Question { text: "again".into(), attachments: [].into(), key: None };
+    assert!(history.ask(&back, Which::Existing(id), question, 9).await.is_err());
+    assert_eq!(history.under_way(), 1);
 }
 
 #[tokio::test]
