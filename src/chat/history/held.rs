@@ -69,6 +69,13 @@ pub(super) struct Place {
     pub turn: u64,
 }
 
+impl Place {
+    /// No answer, but all of a conversation.
+    pub fn whole(id: ConversationId) -> Place {
+        Place { id, number: 0, turn: 0 }
+    }
+}
+
 impl Held {
     pub fn new(person: PersonId, class: Class) -> Self {
         Held {
@@ -213,6 +220,11 @@ impl Held {
     /// It is one of those that are written down once their person comes back.
     fn is_unwritten_strangers(&self) -> bool {
         self.class == Class::Passing && self.unwritten
+    }
+
+    /// The archive had no room for it when it was to be written down.
+    pub fn is_late(&self) -> bool {
+        self.unwritten && self.class == Class::Staying
     }
 
     /// What an archive lacks where the exchange was changed.

@@ -17,7 +17,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use thiserror::Error;
-use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
+use tokio::runtime::Handle;
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{Ending, PersonId, Turn};
@@ -46,6 +47,8 @@ const PATIENCE: Duration = Duration::from_millis(300);
 const PLACE: u32 = 20;
 /// How much of a conversation is read at once, in bytes.
 const READ: usize = 4 << 20;
+/// How soon it is tried again to write down what the database had no room for.
+const CATCH_UP: Duration = Duration::from_millis(200);
 /// How often it is written down what was said so far of an answer: so much of it a crash can lose.
 const NOTE_PACE: Duration = Duration::from_secs(1);
 
@@ -154,7 +157,7 @@ impl History {
             // Of those that can't be had in time nothing is known.
             in_time(self.recall_place(id)).await.unwrap_or_default();
         }
-        let begun = self.room().begin(beginning, &*self.archive);
+        let begun = self.change(|room, archive| room.begin(beginning, archive));
         Ok(match begun {
             Begun::Before { id, number, answer, ending } => {
                 Asked::Before { conversation: id, message: Exchange::answer_id(number), answer, ending }
@@ -162,6 +165,28 @@ impl History {
             Begun::Now { place, given_up, earlier } => Asked::Now(self.asking(place, Some(given_up), earlier)),
             Begun::Passing { place } => Asked::Now(self.asking(place, None, Vec::new())),
         })
+    }
+
+    /// Lets `work` change the room, and sees to it later that what the archive has no room for is written down.
+    fn change<T>(self: &Arc<Self>, work: impl FnOnce(&mut Room, &dyn Archive) -> T) -> T {
+        let mut room = self.room();
+        let done = work(&mut room, &*self.archive);
+        // Without a runtime perch is ending.
+        if room.falls_behind()
+            && let Ok(runtime) = Handle::try_current()
+        {
+            let history = Arc::downgrade(self);
+            runtime.spawn(async move {
+                loop {
+                    sleep(CATCH_UP).await;
+                    let Some(history) = history.upgrade() else { return };
+                    if !history.room().catch_up(&*history.archive) {
+                        return;
+                    }
+                }
+            });
+        }
+        done
     }
 
     fn asking(self: &Arc<Self>, place: Place, given_up: Option<CancellationToken>, earlier: Vec<Turn>) -> Asking {
@@ -371,7 +396,7 @@ impl Asking {
     }
 
     fn note(&self) {
-        self.history.room().note(self.place, &*self.history.archive);
+        self.history.change(|room, archive| room.note(self.place, archive));
     }
 
     /// perch ends before the answer does: when that fails now, it was stopped.
@@ -398,8 +423,7 @@ impl Asking {
 
     fn end(&self, state: State, answer: Option<&str>) {
         if self.given_up.is_some() && !self.ended.swap(true, Ordering::Relaxed) {
-            let history = &self.history;
-            history.room().end(self.place, state, answer, &*history.archive);
+            self.history.change(|room, archive| room.end(self.place, state, answer, archive));
         }
     }
 }

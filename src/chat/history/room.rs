@@ -39,6 +39,9 @@ pub(super) struct Room {
     strangers: Allowance,
     /// The moments, in milliseconds since 1970, at which there is no room for more strangers.
     full: Range<u64>,
+    /// The archive had no room for something, and whether somebody sees to it.
+    behind: bool,
+    catching_up: bool,
 }
 
 /// A conversation, and seldom more of them.
@@ -107,10 +110,21 @@ pub(super) struct Beginning<'a> {
 }
 
 pub(super) enum Begun {
-    Before { id: ConversationId, number: u64, answer: String, ending: Ending },
-    Now { place: Place, given_up: CancellationToken, earlier: Vec<Turn> },
+    Before {
+        id: ConversationId,
+        number: u64,
+        answer: String,
+        ending: Ending,
+    },
+    Now {
+        place: Place,
+        given_up: CancellationToken,
+        earlier: Vec<Turn>,
+    },
     /// As for the one before, and nothing is kept of it.
-    Passing { place: Place },
+    Passing {
+        place: Place,
+    },
 }
 
 impl Room {
@@ -222,6 +236,7 @@ impl Room {
         held.updated = held.updated.max(at);
         held.fit();
         held.write(place, archive);
+        self.behind |= held.is_late();
         let class = held.class;
         self.put_in(id, held);
         self.make_room(class);
@@ -250,7 +265,8 @@ impl Room {
         let held = self.held.get_mut(&id)?;
         let (bytes, unwritten) = (held.bytes, held.unwritten);
         work(held);
-        let class = held.class;
+        let (class, late) = (held.class, held.is_late());
+        self.behind |= late;
         let sum = &mut self.bytes[class as usize];
         *sum = *sum + held.bytes - bytes;
         if unwritten != held.unwritten {
@@ -258,6 +274,23 @@ impl Room {
             self.index(&person, id, unwritten);
         }
         Some(class)
+    }
+
+    /// Whether somebody is to [catch up](Room::catch_up) from now on.
+    pub fn falls_behind(&mut self) -> bool {
+        self.behind && !std::mem::replace(&mut self.catching_up, true)
+    }
+
+    /// Has written down what the archive had no room for, as far as it has now. Returns whether there is more of it.
+    pub fn catch_up(&mut self, archive: &dyn Archive) -> bool {
+        let late: Vec<ConversationId> =
+            self.held.iter().filter(|(_, held)| held.is_late()).map(|(id, _)| *id).collect();
+        self.behind = late.into_iter().any(|id| {
+            self.change(id, |held| held.write(Place::whole(id), archive));
+            self.held.get(&id).is_some_and(Held::is_late)
+        });
+        self.catching_up = self.behind;
+        self.behind
     }
 
     /// How many answers are being made.
