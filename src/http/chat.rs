@@ -10,7 +10,6 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use http_body_util::BodyExt;
 use serde::{Deserialize, Serialize};
-use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
 use super::content;
@@ -142,7 +141,8 @@ pub async fn chat(State(app): State<App>, request: Request) -> Result<Response, 
     let which = which(question.conversation.as_deref())?;
     let Question { message, files, .. } = question;
     let text: Arc<str> = message.into();
-    let attachments = files.iter().map(Attachment::from).collect();
+    let attachments: Arc<[_]> =
+        if files.is_empty() { Arc::default() } else { files.iter().map(Attachment::from).collect() };
     let question = history::Question { text: Arc::clone(&text), attachments, key: key(&head.headers)? };
     let address = visit.client.address;
     let bill = Bill::open(&app.limits, &live.config, Some(address), asker.person.clone(), text.len())?;
@@ -158,8 +158,7 @@ pub async fn chat(State(app): State<App>, request: Request) -> Result<Response, 
             Ok(stream::again(conversation, message, answer, live, visit.id))
         }
         Asked::Now(asking) => {
-            let last_call = app.last_call.clone();
-            let exchange = Exchange { live, asking, message: text, files, bill, last_call };
+            let exchange = Exchange { app: Arc::clone(&app), live, asking, message: text, files, bill };
             if stream {
                 return stream::answer(Arc::new(exchange), visit.id);
             }
@@ -201,12 +200,12 @@ fn key(headers: &HeaderMap) -> Result<Option<Arc<str>>, Problem> {
 
 /// One message and all that it takes to answer it.
 pub(super) struct Exchange {
+    pub(super) app: App,
     pub(super) live: Arc<Live>,
     pub(super) asking: Asking,
     pub(super) message: Arc<str>,
     pub(super) files: Vec<File>,
     pub(super) bill: Arc<Bill>,
-    pub(super) last_call: CancellationToken,
 }
 
 /// All that was answered, and why there is no more.
@@ -228,7 +227,7 @@ impl Exchange {
                 let detail = "this message was sent again and is answered there, or its conversation was deleted";
                 return Err(Problem::new(StatusCode::CONFLICT, detail));
             }
-            () = self.last_call.cancelled() => {
+            () = self.app.last_call.cancelled() => {
                 self.asking.cut_off();
                 return Err(restarting());
             }

@@ -13,7 +13,6 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::Value;
-use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
 use super::chat::upload;
@@ -153,11 +152,11 @@ const THE_MODEL: Model = Model { id: MODEL, object: "model", created: MODEL_CREA
 
 /// One question and all that it takes to answer it.
 struct Exchange {
+    app: App,
     live: Arc<Live>,
     asked: Asked,
     files: Vec<File>,
     bill: Arc<Bill>,
-    last_call: CancellationToken,
     aside: Aside,
     id: RequestId,
     /// Seconds since 1970.
@@ -172,7 +171,7 @@ impl Exchange {
         tokio::select! {
             biased;
             answer = self.live.responder.answer(ask, deltas) => answer.map_err(refusal),
-            () = self.last_call.cancelled() => Err(super::chat::restarting()),
+            () = self.app.last_call.cancelled() => Err(super::chat::restarting()),
         }
     }
 }
@@ -222,9 +221,9 @@ pub async fn complete(State(app): State<App>, request: Request) -> Result<Respon
     let said = asked.length();
     let exchange = Exchange {
         bill: Bill::open(&app.limits, &live.config, Some(address), person, said)?,
+        app,
         live,
         asked,
-        last_call: app.last_call.clone(),
         files,
         aside: Aside::default(),
         id: visit.id,

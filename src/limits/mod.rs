@@ -135,17 +135,20 @@ impl Limits {
         let now = self.now();
         let allowance = &config.person;
         let spared = config.spares(address);
-        let taken = self.people.with(person.as_str(), now, allowance, |used| match errand {
-            _ if !spared => used.take(allowance, errand),
-            Errand::Answer => used.afford(allowance, 0).map(|()| None),
-            Errand::Request | Errand::File | Errand::Message(_) => Ok(None),
-        });
+        let person = person.as_str();
+        let taken = if !spared {
+            self.people.with(person, now, allowance, |used| used.take(allowance, errand))
+        } else if errand == Errand::Answer && allowance.tokens.is_some() {
+            self.people.with(person, now, allowance, |used| used.afford(allowance, 0)).map(|()| None)
+        } else {
+            Ok(None)
+        };
         let standing = told(Scope::Person, taken)?;
         match told(Scope::Total, self.in_all(now, config, |used| used.take(&config.total, errand))) {
             Ok(_) => Ok(standing),
             Err(refusal) => {
                 if !spared {
-                    self.people.with(person.as_str(), now, allowance, Used::take_back);
+                    self.people.with(person, now, allowance, Used::take_back);
                 }
                 Err(refusal)
             }

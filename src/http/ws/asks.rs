@@ -96,8 +96,7 @@ async fn answer(
         }
     };
     drop(told.send(Told::Begun(asking.conversation())).await);
-    let last_call = app.last_call.clone();
-    let exchange = Exchange { live, asking, message: text, files: Vec::new(), bill, last_call };
+    let exchange = Exchange { app: Arc::clone(app), live, asking, message: text, files: Vec::new(), bill };
     let (sender, mut pieces) = mpsc::channel::<String>(1);
     let mut silent = true;
     let pass_on = async {
