@@ -38,6 +38,7 @@ STREAM_ROUNDS = 3
 PEOPLE = 200  # who read a streamed answer at once
 FILE = 1 << 20  # bytes of an uploaded picture
 UPLOADING = 16  # connections that upload at once
+FROM_FILE = "nginx, from a file"
 REMEMBERED = 50  # changes that `status` surely still tells of
 
 CONFIG = """\
@@ -140,10 +141,10 @@ def cpu_seconds(pid):
 # The sections ------------------------------------------------------------------------------------------------------
 
 
-def load(settings, url, pid, seconds, connections=CONNECTIONS, upload=None):
-    """One round of wrk; its figures, with the share of its core that the server used."""
+def load(settings, url, pid, seconds, connections=CONNECTIONS, send=()):
+    """One round of wrk, told what to `send`; its figures, with the share of its core that the server used."""
     command = ["taskset", "-c", settings.load_core, "wrk", "-t1", f"-c{connections}", f"-d{seconds}s"]
-    command += ["-s", HERE / "chat.lua", url] + (["--", upload] if upload else [])
+    command += ["-s", HERE / "chat.lua", url, "--", *send]
     before = cpu_seconds(pid)
     output = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
     if output.returncode:
@@ -159,7 +160,7 @@ def load(settings, url, pid, seconds, connections=CONNECTIONS, upload=None):
 
 
 def chat(settings):
-    """JSON in, JSON out, beside nginx's answer that is always the same, and beside Flask's."""
+    """JSON in, JSON out, beside nginx's answer that is always the same, from memory and from a file, and beside Flask's."""
     with settings.home() as home, contextlib.ExitStack() as stack:
         port = stand_ins.free_port()
         file = write(home / "perch.toml", config(port))
@@ -168,11 +169,17 @@ def chat(settings):
         body = perch.ask()
         nginx, nginx_port = stack.enter_context(stand_ins.nginx(home, body, core))
         gunicorn, gunicorn_port = stack.enter_context(stand_ins.gunicorn(settings.python, home, core))
-        servers = {"perch": (port, perch.child), "nginx": (nginx_port, nginx), "gunicorn": (gunicorn_port, gunicorn)}
+        servers = {
+            "perch": (port, perch.child),
+            "nginx": (nginx_port, nginx),
+            FROM_FILE: (nginx_port, nginx, "get", stand_ins.SAME),
+            "gunicorn": (gunicorn_port, gunicorn),
+        }
         rounds = in_turn(settings, servers)
     what = f"`POST /api/chat`, {len(body)} bytes back, {CONNECTIONS} connections"
     return [
         row(f"{what}: requests/s", rounds, "nginx", "rate", count),
+        row("the same", rounds, FROM_FILE, "rate", count),
         row(f"{what}: p99", rounds, "nginx", "p99", lambda value: f"{value / 1000:.2f} ms"),
         row(f"{what}: requests per second of the server's CPU time", rounds, "nginx", "per_cpu", count),
         row("the same", rounds, "gunicorn", "per_cpu", count),
@@ -191,11 +198,16 @@ def tls(settings):
         perch = stack.enter_context(stand_ins.perch(settings.perch, home, file, port, core=core))
         body = '{"reply":"hello","conversation":"00000000000000000000000000000000"}'
         nginx, nginx_port = stack.enter_context(stand_ins.nginx(home, body, core, (certificate, key)))
-        servers = {"perch": (secure, perch.child), "nginx": (nginx_port, nginx)}
+        servers = {
+            "perch": (secure, perch.child),
+            "nginx": (nginx_port, nginx),
+            FROM_FILE: (nginx_port, nginx, "get", stand_ins.SAME),
+        }
         rounds = in_turn(settings, servers, "https")
     what = f"`POST /api/chat` over TLS, {CONNECTIONS} connections"
     return [
         row(f"{what}: requests/s", rounds, "nginx", "rate", count),
+        row("the same", rounds, FROM_FILE, "rate", count),
         row(f"{what}: requests per second of the server's CPU time", rounds, "nginx", "per_cpu", count),
     ]
 
@@ -234,8 +246,9 @@ def uploads(settings):
         file = write(home / "perch.toml", config(port))
         perch = stack.enter_context(stand_ins.perch(settings.perch, home, file, port, core=core))
         flask, flask_port = stack.enter_context(stand_ins.gunicorn(settings.python, home, core))
-        servers = {"perch": (port, perch.child), "gunicorn": (flask_port, flask)}
-        rounds = in_turn(settings, servers, connections=UPLOADING, upload=picture)
+        upload = "upload", picture
+        servers = {"perch": (port, perch.child, *upload), "gunicorn": (flask_port, flask, *upload)}
+        rounds = in_turn(settings, servers, connections=UPLOADING)
         most = pss(perch.child.pid)
     what = f"uploads of {FILE >> 20} MiB, {UPLOADING} at once"
     return [
@@ -249,8 +262,8 @@ def in_turn(settings, servers, scheme="http", **how):
     """Rounds of load on each of the servers, one after the other, so that the machine's moods meet them alike."""
     rounds = {name: [] for name in servers}
     for seconds in [1] + ROUNDS * [ROUND]:
-        for name, (port, child) in servers.items():
-            figures = load(settings, f"{scheme}://127.0.0.1:{port}", child.pid, seconds, **how)
+        for name, (port, child, *send) in servers.items():
+            figures = load(settings, f"{scheme}://127.0.0.1:{port}", child.pid, seconds, send=send, **how)
             rounds[name].append(figures)
     return {name: figures[1:] for name, figures in rounds.items()}  # the first was to warm up
 

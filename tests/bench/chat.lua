@@ -1,11 +1,14 @@
--- wrk's script for all servers: the same POST over and over, and the figures as one line of JSON. With a file's path as
--- its argument it uploads that file.
+-- wrk's script for all servers: the same POST over and over, and the figures as one line of JSON. With `upload FILE` as
+-- its arguments it uploads that file, with `get PATH` it asks for that path.
 wrk.method = "POST"
 wrk.path = "/api/chat"
 
 function init(arguments)
-    if arguments[1] then
-        local file = assert(io.open(arguments[1], "rb"))
+    if arguments[1] == "get" then
+        wrk.method = "GET"
+        wrk.path = arguments[2]
+    elseif arguments[1] == "upload" then
+        local file = assert(io.open(arguments[2], "rb"))
         local content = file:read("*a")
         file:close()
         wrk.headers["Content-Type"] = "multipart/form-data; boundary=between-the-parts"

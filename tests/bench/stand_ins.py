@@ -19,6 +19,7 @@ REGION = "eu-central-1"
 TOKEN = "bench.token-that-opens.nothing"
 SECRET = "discord-bot-dev-token"
 BUCKET = "perch-bench"
+SAME = "/same.json"
 CHAT_THREADS = 64  # as many as there are connections: one waits for none
 PATIENCE = 20  # seconds for anything to start, or to end after SIGTERM
 
@@ -111,21 +112,26 @@ def discord(perch, home):
 
 @contextlib.contextmanager
 def nginx(home, body, core, tls=None):
-    """nginx answering `/api/chat` with a fixed body, over TLS with `tls`, a certificate and its key; yields its process
-    and port."""
+    """nginx answering `/api/chat` with a fixed body, and `SAME` with the same from a file, over TLS with `tls`, a
+    certificate and its key; yields its process and port."""
     port = free_port()
     root = home / "nginx"
     root.mkdir()
     paths = "".join(f"{kind}_temp_path {root}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
     secure = "ssl_certificate {}; ssl_certificate_key {};".format(*tls) if tls else ""
+    (root / SAME.removeprefix("/")).write_text(body)
+    # As root its worker would be somebody else, who may not read there.
+    user = "user root;" if os.getuid() == 0 else ""
     (root / "nginx.conf").write_text(f"""
-        daemon off; worker_processes 1; pid {root}/pid; error_log {root}/error.log;
+        {user} daemon off; worker_processes 1; pid {root}/pid; error_log {root}/error.log;
         events {{ worker_connections 1024; }}
         http {{
-            access_log off; keepalive_requests 1000000000; {paths}
+            access_log off; sendfile on; tcp_nopush on; keepalive_requests 1000000000; {paths}
             server {{
                 listen 127.0.0.1:{port} {"ssl" if tls else ""}; {secure}
-                location = /api/chat {{ default_type application/json; return 200 '{body}'; }}
+                default_type application/json;
+                location = /api/chat {{ return 200 '{body}'; }}
+                location = {SAME} {{ root {root}; }}
             }}
         }}
     """)
