@@ -146,9 +146,9 @@ async fn requests(
     afterwards: Afterwards,
     leave: CancellationToken,
 ) {
-    let busy = Arc::new(Busy::default());
+    let busy = Arc::new(Busy::new(leave));
     let service = {
-        let (busy, leave) = (Arc::clone(&busy), leave.clone());
+        let busy = Arc::clone(&busy);
         service_fn(move |request: Request<Incoming>| {
             busy.begin();
             let version = request.version();
@@ -156,7 +156,7 @@ async fn requests(
                 request.map(|body| if version < Version::HTTP_2 { Read::body(body, &busy) } else { Body::new(body) });
             // However the answer ends, or is given up.
             let done = Done(Arc::clone(&busy));
-            let (answer, leave) = ((app.0)(request, arrival, afterwards.clone()), leave.clone());
+            let answer = (app.0)(request, arrival, afterwards.clone());
             async move {
                 let mut answer = answer.await;
                 let upgraded = answer.status() == StatusCode::SWITCHING_PROTOCOLS;
@@ -166,7 +166,7 @@ async fn requests(
                 // hyper ends the connection after it, and the client knows. HTTP/2 has a frame for that. It does so too where a
                 // request was refused whose body is still to come, as that stands where the next request would.
                 let refused = answer.status().is_client_error() || answer.status().is_server_error();
-                let over = leave.is_cancelled() || (refused && done.0.unread.load(Ordering::Acquire));
+                let over = done.0.leave.is_cancelled() || (refused && done.0.unread.load(Ordering::Acquire));
                 if over && version < Version::HTTP_2 && !upgraded {
                     answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
                 }
@@ -191,7 +191,7 @@ async fn requests(
                 .max_buf_size(LONGEST_HEAD)
                 .serve_connection(TokioIo::new(patient), service)
                 .with_upgrades();
-            Box::pin(one(connection, &busy, &leave)).await
+            Box::pin(one(connection, &busy)).await
         }
         Protocol::Http2 => {
             let requests = Requests(TaskTracker::new());
@@ -205,7 +205,7 @@ async fn requests(
                 .initial_connection_window_size(CONNECTION_WINDOW)
                 .max_send_buf_size(SEND_BUFFER)
                 .serve_connection(TokioIo::new(stream), service);
-            let ended = Box::pin(many(connection, idle, &busy, &leave)).await;
+            let ended = Box::pin(many(connection, idle, &busy)).await;
             // Each ends at once where its connection has.
             requests.0.close();
             requests.0.wait().await;
@@ -218,11 +218,7 @@ async fn requests(
 }
 
 /// A connection of HTTP/1.1, which has one request at a time.
-async fn one<I, S>(
-    connection: http1::UpgradeableConnection<I, S>,
-    busy: &Busy,
-    leave: &CancellationToken,
-) -> hyper::Result<()>
+async fn one<I, S>(connection: http1::UpgradeableConnection<I, S>, busy: &Busy) -> hyper::Result<()>
 where
     I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
     S: hyper::service::HttpService<Incoming, ResBody = Body, Error: Into<axum::BoxError>> + Send,
@@ -230,7 +226,7 @@ where
     tokio::pin!(connection);
     tokio::select! {
         ended = connection.as_mut() => ended,
-        () = leave.cancelled() => tokio::select! {
+        () = busy.leave.cancelled() => tokio::select! {
             ended = connection.as_mut() => ended,
             // It ends with its answer, or with the drain's deadline.
             () = busy.some() => {
@@ -256,7 +252,6 @@ async fn many<S>(
     connection: http2::Connection<TokioIo<Stream>, S, Requests>,
     idle: Duration,
     busy: &Busy,
-    leave: &CancellationToken,
 ) -> hyper::Result<()>
 where
     S: hyper::service::HttpService<Incoming, ResBody = Body, Error: Into<axum::BoxError>>,
@@ -265,7 +260,7 @@ where
     tokio::pin!(connection);
     tokio::select! {
         ended = connection.as_mut() => return ended,
-        () = leave.cancelled() => {}
+        () = busy.leave.cancelled() => {}
         () = busy.none_for(idle) => {}
     }
     connection.as_mut().graceful_shutdown();
@@ -450,8 +445,9 @@ impl HttpBody for Streaming {
 }
 
 /// How many requests a connection has in flight.
-#[derive(Default)]
 struct Busy {
+    /// Cancelled when the connection is to end with what it has.
+    leave: CancellationToken,
     requests: AtomicUsize,
     /// How many there were in all.
     begun: AtomicUsize,
@@ -463,6 +459,17 @@ struct Busy {
 }
 
 impl Busy {
+    fn new(leave: CancellationToken) -> Self {
+        Busy {
+            leave,
+            requests: AtomicUsize::default(),
+            begun: AtomicUsize::default(),
+            unread: AtomicBool::default(),
+            upgraded: AtomicBool::default(),
+            changed: Notify::new(),
+        }
+    }
+
     fn begin(&self) {
         self.begun.fetch_add(1, Ordering::AcqRel);
         self.requests.fetch_add(1, Ordering::AcqRel);
