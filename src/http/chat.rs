@@ -121,7 +121,8 @@ pub async fn chat(State(app): State<App>, request: Request) -> Result<Response, 
     let visit = Visit::of(&head.extensions)?;
     let client = live.config.limits.client(visit.client.address);
     let question = if content::is(&head.headers, "multipart/form-data") {
-        upload::read(&app, &head.headers, body, client, limit, &live.config).await?
+        // In a box, as every question would have room for it otherwise.
+        Box::pin(upload::read(&app, &head.headers, body, client, limit, &live.config)).await?
     } else {
         if !content::is(&head.headers, "application/json") {
             let detail =

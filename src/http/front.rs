@@ -25,12 +25,14 @@ use super::client::Client;
 use super::doors::{self, Policies};
 use super::headers::Hardening;
 use super::origins::Origins;
+use super::person::Given;
 use super::problem::Problem;
 use super::request_id::{Asked, Ids};
 use super::router::App;
 use super::tls::redirect;
 use super::visit::Visit;
 use super::{person, shape, sign_in};
+use crate::limits::Standing;
 
 /// An answer, or the one with which a request is turned away before it gets there.
 pub type Turned<T> = ControlFlow<Response<Body>, T>;
@@ -83,37 +85,52 @@ impl Front {
             return self.receive(request, visit).await;
         }
         let front = Arc::clone(self);
-        self.origins.tell(request, move |request| async move { front.receive(request, visit).await }).await
+        // In a box, as every request would have room for it otherwise.
+        Box::pin(self.origins.tell(request, move |request| async move { front.receive(request, visit).await })).await
     }
 
-    async fn receive(&self, request: Request<Body>, visit: Visit) -> Response<Body> {
+    async fn receive(&self, mut request: Request<Body>, mut visit: Visit) -> Response<Body> {
         let door = match doors::address(&self.app, &self.policies, request.uri().path(), visit.client.address) {
             ControlFlow::Continue(door) => door,
             ControlFlow::Break(refused) => return refused,
         };
-        let (ControlFlow::Continue(mut response) | ControlFlow::Break(mut response)) = self.meet(request, visit).await;
+        let mut met = Met::default();
+        let mut response = match self.meet(&mut request, &mut visit, &mut met).await {
+            ControlFlow::Break(refused) => refused,
+            ControlFlow::Continue(()) => {
+                request.extensions_mut().insert(visit);
+                let Ok(response) = self.routes.clone().call(request).await;
+                response
+            }
+        };
+        met.tell(&mut response);
         door.tell(&mut response);
         response
     }
 
-    async fn meet(&self, mut request: Request<Body>, mut visit: Visit) -> Turned<Response<Body>> {
-        self.origins.check(&request)?;
+    async fn meet(&self, request: &mut Request<Body>, visit: &mut Visit, met: &mut Met) -> Turned<()> {
+        self.origins.check(request)?;
         // Before anything else is done for somebody who came without TLS.
-        redirect::to_https(&self.app, &request, visit.arrival)?;
-        sign_in::let_in(&self.app, &mut request, &mut visit).await?;
-        let given = person::acquaint(&request, &mut visit);
-        let (ControlFlow::Continue(mut response) | ControlFlow::Break(mut response)) = self.serve(request, visit).await;
-        if let Some(given) = given {
-            given.hand_over(&mut response);
-        }
-        ControlFlow::Continue(response)
+        redirect::to_https(&self.app, request, visit.arrival)?;
+        sign_in::let_in(&self.app, request, visit).await?;
+        met.given = person::acquaint(request, visit);
+        met.standing = doors::person(&self.app, request.uri().path(), visit)?;
+        ControlFlow::Continue(())
     }
+}
 
-    async fn serve(&self, mut request: Request<Body>, visit: Visit) -> Turned<Response<Body>> {
-        let standing = doors::person(&self.app, request.uri().path(), &visit)?;
-        request.extensions_mut().insert(visit);
-        let Ok(mut response) = self.routes.clone().call(request).await;
-        doors::tell(&mut response, standing);
-        ControlFlow::Continue(response)
+/// What somebody is told who was met, whatever the answer.
+#[derive(Default)]
+struct Met {
+    standing: Standing,
+    given: Option<Given>,
+}
+
+impl Met {
+    fn tell(self, response: &mut Response<Body>) {
+        doors::tell(response, self.standing);
+        if let Some(given) = self.given {
+            given.hand_over(response);
+        }
     }
 }
