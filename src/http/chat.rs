@@ -17,7 +17,7 @@ use super::problem::Problem;
 use super::router::App;
 use super::visit::Visit;
 use crate::chat::files::File;
-use crate::chat::history::{self, Asked, Asking, Attachment, ConversationId, NoSuchConversation, Which};
+use crate::chat::history::{self, Asked, Asking, Attachment, ConversationId, Unasked, Which};
 use crate::chat::{Aside, Ask, Deltas, Ending};
 use crate::json;
 use crate::limits::Bill;
@@ -148,7 +148,7 @@ pub async fn chat(State(app): State<App>, request: Request) -> Result<Response, 
     let address = visit.client.address;
     let bill = Bill::open(&app.limits, &live.config, Some(address), asker.person.clone(), text.len())?;
     let found = app.history.ask(&asker, which, question, live.config.chat.history()).await;
-    let found = found.map_err(|NoSuchConversation| no_such_conversation())?;
+    let found = found.map_err(unasked)?;
     let stream = wants_stream(&head.headers);
     match found {
         Asked::Before { conversation, answer, ending, .. } if !stream => {
@@ -178,6 +178,16 @@ pub(super) fn which(conversation: Option<&str>) -> Result<Which, Problem> {
 
 pub(super) fn no_such_conversation() -> Problem {
     Problem::new(StatusCode::NOT_FOUND, "there is no such conversation; leave it out to begin one")
+}
+
+pub(super) fn unasked(why: Unasked) -> Problem {
+    match why {
+        Unasked::NoSuchConversation => no_such_conversation(),
+        Unasked::AnotherQuestion => {
+            let detail = "another message came with this `Idempotency-Key` before; send each with one of its own";
+            Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail)
+        }
+    }
 }
 
 /// What is told to whoever is being answered when perch has to end.

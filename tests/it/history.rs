@@ -328,6 +328,10 @@ fn a_message_that_is_sent_again_is_answered_once() {
     let again = guest.request("POST", "/api/chat", &headers, br#"{"message": "one"}"#);
     assert_eq!(parsed(&again), json!({ "reply": "You said: one", "conversation": conversation }));
     assert_eq!(upstream.asked().len(), 2);
+    // Another message has no answer of its own with it, and is not given this one.
+    let another = guest.request("POST", "/api/chat", &headers, br#"{"message": "two"}"#);
+    assert_eq!(another.status, 422, "{}", another.text());
+    assert!(another.text().contains("send each with one of its own"), "{}", another.text());
     // The same key of somebody else is another one.
     let other = Guest::new(port);
     get(&other, "/");

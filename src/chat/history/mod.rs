@@ -96,10 +96,16 @@ pub enum Asked {
     Now(Asking),
 }
 
-/// This person has no such conversation.
+/// Why a question is not asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("there is no such conversation")]
-pub struct NoSuchConversation;
+pub enum Unasked {
+    /// This person has no such conversation.
+    #[error("there is no such conversation")]
+    NoSuchConversation,
+    /// The question's key is that of another one.
+    #[error("another question came with this key")]
+    AnotherQuestion,
+}
 
 impl History {
     /// What `archive` keeps, and what comes to it.
@@ -114,26 +120,26 @@ impl History {
 
     /// Takes a question in, and finds the last `turns` turns that went before it. A question whose key is known is not
     /// asked twice: where it was answered, that is the answer; an answer that is under way is given up, and like one
-    /// that failed or was stopped it is made anew in its place.
+    /// that failed or was stopped it is made anew in its place. In a conversation that is its person's own by name, it may
+    /// have been changed since.
     ///
     /// # Errors
-    /// Where the conversation is not this person's, whether there is one or not.
+    /// Where the conversation is not this person's, whether there is one or not; and where the key is another question's.
     pub async fn ask(
         self: &Arc<Self>,
         asker: &Asker,
         which: Which,
         question: Question,
         turns: usize,
-    ) -> Result<Asked, NoSuchConversation> {
+    ) -> Result<Asked, Unasked> {
         let id = match (which, asker.newcomer) {
             (Which::New, true) => None,
             (Which::New, false) => self.begun(&asker.person, question.key.as_ref()).await,
-            (Which::Existing(_), true) => return Err(NoSuchConversation),
+            (Which::Existing(_), true) => return Err(Unasked::NoSuchConversation),
             (Which::Existing(id), false) | (Which::Own(id) | Which::Shared(id), _) => Some(id),
         };
-        let shared = matches!(which, Which::Shared(_));
         let mut beginning =
-            Beginning { asker, question, id, new: id.is_none(), doubtful: false, known: None, turns, shared };
+            Beginning { asker, question, id, which, new: id.is_none(), doubtful: false, known: None, turns };
         if let Some(id) = id {
             match self.recall(&asker.person, id).await {
                 Ok(true) => {}
@@ -143,7 +149,7 @@ impl History {
                 {
                     (beginning.new, beginning.doubtful) = (true, true);
                 }
-                Ok(false) => return Err(NoSuchConversation),
+                Ok(false) => return Err(Unasked::NoSuchConversation),
                 Err(Unavailable) => beginning.doubtful = true,
             }
             if let Some(key) = beginning.question.key.clone()
@@ -163,6 +169,7 @@ impl History {
                 Asked::Before { conversation: id, message: Exchange::answer_id(number), answer, ending }
             }
             Begun::Now { place, given_up, earlier } => Asked::Now(self.asking(place, Some(given_up), earlier)),
+            Begun::Another => return Err(Unasked::AnotherQuestion),
             Begun::Passing { place } => Asked::Now(self.asking(place, None, Vec::new())),
         })
     }

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::Question;
 use crate::chat::files::{File, Size};
 use crate::chat::{Ending, PersonId};
 use crate::hexadecimal;
@@ -169,6 +170,11 @@ impl Exchange {
     #[must_use]
     pub fn answer_id(number: u64) -> u64 {
         2 * number + 1
+    }
+
+    /// Whether this is what was asked.
+    pub(super) fn asks(&self, question: &Question) -> bool {
+        self.question == question.text && self.attachments == question.attachments
     }
 
     /// The question and the answer.

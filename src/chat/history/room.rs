@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::archive::Archive;
 use super::held::{Class, EXCHANGE, Held, Place, Slot, over};
 use super::record::{Conversation, ConversationId, Exchange, State, Summary, now};
-use super::{Asker, Question};
+use super::{Asker, Question, Which};
 use crate::chat::{Ending, PersonId, Turn};
 
 /// What all conversations together may hold, in bytes, by their [`Class`]: a host has 1 GiB of memory.
@@ -98,6 +98,7 @@ pub(super) struct Beginning<'a> {
     pub question: Question,
     /// The conversation to go on with.
     pub id: Option<ConversationId>,
+    pub which: Which,
     /// Where it is not here: whether all of it would be.
     pub new: bool,
     pub doubtful: bool,
@@ -105,8 +106,6 @@ pub(super) struct Beginning<'a> {
     pub known: Option<Exchange>,
     /// How many earlier turns are wanted.
     pub turns: usize,
-    /// Those of others at the same place as well.
-    pub shared: bool,
 }
 
 pub(super) enum Begun {
@@ -116,6 +115,8 @@ pub(super) enum Begun {
         answer: String,
         ending: Ending,
     },
+    /// Its key is another question's.
+    Another,
     Now {
         place: Place,
         given_up: CancellationToken,
@@ -165,7 +166,7 @@ impl Room {
 
     /// Takes a question in, unless it was answered before.
     pub fn begin(&mut self, beginning: Beginning<'_>, archive: &dyn Archive) -> Begun {
-        let Beginning { asker, question, id, new, doubtful, known, turns, shared } = beginning;
+        let Beginning { asker, question, id, which, new, doubtful, known, turns } = beginning;
         let person = &asker.person;
         let at = now();
         let unwritten = asker.newcomer && !self.strangers.take(at);
@@ -202,7 +203,13 @@ impl Room {
             .key
             .as_ref()
             .and_then(|key| held.exchanges.iter().position(|slot| slot.exchange.key.as_deref() == Some(key)));
-        if let Some(Slot { exchange, .. }) = same.and_then(|index| held.exchanges.get(index))
+        let known = same.and_then(|index| held.exchanges.get(index)).map(|slot| &slot.exchange);
+        let changeable = matches!(which, Which::Own(_) | Which::Shared(_));
+        if known.is_some_and(|known| !changeable && !known.asks(&question)) {
+            self.put_in(id, held);
+            return Begun::Another;
+        }
+        if let Some(exchange) = known
             && let Some(ending) = exchange.state.ending()
         {
             let before = Begun::Before { id, number: exchange.number, answer: exchange.answer.clone(), ending };
@@ -211,7 +218,7 @@ impl Room {
         }
         let unfinished = same.and_then(|index| held.take_out(index));
         let horizon = archive.horizon();
-        let others = shared.then(|| self.held.range(id.place())).into_iter().flatten();
+        let others = matches!(which, Which::Shared(_)).then(|| self.held.range(id.place())).into_iter().flatten();
         let others = others.map(|(_, other)| other).filter(|other| other.updated >= horizon);
         let last = |held: &Held| held.exchanges.back().map(|last| last.exchange.number);
         let number = match &unfinished {
@@ -456,8 +463,16 @@ mod tests {
     fn talk(room: &mut Room, archive: &dyn Archive, asker: &Asker, id: Option<ConversationId>, text: &str) -> Begun {
         let question =
             Question { text: text.into(), attachments: [].into(), key: Some(room.moment.to_string().into()) };
-        let beginning =
-            Beginning { asker, question, id, new: id.is_none(), doubtful: false, known: None, turns: 0, shared: false };
+        let beginning = Beginning {
+            asker,
+            question,
+            id,
+            which: Which::New,
+            new: id.is_none(),
+            doubtful: false,
+            known: None,
+            turns: 0,
+        };
         let begun = room.begin(beginning, archive);
         if let Begun::Now { place, .. } = &begun {
             room.say(*place, "ye");
@@ -506,11 +521,11 @@ mod tests {
             asker: &asker,
             question,
             id: None,
+            which: Which::New,
             new: true,
             doubtful: false,
             known: None,
             turns: 0,
-            shared: false,
         };
         let Begun::Now { place, .. } = room.begin(beginning, &archive) else { panic!() };
         let long = "x".repeat(200 << 10);

@@ -173,6 +173,12 @@ async fn a_question_with_a_key_stands_once() {
         }
     }
     assert_eq!(read(&history, &ann, id).await, [row("one", "It is one", State::Done)]);
+    // Another question is told so, and changes nothing.
+    for which in [Which::New, Which::Existing(id)] {
+        let another = history.ask(&ann, which, question("two", Some("a")), 9).await;
+        assert!(matches!(another, Err(Unasked::AnotherQuestion)));
+    }
+    assert_eq!(read(&history, &ann, id).await, [row("one", "It is one", State::Done)]);
     // A key is one person's, and belongs to the conversation.
     let other = begin(&history, &guest("bob"), Which::New, "one", Some("a")).await;
     assert_ne!(other.conversation(), id);

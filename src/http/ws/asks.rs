@@ -8,9 +8,9 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::Visitor;
 use super::frame::Reference;
-use crate::chat::history::{Asked, Asker, ConversationId, NoSuchConversation, Question};
+use crate::chat::history::{Asked, Asker, ConversationId, Question};
 use crate::chat::{Deltas, Ending, Failure, Why};
-use crate::http::chat::{Exchange, no_such_conversation, which};
+use crate::http::chat::{Exchange, unasked, which};
 use crate::http::problem::Problem;
 use crate::http::router::App;
 use crate::limits::{Bill, Refusal, Who};
@@ -87,7 +87,7 @@ async fn answer(
 ) -> Result<Ending, Problem> {
     let question = Question { text: Arc::clone(&text), attachments: [].into(), key: None };
     let found = app.history.ask(asker, which(conversation)?, question, live.config.chat.history()).await;
-    let asking = match found.map_err(|NoSuchConversation| no_such_conversation())? {
+    let asking = match found.map_err(unasked)? {
         Asked::Now(asking) => asking,
         Asked::Before { conversation, answer, ending, .. } => {
             drop(told.send(Told::Begun(conversation)).await);
