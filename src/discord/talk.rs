@@ -96,7 +96,7 @@ impl Talk {
         let place = format!("discord\n{bot}\n{channel}");
         let id = ConversationId::beside(mark(&place), mark(&format!("{place}\n{author}")));
         let which = if self.is_thread(message, account).await { Which::Shared(id) } else { Which::Own(id) };
-        (Asker { person: PersonId::discord(author), newcomer: false }, which)
+        (Asker { person: PersonId::discord(author), newcomer: false, client: None }, which)
     }
 
     async fn is_thread(&self, message: &Incoming, account: &Account) -> bool {

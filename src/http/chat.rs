@@ -17,7 +17,7 @@ use super::problem::Problem;
 use super::router::App;
 use super::visit::Visit;
 use crate::chat::files::File;
-use crate::chat::history::{self, Asked, Asking, Attachment, ConversationId, Unasked, Which};
+use crate::chat::history::{self, Asked, Asker, Asking, Attachment, ConversationId, Unasked, Which};
 use crate::chat::{Aside, Ask, Deltas, Ending};
 use crate::json;
 use crate::limits::Bill;
@@ -138,7 +138,7 @@ pub async fn chat(State(app): State<App>, request: Request) -> Result<Response, 
     if question.message.trim().is_empty() && question.files.is_empty() {
         return Err(Problem::new(StatusCode::BAD_REQUEST, "`message` is empty"));
     }
-    let asker = visit.asker()?;
+    let asker = Asker { client, ..visit.asker()? };
     let which = which(question.conversation.as_deref())?;
     let Question { message, files, .. } = question;
     let text: Arc<str> = message.into();

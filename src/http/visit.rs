@@ -36,6 +36,6 @@ impl Visit {
     pub fn asker(&self) -> Result<Asker, Problem> {
         let person = self.person.clone();
         let person = person.ok_or_else(|| Problem::internal(&anyhow::anyhow!("a request from nobody")))?;
-        Ok(Asker { person, newcomer: self.newcomer })
+        Ok(Asker { person, newcomer: self.newcomer, client: None })
     }
 }

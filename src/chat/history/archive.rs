@@ -18,7 +18,13 @@ pub trait Archive: Send + Sync {
     /// wait.
     fn put(&self, record: Record) -> bool;
 
-    /// The same for what is put again in a moment: it is only taken where little waits.
+    /// Whether so much waits to be taken down that whoever has more had better wait.
+    fn pressed(&self) -> bool;
+
+    /// Completes when that is not so any more.
+    async fn relieved(&self);
+
+    /// The same as [`Archive::put`] for what is put again in a moment: it is only taken where little waits.
     fn note(&self, record: Record) -> Option<Pending>;
 
     /// The newest exchanges of this person's conversation that fit into so many bytes, and one at least.

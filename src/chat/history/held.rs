@@ -21,6 +21,8 @@ pub(super) enum Class {
     /// Its first exchange is with somebody who sent no cookie, and may never come back.
     Passing,
     Staying,
+    /// The archive had no room for something of it yet.
+    Late,
 }
 
 pub(super) struct Held {
@@ -33,10 +35,15 @@ pub(super) struct Held {
     pub whole: bool,
     /// Whether it is this person's was not to be found out.
     pub doubtful: bool,
+    /// It is all there is of somebody who sent no cookie.
+    pub fleeting: bool,
     /// Something of it is here alone.
     pub unwritten: bool,
+    /// That is so because the archive had no room for it.
+    pub late: bool,
     /// The [`Archive::epoch`] in which it was last written down.
     pub epoch: u64,
+    /// Under what it is filed.
     pub class: Class,
     pub continued: u64,
     /// Milliseconds since 1970.
@@ -69,24 +76,19 @@ pub(super) struct Place {
     pub turn: u64,
 }
 
-impl Place {
-    /// No answer, but all of a conversation.
-    pub fn whole(id: ConversationId) -> Place {
-        Place { id, number: 0, turn: 0 }
-    }
-}
-
 impl Held {
-    pub fn new(person: PersonId, class: Class) -> Self {
+    pub fn new(person: PersonId, fleeting: bool) -> Self {
         Held {
             person,
             key: None,
             exchanges: VecDeque::new(),
             whole: true,
             doubtful: false,
+            fleeting,
             unwritten: false,
+            late: false,
             epoch: 0,
-            class,
+            class: Class::Staying,
             continued: 0,
             updated: 0,
             bytes: 0,
@@ -144,7 +146,7 @@ impl Held {
             return;
         }
         let Some(pending) = archive.note(self.record(place, archive.epoch())) else { return };
-        (self.unwritten, self.epoch) = (false, archive.epoch());
+        (self.unwritten, self.late, self.epoch) = (false, false, archive.epoch());
         if let Some((_, Some(flight))) = self.flying(place) {
             (flight.noted, flight.pending) = (length, pending);
         }
@@ -168,9 +170,10 @@ impl Held {
         self.write(place, archive);
     }
 
-    /// Leaves out the oldest exchanges, so that the others have room; the newest stays.
+    /// Leaves out the oldest exchanges, so that the others have room; the newest stays, and all of them where they are
+    /// nowhere else.
     pub fn fit(&mut self) {
-        while self.bytes > ROOM_EACH && self.exchanges.len() > 1 {
+        while self.bytes > ROOM_EACH && self.exchanges.len() > 1 && !self.late {
             let Some(oldest) = self.exchanges.pop_front_if(|slot| slot.flight.is_none()) else { break };
             self.bytes -= EXCHANGE + oldest.exchange.text();
             self.whole = false;
@@ -214,17 +217,32 @@ impl Held {
         }
         let epoch = archive.epoch();
         self.unwritten = !archive.put(self.record(place, epoch));
+        self.late = self.unwritten;
         self.epoch = epoch;
+    }
+
+    /// Has all of it written down.
+    pub fn write_all(&mut self, id: ConversationId, archive: &dyn Archive) {
+        self.write(Place { id, number: 0, turn: 0 }, archive);
+        self.fit();
     }
 
     /// It is one of those that are written down once their person comes back.
     fn is_unwritten_strangers(&self) -> bool {
-        self.class == Class::Passing && self.unwritten
+        self.fleeting && self.unwritten && !self.late
     }
 
-    /// The archive had no room for it when it was to be written down.
-    pub fn is_late(&self) -> bool {
-        self.unwritten && self.class == Class::Staying
+    /// Under what it belongs.
+    pub fn belongs(&self) -> Class {
+        match (self.late, self.fleeting) {
+            (true, _) => Class::Late,
+            (false, true) => Class::Passing,
+            (false, false) => Class::Staying,
+        }
+    }
+
+    pub fn is_answering(&self) -> bool {
+        self.exchanges.iter().any(|slot| slot.flight.is_some())
     }
 
     /// What an archive lacks where the exchange was changed.
@@ -236,7 +254,7 @@ impl Held {
             person: self.person.clone(),
             key: self.key.clone(),
             updated: self.updated,
-            fleeting: self.class == Class::Passing,
+            fleeting: self.fleeting,
             exchanges: exchanges.filter(|exchange| all || exchange.number == number).cloned().collect(),
         }
     }

@@ -7,11 +7,13 @@
 //!                        archive (a database) ◄── list, read, export, erase
 //! ```
 //!
-//! An answer never waits for the archive to take something down, and not for long when a conversation has to be looked
-//! up: where that can't be done in time, the answer is given without what was said before.
+//! An answer waits for the archive a moment at most: where a conversation can't be looked up in that time, the answer is
+//! given without what was said before, and where the archive can't take down as much as people say, it stays in the room
+//! until it can.
 
 use std::convert::Infallible;
 use std::future::pending;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -64,6 +66,8 @@ pub struct Asker {
     pub person: PersonId,
     /// They were not known before this request, so there is nothing of theirs.
     pub newcomer: bool,
+    /// As whom limits know where they come from, if they do.
+    pub client: Option<IpAddr>,
 }
 
 /// Which conversation a question belongs to.
@@ -162,6 +166,10 @@ impl History {
         if let Which::Shared(id) = which {
             // Of those that can't be had in time nothing is known.
             in_time(self.recall_place(id)).await.unwrap_or_default();
+        }
+        if self.archive.pressed() {
+            // However many there are who write, what they say is taken down as fast as they say it.
+            drop(timeout(PATIENCE, self.archive.relieved()).await);
         }
         let begun = self.change(|room, archive| room.begin(beginning, archive));
         Ok(match begun {

@@ -3,6 +3,7 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -12,15 +13,16 @@ use super::archive::Archive;
 use super::held::{Class, EXCHANGE, Held, Place, Slot, over};
 use super::record::{Conversation, ConversationId, Exchange, State, Summary, now};
 use super::{Asker, Question, Which};
-use crate::chat::{Ending, PersonId, Turn};
+use crate::chat::{Ending, NAME, PersonId, Turn};
 
 /// What all conversations together may hold, in bytes, by their [`Class`]: a host has 1 GiB of memory.
-const ROOM: [usize; 2] = [4 << 20, 32 << 20];
+const ROOM: [usize; 3] = [4 << 20, 32 << 20, 32 << 20];
 /// What a conversation takes beside its exchanges, in bytes, about.
 const CONVERSATION: usize = 512;
-/// So many of those who come without a cookie are written down a second: who writes as fast as that is no reader, and
-/// the disk is for those who are.
+/// So many of those who come without a cookie are written down a second, and so many of one client that has limits: who
+/// writes as fast as that is no reader, and the disk is for those who are.
 const STRANGERS: u32 = 100;
+const STRANGERS_EACH: u32 = 20;
 /// How long the others are sure to be here, in milliseconds. Where so many come that those who came first would have to make
 /// way sooner, of those who come last nothing is kept: all of them would lose what they said otherwise.
 const SPARED: u64 = 10_000;
@@ -30,7 +32,7 @@ pub(super) struct Room {
     held: BTreeMap<ConversationId, Held>,
     /// By the moment at which they were last continued.
     ages: BTreeMap<(Class, u64), ConversationId>,
-    bytes: [usize; 2],
+    bytes: [usize; 3],
     /// By the keys that they began with.
     begun: HashMap<(PersonId, Arc<str>), ConversationId>,
     /// Those of which something is here alone.
@@ -39,9 +41,10 @@ pub(super) struct Room {
     strangers: Allowance,
     /// The moments, in milliseconds since 1970, at which there is no room for more strangers.
     full: Range<u64>,
-    /// The archive had no room for something, and whether somebody sees to it.
-    behind: bool,
+    /// Somebody sees to what is late.
     catching_up: bool,
+    /// Conversations of which something is in no archive and not here any more, since all of it was.
+    lost: u64,
 }
 
 /// A conversation, and seldom more of them.
@@ -66,21 +69,34 @@ impl Few {
     }
 }
 
-/// So many a second.
+/// So many a second, and so many of each client.
 #[derive(Default)]
 struct Allowance {
     second: u64,
     spent: u32,
+    /// Those who had any: no more than there are.
+    clients: HashMap<IpAddr, u32>,
 }
 
 impl Allowance {
-    fn take(&mut self, now: u64) -> bool {
+    fn take(&mut self, now: u64, client: Option<IpAddr>) -> bool {
         let second = now / 1_000;
         if self.second != second {
-            *self = Allowance { second, spent: 0 };
+            (self.second, self.spent) = (second, 0);
+            self.clients.clear();
+        }
+        if self.spent >= STRANGERS {
+            return false;
+        }
+        if let Some(client) = client {
+            let own = self.clients.entry(client).or_default();
+            if *own >= STRANGERS_EACH {
+                return false;
+            }
+            *own += 1;
         }
         self.spent += 1;
-        self.spent <= STRANGERS
+        true
     }
 }
 
@@ -154,7 +170,7 @@ impl Room {
             return;
         }
         self.remove(id);
-        let mut held = Held::new(person.clone(), Class::Staying);
+        let mut held = Held::new(person.clone(), false);
         held.epoch = archive.epoch();
         held.whole = kept.omitted == 0;
         for exchange in kept.exchanges {
@@ -169,7 +185,7 @@ impl Room {
         let Beginning { asker, question, id, which, new, doubtful, known, turns } = beginning;
         let person = &asker.person;
         let at = now();
-        let unwritten = asker.newcomer && !self.strangers.take(at);
+        let unwritten = asker.newcomer && !self.strangers.take(at, asker.client);
         if unwritten && id.is_none() && self.is_full(at) {
             return Begun::Passing { place: Place { id: ConversationId::random(), number: at, turn: 0 } };
         }
@@ -187,14 +203,14 @@ impl Room {
         });
         let there = theirs.is_some();
         let mut held = theirs.unwrap_or_else(|| {
-            let mut held = Held::new(person.clone(), if asker.newcomer { Class::Passing } else { Class::Staying });
+            let mut held = Held::new(person.clone(), asker.newcomer);
             (held.whole, held.doubtful) = (new, doubtful);
             held.key = question.key.clone().filter(|_| new);
             held.unwritten = unwritten;
             held
         });
         if there {
-            held.class = Class::Staying;
+            held.fleeting = false;
         }
         if let Some(known) = known {
             held.insert(Slot::over(known));
@@ -243,8 +259,7 @@ impl Room {
         held.updated = held.updated.max(at);
         held.fit();
         held.write(place, archive);
-        self.behind |= held.is_late();
-        let class = held.class;
+        let class = held.belongs();
         self.put_in(id, held);
         self.make_room(class);
         Begun::Now { place, given_up, earlier }
@@ -272,32 +287,38 @@ impl Room {
         let held = self.held.get_mut(&id)?;
         let (bytes, unwritten) = (held.bytes, held.unwritten);
         work(held);
-        let (class, late) = (held.class, held.is_late());
-        self.behind |= late;
-        let sum = &mut self.bytes[class as usize];
+        let class = held.belongs();
+        let sum = &mut self.bytes[held.class as usize];
         *sum = *sum + held.bytes - bytes;
-        if unwritten != held.unwritten {
+        let (moved, indexed) = (class != held.class, unwritten != held.unwritten);
+        if indexed {
             let (person, unwritten) = (held.person.clone(), held.unwritten);
             self.index(&person, id, unwritten);
+        }
+        if moved && let Some(held) = self.remove(id) {
+            self.put_in(id, held);
         }
         Some(class)
     }
 
     /// Whether somebody is to [catch up](Room::catch_up) from now on.
     pub fn falls_behind(&mut self) -> bool {
-        self.behind && !std::mem::replace(&mut self.catching_up, true)
+        self.bytes[Class::Late as usize] > 0 && !std::mem::replace(&mut self.catching_up, true)
     }
 
     /// Has written down what the archive had no room for, as far as it has now. Returns whether there is more of it.
     pub fn catch_up(&mut self, archive: &dyn Archive) -> bool {
-        let late: Vec<ConversationId> =
-            self.held.iter().filter(|(_, held)| held.is_late()).map(|(id, _)| *id).collect();
-        self.behind = late.into_iter().any(|id| {
-            self.change(id, |held| held.write(Place::whole(id), archive));
-            self.held.get(&id).is_some_and(Held::is_late)
-        });
-        self.catching_up = self.behind;
-        self.behind
+        while let Some(id) = self.oldest(Class::Late) {
+            if self.change(id, |held| held.write_all(id, archive)) == Some(Class::Late) {
+                return true;
+            }
+        }
+        self.make_room(Class::Staying);
+        self.catching_up = false;
+        if std::mem::take(&mut self.lost) > 0 {
+            tracing::info!(service = NAME, "what people say is written down again");
+        }
+        false
     }
 
     /// How many answers are being made.
@@ -374,6 +395,7 @@ impl Room {
     fn put_in(&mut self, id: ConversationId, mut held: Held) {
         self.moment += 1;
         held.continued = self.moment;
+        held.class = held.belongs();
         self.ages.insert((held.class, held.continued), id);
         self.bytes[held.class as usize] += CONVERSATION + held.bytes;
         if let Some(key) = &held.key {
@@ -425,11 +447,23 @@ impl Room {
         while self.bytes[class as usize] > ROOM[class as usize] && tries > 0 {
             tries -= 1;
             let Some(id) = self.oldest(class) else { break };
-            if let Some(held) = self.remove(id)
-                && held.exchanges.iter().any(|slot| slot.flight.is_some())
-            {
-                self.put_in(id, held);
+            match self.remove(id) {
+                Some(held) if held.is_answering() => self.put_in(id, held),
+                Some(_) if class == Class::Late => self.lose(),
+                _ => {}
             }
+        }
+    }
+
+    /// One was left out that is nowhere else.
+    fn lose(&mut self) {
+        self.lost += 1;
+        if self.lost == 1 {
+            tracing::warn!(
+                service = NAME,
+                "people say more than the disk takes, and 32 MiB wait in memory: what was said in the conversations that \
+                 wait for longest is not kept"
+            );
         }
     }
 }
@@ -442,10 +476,11 @@ mod tests {
     impl Room {
         /// Holds the sums against what is there.
         fn audit(&self) {
-            let mut bytes = [0; 2];
+            let mut bytes = [0; 3];
             for (id, held) in &self.held {
                 let own: usize = held.exchanges.iter().map(|slot| EXCHANGE + slot.exchange.text()).sum();
                 assert_eq!(own, held.bytes);
+                assert_eq!(held.class, held.belongs());
                 assert_eq!(self.ages.get(&(held.class, held.continued)), Some(id));
                 let unwritten = self.unwritten.get(&held.person).is_some_and(|ids| ids.iter().any(|known| known == id));
                 assert_eq!(unwritten, held.unwritten);
@@ -486,7 +521,7 @@ mod tests {
         let archive = Store::in_memory().conversations();
         let mut room = Room::default();
         let long = "x".repeat(60 << 10);
-        let asker = |name: usize, newcomer| Asker { person: PersonId::key(&name.to_string()), newcomer };
+        let asker = |name: usize, newcomer| Asker { person: PersonId::key(&name.to_string()), newcomer, client: None };
         for name in 0..700 {
             for _ in 0..6 {
                 let asker = asker(name % 650, false);
@@ -499,7 +534,11 @@ mod tests {
                 );
             }
             room.audit();
+            while room.catch_up(&archive) {
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
         }
+        room.audit();
         // Those that nobody continued for longest are forgotten first.
         assert!(room.held.contains_key(&ConversationId(699)) && !room.held.contains_key(&ConversationId(0)));
         for name in 0..20_000 {
@@ -515,7 +554,7 @@ mod tests {
     fn an_answer_under_way_keeps_its_place() {
         let archive = Store::in_memory().conversations();
         let mut room = Room::default();
-        let asker = Asker { person: PersonId::key("ann"), newcomer: false };
+        let asker = Asker { person: PersonId::key("ann"), newcomer: false, client: None };
         let question = Question { text: "well?".into(), attachments: [].into(), key: None };
         let beginning = Beginning {
             asker: &asker,
@@ -530,7 +569,7 @@ mod tests {
         let Begun::Now { place, .. } = room.begin(beginning, &archive) else { panic!() };
         let long = "x".repeat(200 << 10);
         for name in 0..400 {
-            let other = Asker { person: PersonId::key(&name.to_string()), newcomer: false };
+            let other = Asker { person: PersonId::key(&name.to_string()), newcomer: false, client: None };
             talk(&mut room, &archive, &other, None, &long);
         }
         room.end(place, State::Done, Some("yes"), &archive);

@@ -13,11 +13,11 @@ fn history() -> Arc<History> {
 }
 
 fn guest(name: &str) -> Asker {
-    Asker { person: PersonId::key(name), newcomer: false }
+    Asker { person: PersonId::key(name), newcomer: false, client: None }
 }
 
 fn stranger(name: &str) -> Asker {
-    Asker { person: PersonId::visitor(name), newcomer: true }
+    Asker { person: PersonId::visitor(name), newcomer: true, client: None }
 }
 
 fn question(text: &str, key: Option<&str>) -> Question {
@@ -354,6 +354,12 @@ impl Archive for Odd {
         true
     }
 
+    fn pressed(&self) -> bool {
+        false
+    }
+
+    async fn relieved(&self) {}
+
     fn note(&self, record: Record) -> Option<Pending> {
         let slow = self.slow.then(|| Arc::new(()));
         let pending = slow.as_ref().map_or_else(Pending::default, Pending::with);
@@ -446,17 +452,63 @@ async fn of_a_flood_of_strangers_those_who_came_first_are_known_and_few_are_writ
     let (summaries, _) = history.list(&person, None, 9).await.unwrap();
     assert_eq!(summaries.iter().map(|summary| summary.id).collect::<Vec<_>>(), [id]);
     archive.written.lock().unwrap().clear();
-    let back = Asker { person, newcomer: false };
+    let back = Asker { person, newcomer: false, client: None };
     let asking = begin(&history, &back, Which::Existing(id), "again", None).await;
     assert_eq!(said(&asking), ["> hello", "hello, indeed"]);
     let written = archive.written.lock().unwrap().clone();
     assert_eq!((written.len(), written[0].exchanges.len(), written[0].fleeting), (1, 2, false));
     // Those who find no room any more push out nobody.
     let (person, id) = strangers.pop().unwrap();
-    let back = Asker { person, newcomer: false };
+    let back = Asker { person, newcomer: false, client: None };
     let question = Question { text: "again".into(), attachments: [].into(), key: None };
     assert!(history.ask(&back, Which::Existing(id), question, 9).await.is_err());
     assert_eq!(history.under_way(), 1);
+}
+
+#[tokio::test]
+async fn who_floods_leaves_room_for_those_who_come_from_elsewhere() {
+    let archive = Arc::new(Odd::default());
+    let history = History::new(Arc::clone(&archive) as Arc<dyn Archive>);
+    let long = "x".repeat(60_000);
+    let from = |number: usize, last: u8| Asker { client: Some([192, 0, 2, last].into()), ..stranger(&format!("{number}")) };
+    for number in 0..500 {
+        talk(&history, &from(number, 1), Which::New, &long).await;
+    }
+    for number in 500..510 {
+        let asker = from(number, 2);
+        let id = talk(&history, &asker, Which::New, "hello").await;
+        let written = archive.written.lock().unwrap().iter().any(|record| record.id == id);
+        assert!(written, "{number}");
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_left_out_that_the_database_has_not_taken() {
+    let archive = Arc::new(Odd::default());
+    let history = History::new(Arc::clone(&archive) as Arc<dyn Archive>);
+    let ann = guest("ann");
+    let long = "x".repeat(60_000);
+    let id = talk(&history, &ann, Which::New, "first").await;
+    archive.written.lock().unwrap().clear();
+    archive.refuses.store(true, Ordering::Relaxed);
+    for number in 0..10 {
+        talk(&history, &ann, Which::Existing(id), &format!("{number} {long}")).await;
+    }
+    for number in 0..200 {
+        let other = guest(&format!("other {number}"));
+        talk(&history, &other, Which::New, &long).await;
+    }
+    assert_eq!(read(&history, &ann, id).await.len(), 11);
+    archive.refuses.store(false, Ordering::Relaxed);
+    let all = loop {
+        let written = archive.written.lock().unwrap().clone();
+        if written.len() > 100 {
+            break written;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    let theirs = all.iter().find(|record| record.id == id).expect("hers");
+    assert_eq!(theirs.exchanges.len(), 11);
 }
 
 #[tokio::test]

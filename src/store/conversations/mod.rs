@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use tokio::sync::Notify;
+
 use super::Store;
 use crate::chat::PersonId;
 use crate::chat::history::{
@@ -59,6 +61,8 @@ pub(super) const TABLES: &str = "
 
 /// What may wait to be written, in bytes; a disk that is slower than people write costs memory of them, and not memory.
 const WAITING: usize = 4 << 20;
+/// From how much on whoever writes waits a little.
+const PRESSED: usize = 2 << 20;
 /// And where it is put again in a moment.
 const NOTES: usize = 1 << 20;
 /// What a record takes beside its text, in bytes, about.
@@ -75,8 +79,7 @@ pub struct Conversations(pub(super) Store);
 /// What the owner of the database and those who ask it tell each other aside from orders.
 #[derive(Debug, Default)]
 pub(super) struct Shared {
-    /// How much waits to be written, in bytes.
-    waiting: Arc<AtomicUsize>,
+    waiting: Arc<Queue>,
     /// The database is not the one that was kept.
     partial: AtomicBool,
     /// Counts the databases that were used.
@@ -134,12 +137,25 @@ impl Shared {
     }
 }
 
+/// What waits to be written.
+#[derive(Debug, Default)]
+struct Queue {
+    /// In bytes.
+    waiting: AtomicUsize,
+    /// Less than [`PRESSED`] waits again.
+    relieved: Notify,
+}
+
 /// A share of what may wait, until it is dropped.
-struct Waiting(Arc<AtomicUsize>, usize);
+struct Waiting(Arc<Queue>, usize);
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        self.0.fetch_sub(self.1, Ordering::Relaxed);
+        let Waiting(queue, size) = self;
+        let before = queue.waiting.fetch_sub(*size, Ordering::AcqRel);
+        if before >= PRESSED && before - *size < PRESSED {
+            queue.relieved.notify_waiters();
+        }
     }
 }
 
@@ -148,7 +164,7 @@ impl Conversations {
     fn take(&self, record: Record, most: usize) -> Option<Pending> {
         let size = record.text() + RECORD;
         let waiting = &self.0.0.conversations.waiting;
-        let before = waiting.fetch_add(size, Ordering::Relaxed);
+        let before = waiting.waiting.fetch_add(size, Ordering::AcqRel);
         let share = Arc::new(Waiting(Arc::clone(waiting), size));
         if before > 0 && before + size > most {
             return None;
@@ -166,6 +182,21 @@ impl Conversations {
 impl Archive for Conversations {
     fn put(&self, record: Record) -> bool {
         self.take(record, WAITING).is_some()
+    }
+
+    fn pressed(&self) -> bool {
+        self.0.0.conversations.waiting.waiting.load(Ordering::Acquire) >= PRESSED
+    }
+
+    async fn relieved(&self) {
+        let queue = &self.0.0.conversations.waiting;
+        let relieved = queue.relieved.notified();
+        tokio::pin!(relieved);
+        // From here on nothing is missed.
+        relieved.as_mut().enable();
+        if self.pressed() {
+            relieved.await;
+        }
     }
 
     fn note(&self, record: Record) -> Option<Pending> {
