@@ -305,6 +305,11 @@ fn an_upstream_that_hangs_is_left() {
     504 Gateway Timeout: the answer did not come in time; try again
     request ID failed: HOST began no answer within 1 s (chat.timeout.first_token)
     ");
+    // Nor is an event without a word in it.
+    insta::assert_snapshot!(told("", &[Fault::Stream(piece(""), Then::Hang)]), @"
+    504 Gateway Timeout: the answer did not come in time; try again
+    request ID failed: HOST began no answer within 1 s (chat.timeout.first_token)
+    ");
     insta::assert_snapshot!(told("", &[Fault::Stream(piece("Well, "), Then::Hang)]), @r#"
     504 Gateway Timeout: the answer did not come in time; try again
     request ID failed: HOST paused its answer for 1 s (chat.timeout.between_tokens)

@@ -470,7 +470,8 @@ async fn who_floods_leaves_room_for_those_who_come_from_elsewhere() {
     let archive = Arc::new(Odd::default());
     let history = History::new(Arc::clone(&archive) as Arc<dyn Archive>);
     let long = "x".repeat(60_000);
-    let from = |number: usize, last: u8| Asker { client: Some([192, 0, 2, last].into()), ..stranger(&format!("{number}")) };
+    let from =
+        |number: usize, last: u8| Asker { client: Some([192, 0, 2, last].into()), ..stranger(&format!("{number}")) };
     for number in 0..500 {
         talk(&history, &from(number, 1), Which::New, &long).await;
     }

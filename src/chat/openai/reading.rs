@@ -31,8 +31,10 @@ pub struct Reading<'a> {
     /// What is not believed to be more than this.
     most_tokens: u64,
     text: String,
-    /// Something came, if not of the text.
+    /// The model wrote something, if not of the text. Events without a word in them keep a connection alive and are no answer.
     begun: bool,
+    /// It did since the deadline was set.
+    goes_on: bool,
     /// Why the model has no more to say, once it has not.
     finish: Option<Finish>,
     /// What the API says that it took so far.
@@ -53,6 +55,7 @@ impl Reading<'_> {
             most_tokens: openai.most_tokens(ask),
             text: String::new(),
             begun: false,
+            goes_on: false,
             finish: None,
             usage: None,
             deadline,
@@ -100,8 +103,10 @@ impl Reading<'_> {
                 }
             }
             // Counted from here: how fast the person reads is not the API's fault.
+            let goes_on = std::mem::take(&mut self.goes_on);
             self.deadline = match self.finish {
-                None => Instant::now() + self.openai.config.timeout.between_tokens,
+                None if goes_on => Instant::now() + self.openai.config.timeout.between_tokens,
+                None => self.deadline,
                 Some(_) if finished => self.deadline,
                 Some(_) => Instant::now() + AFTERTHOUGHT,
             };
@@ -143,7 +148,8 @@ impl Reading<'_> {
             return Ok(true);
         }
         let piece = self.read(data.as_bytes())?;
-        self.begun = true;
+        self.goes_on |= piece.aside || !piece.text.is_empty();
+        self.begun |= self.goes_on;
         self.add(piece).await?;
         Ok(false)
     }

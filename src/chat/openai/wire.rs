@@ -141,6 +141,8 @@ fn around(file: &File) -> anyhow::Result<(Vec<u8>, Vec<u8>)> {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Piece {
     pub text: String,
+    /// The model wrote something that is not for people: what it thinks, or a call of a tool.
+    pub aside: bool,
     /// It is the last: why there is no more.
     pub finish: Option<Finish>,
     /// What question and answer took so far, where the API says it.
@@ -210,6 +212,10 @@ struct Said {
     content: Option<Text>,
     /// What some models say in place of an answer.
     refusal: Option<String>,
+    /// What a model thinks, as DeepSeek, vLLM and llama.cpp call it, and as OpenRouter and Ollama do.
+    reasoning_content: Option<Value>,
+    reasoning: Option<Value>,
+    tool_calls: Option<Value>,
 }
 
 /// What is said: text, or as Mistral's models that think say it, a list with text in it
@@ -225,6 +231,18 @@ enum Text {
 struct Part {
     r#type: Option<String>,
     text: Option<String>,
+}
+
+impl Said {
+    /// Whether there is anything that is not for people.
+    fn has_aside(&self) -> bool {
+        let thinks = match &self.content {
+            Some(Text::Parts(parts)) => !parts.is_empty(),
+            _ => false,
+        };
+        let others = [&self.reasoning_content, &self.reasoning, &self.tool_calls];
+        thinks || others.into_iter().flatten().any(|value| !matches!(value, Value::Null) && *value != Value::from(""))
+    }
 }
 
 impl Text {
@@ -256,9 +274,10 @@ pub fn read(data: &[u8]) -> Result<Piece, Unread> {
         return Ok(Piece { usage, ..Piece::default() });
     };
     let said = choice.delta.or(choice.message);
+    let aside = said.as_ref().is_some_and(Said::has_aside);
     let text = said.and_then(|said| said.content.map(Text::shown).or(said.refusal)).unwrap_or_default();
     let finish = choice.finish_reason.and_then(|reason| Finish::of(&reason));
-    Ok(Piece { text, finish, usage })
+    Ok(Piece { text, aside, finish, usage })
 }
 
 /// What something looks like that is no completion.
@@ -344,7 +363,7 @@ mod tests {
     use super::*;
 
     fn piece(text: &str, last: bool) -> Piece {
-        Piece { text: text.to_owned(), finish: last.then_some(Finish::Said), usage: None }
+        Piece { text: text.to_owned(), finish: last.then_some(Finish::Said), ..Piece::default() }
     }
 
     fn took(question: u64, answer: u64, total: u64) -> Piece {
@@ -367,8 +386,13 @@ mod tests {
             (r#"{"choices":[{"delta":{},"finish_reason":"eos"}]}"#, piece("", true)),
             (
                 r#"{"choices":[{"delta":{"content":[{"type":"thinking","thinking":[{"type":"text","text":"hm"}]},{"type":"text","text":"a"},{"type":"text","text":"b"}]}}]}"#,
-                piece("ab", false),
+                Piece { aside: true, ..piece("ab", false) },
             ),
+            (
+                r#"{"choices":[{"delta":{"content":null,"reasoning_content":"hm"}}]}"#,
+                Piece { aside: true, ..piece("", false) },
+            ),
+            (r#"{"choices":[{"delta":{"content":"","reasoning_content":"","tool_calls":null}}]}"#, piece("", false)),
             (r#"{"choices":[],"usage":{"total_tokens":"many"}}"#, piece("", false)),
             (r#"{"choices":[{"message":{"content":"all"},"finish_reason":"stop"}]}"#, piece("all", true)),
         ] {
