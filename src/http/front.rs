@@ -109,7 +109,7 @@ impl Front {
     }
 
     async fn meet(&self, request: &mut Request<Body>, visit: &mut Visit, met: &mut Met) -> Turned<()> {
-        self.origins.check(request)?;
+        self.origins.check(request, visit.client.encrypted)?;
         // Before anything else is done for somebody who came without TLS.
         redirect::to_https(&self.app, request, visit.arrival)?;
         sign_in::let_in(&self.app, request, visit).await?;

@@ -52,13 +52,16 @@ const ANSWER_HEADERS: [HeaderName; 4] = [
 /// Who is behind a request, as browsers say (<https://www.w3.org/TR/fetch-metadata/#sec-fetch-site-header>).
 const SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
+/// How an origin begins whose page came without TLS, where anybody on the way may have written it.
+const UNENCRYPTED: &[u8] = b"http://";
+
 const REFUSED: &str = "this came from another site, which the operator of perch has not allowed (http.origins)";
 
 /// Whether a WebSocket may be opened by who sent these headers: a program, perch's own page, or a listed site. Browsers
 /// send cookies along with the handshake and let any site open one, and they always send `Origin` (RFC 6455, sections
-/// 4.1 and 10.2).
+/// 4.1 and 10.2). Whether they came `encrypted` says which page is perch's own.
 #[must_use]
-pub fn origin_allowed(headers: &HeaderMap, live: &Live) -> bool {
+pub fn origin_allowed(headers: &HeaderMap, encrypted: bool, live: &Live) -> bool {
     let mut origins = headers.get_all(header::ORIGIN).iter();
     let origin = match (origins.next(), origins.next()) {
         (None, _) => return !from_elsewhere(headers),
@@ -68,20 +71,26 @@ pub fn origin_allowed(headers: &HeaderMap, live: &Live) -> bool {
     if listed(origin, live) {
         return true;
     }
-    own(origin, headers) && !from_elsewhere(headers)
+    own(origin, headers, encrypted) && !from_elsewhere(headers)
 }
 
 /// The origin of a handshake that was let in because the configuration lists it.
-pub fn other_site(headers: &HeaderMap) -> Option<&[u8]> {
+pub fn other_site(headers: &HeaderMap, encrypted: bool) -> Option<&[u8]> {
     let origin = headers.get(header::ORIGIN)?.as_bytes();
-    (!own(origin, headers) || from_elsewhere(headers)).then_some(origin)
+    (!own(origin, headers, encrypted) || from_elsewhere(headers)).then_some(origin)
 }
 
 /// Whether it is that of the page which perch serves under this name.
-fn own(origin: &[u8], headers: &HeaderMap) -> bool {
-    let authority = [&b"http://"[..], b"https://"].into_iter().find_map(|scheme| origin.strip_prefix(scheme));
+fn own(origin: &[u8], headers: &HeaderMap, encrypted: bool) -> bool {
+    let authority = [UNENCRYPTED, b"https://"].into_iter().find_map(|scheme| origin.strip_prefix(scheme));
     let host = headers.get(header::HOST).map(HeaderValue::as_bytes);
-    authority.is_some_and(|authority| Some(authority) == host)
+    !forgeable(origin, encrypted) && authority.is_some_and(|authority| Some(authority) == host)
+}
+
+/// Whether it is the origin of a page that came without TLS, asked by who comes `encrypted`: the scheme is a part of who
+/// somebody is (RFC 6454, section 4). Without TLS here a proxy may have taken it off and not said so, and either is perch's own.
+fn forgeable(origin: &[u8], encrypted: bool) -> bool {
+    encrypted && origin.starts_with(UNENCRYPTED)
 }
 
 /// Whether the browser says that another site is behind it.
@@ -125,8 +134,8 @@ impl Origins {
         Origins { app, own: CsrfLayer::new().with_rejection_response(refused), others }
     }
 
-    /// Refuses writes that other sites send.
-    pub fn check(&self, request: &Request<Body>) -> Turned<()> {
+    /// Refuses writes that other sites send. Whether the client came `encrypted` says which page is perch's own.
+    pub fn check(&self, request: &Request<Body>, encrypted: bool) -> Turned<()> {
         let origin = request.headers().get(header::ORIGIN);
         // Nothing that a browser says of where it comes from: the library lets it in, and so does this without it.
         if origin.is_none() && !request.headers().contains_key(SITE) {
@@ -134,12 +143,16 @@ impl Origins {
         }
         let live = self.app.live.borrow();
         // To the library a handshake is a read.
-        if request.headers().contains_key(header::UPGRADE) && !origin_allowed(request.headers(), &live) {
+        if request.headers().contains_key(header::UPGRADE) && !origin_allowed(request.headers(), encrypted, &live) {
             return refused();
         }
         // What is listed may change, and the library's list may not.
         if origin.is_some_and(|origin| listed(origin.as_bytes(), &live)) {
             return ControlFlow::Continue(());
+        }
+        // The library compares hosts alone.
+        if !request.method().is_safe() && origin.is_some_and(|origin| forgeable(origin.as_bytes(), encrypted)) {
+            return refused();
         }
         match self.verdict(request) {
             Some(Verdict::Own) => ControlFlow::Continue(()),

@@ -8,7 +8,10 @@ use std::time::{Duration, Instant};
 
 use super::support::exchange::{Response, exchange, parse_all};
 use super::support::perch::{PATIENCE, Perch, Start, free_port, wait};
+use super::support::socket::Person;
 use super::support::{chat, raw};
+
+use serde_json::json;
 
 /// A client that waits for longer than this takes the service for broken.
 const SLOWEST: Duration = Duration::from_secs(1);
@@ -185,6 +188,47 @@ fn other_sites_open_no_socket() {
     for allowed in [String::new(), format!("Origin: {own}\r\n"), "Origin: https://www.example.com\r\n".to_owned()] {
         assert_ne!(handshake(&allowed), "403", "{allowed}");
     }
+}
+
+#[test]
+fn a_page_that_came_without_tls_is_another_site_to_who_came_with_it() {
+    let (perch, port) = perch_with("trusted_proxies = [\"127.0.0.1\"]");
+    let url = format!("http://127.0.0.1:{port}/api/chat");
+    let (plain, secure) = (format!("http://127.0.0.1:{port}"), format!("https://127.0.0.1:{port}"));
+    // How the proxy says that it took TLS off.
+    let encrypted = ("X-Forwarded-Proto", "https");
+    let write = |headers: &[(&str, &str)]| {
+        let sent = [&[("Content-Type", "application/json")], headers].concat();
+        exchange("POST", &url, &sent, br#"{"message": "hello"}"#).status
+    };
+    let open = |origin: &str| {
+        let person = Person::try_connect(port, &["X-Forwarded-Proto: https", &format!("Origin: {origin}")]);
+        (person.next(), person)
+    };
+    for site in [&[][..], &[("Sec-Fetch-Site", "same-site")], &[("Sec-Fetch-Site", "same-origin")]] {
+        assert_eq!(write(&[&[encrypted, ("Origin", &plain)], site].concat()), 403, "{site:?}");
+    }
+    assert_eq!(write(&[encrypted, ("Origin", &secure)]), 200);
+    assert_eq!(write(&[("Origin", &plain)]), 200, "a proxy that says nothing of TLS, or none at all");
+    assert_eq!(write(&[("Origin", &secure)]), 200, "the same");
+    assert_eq!(
+        request(port, "GET", "/api/conversations", &[encrypted, ("Origin", &plain)]).status,
+        200,
+        "it only reads"
+    );
+    assert_eq!(open(&plain).0, json!(["refused", 403]));
+    assert_eq!(open(&secure).0, json!(["open"]));
+    // It may be listed as any other is, and be taken off the list.
+    let text = std::fs::read_to_string(perch.config_path()).unwrap();
+    std::fs::write(perch.config_path(), format!("{text}origins = [\"{plain}\"]\n")).unwrap();
+    assert_eq!(perch.verb(&["reload"]).status.code(), Some(0), "{}", perch.log_text());
+    assert_eq!(write(&[encrypted, ("Origin", &plain)]), 200);
+    let (answer, listed) = open(&plain);
+    assert_eq!(answer, json!(["open"]));
+    std::fs::write(perch.config_path(), text).unwrap();
+    assert_eq!(perch.verb(&["reload"]).status.code(), Some(0), "{}", perch.log_text());
+    assert_eq!(listed.closed(), 1008);
+    assert_eq!(write(&[encrypted, ("Origin", &plain)]), 403);
 }
 
 /// A second request that must not be answered.

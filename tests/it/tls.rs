@@ -128,6 +128,22 @@ fn http_2_is_spoken_with_whoever_can() {
 }
 
 #[test]
+fn a_page_at_http_of_the_same_host_writes_nothing_over_https() {
+    let host = Host::start();
+    let ask = |version: &str, scheme: &str| {
+        let url = format!("https://chat.test:{}/api/chat", host.https);
+        let origin = format!("Origin: {scheme}://chat.test:{}", host.https);
+        let json = ["-H", "Content-Type: application/json", "-d", r#"{"message": "hello"}"#];
+        let shown = ["-o", "/dev/null", "-w", "%{http_code}", "-H", &origin, &url];
+        let output = host.curl("chat.test", &[&[version], &json[..], &shown].concat());
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    for version in ["--http1.1", "--http2"] {
+        assert_eq!((ask(version, "http"), ask(version, "https")), ("403".to_owned(), "200".to_owned()), "{version}");
+    }
+}
+
+#[test]
 fn http_sends_to_https_and_answers_load_balancers() {
     let host = Host::start();
     let plain = |arguments: &[&str], path: &str| {

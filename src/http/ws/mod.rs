@@ -68,7 +68,7 @@ pub async fn open(State(app): State<App>, mut request: Request) -> Result<Respon
     // What begins while it is open is theirs as well.
     let asker = Asker { newcomer: false, ..visit.asker()? };
     let Visit { id, client, afterwards, signed, .. } = visit;
-    let site = origins::other_site(request.headers()).map(Box::from);
+    let site = origins::other_site(request.headers(), client.encrypted).map(Box::from);
     let visitor = Visitor { asker, address: client.address, signed, site };
     let upgrade = hyper::upgrade::on(&mut request);
     afterwards.then(move |leave| async move {
