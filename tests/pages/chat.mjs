@@ -25,6 +25,11 @@ async function faulty(page, path, ...faults) {
   return asked
 }
 
+/** Waits until a page has had the time to hear from the other windows, and to take over what a closed one has left. */
+async function looked(page) {
+  await page.waitForFunction(() => performance.now() > 1_500)
+}
+
 await tell('chat page', stage, {
   async 'finds a page with a strict policy, ready to write on'(person) {
     const answer = await person.arrive()
@@ -245,6 +250,147 @@ await tell('chat page', stage, {
     await chat.answers.last().getByText('The connection was lost. Trying again…').waitFor()
     await perch.again()
     await chat.hears('You said: anybody there?')
+  },
+
+  async 'closes the page while perch is away, and finds the message in the next one'(person, { model, perch }) {
+    person.forgiven = REFUSED
+    const chat = await Chat.open(person)
+    const asked = model.asked.length
+    await perch.crash()
+    await chat.say('I typed this while perch was away')
+    await chat.answers.last().getByText('The connection was lost. Trying again…').waitFor()
+    await person.page.close()
+    await perch.again()
+    await person.openTab()
+    const { page } = person
+    await chat.questions.getByText('I typed this while perch was away').waitFor()
+    await chat.log.getByText('This message was not answered.').waitFor()
+    await person.screenshot('found')
+    // A third one finds it with the second, and leaves it there.
+    await person.openTab()
+    await looked(person.page)
+    same(await chat.questions.count(), 0, 'the number of questions in another window')
+    await person.page.close()
+    person.page = page
+    await page.reload()
+    await chat.button('Retry').click()
+    await chat.hears('You said: I typed this while perch was away')
+    same(await chat.said(), ['I typed this while perch was away', 'You said: I typed this while perch was away'], 'the conversation')
+    await chat.list.first().waitFor()
+    same(await chat.list.allInnerTexts(), ['I typed this while perch was away'], 'the list')
+    same(model.asked.length - asked, 1, 'how often the model was asked')
+    same(await page.evaluate(() => Object.keys(localStorage)), [], 'what the browser keeps')
+  },
+
+  async 'closes the page of a conversation while perch is away, and mends the message in the next one'(person, { model, perch }) {
+    person.forgiven = REFUSED
+    const chat = await Chat.open(person)
+    await chat.talk('first')
+    const address = `/${new URL(person.page.url()).hash}`
+    const asked = model.asked.length
+    await perch.crash()
+    await chat.say('secnd')
+    await chat.answers.last().getByText('The connection was lost. Trying again…').waitFor()
+    await person.page.close()
+    await perch.again()
+    await person.openTab(address)
+    await chat.questions.getByText('secnd').waitFor()
+    await chat.button('Edit').click()
+    same(await chat.field.inputValue(), 'secnd', 'the field')
+    await chat.talk('second')
+    same(await chat.said(), ['first', 'You said: first', 'second', 'You said: second'], 'the conversation')
+    same(model.asked.length - asked, 1, 'how often the model was asked')
+  },
+
+  async 'closes one window while perch is away, and finds its message in the other that is open'(person, { model, perch }) {
+    person.forgiven = REFUSED
+    const chat = await Chat.open(person)
+    const asked = model.asked.length
+    const { page: one } = person
+    await person.openTab()
+    const { page: other } = person
+    await perch.crash()
+    person.page = one
+    await chat.say('hold on')
+    await chat.answers.last().getByText('The connection was lost. Trying again…').waitFor()
+    await perch.again()
+    await one.close()
+    person.page = other
+    // A person who looks at it again; all windows are in sight of the browser of a test.
+    await other.evaluate(() => document.dispatchEvent(new Event('visibilitychange')))
+    await chat.questions.getByText('hold on').waitFor()
+    await chat.button('Retry').click()
+    await chat.hears('You said: hold on')
+    same(model.asked.length - asked, 1, 'how often the model was asked')
+  },
+
+  async 'is still sending in one window, and finds nothing of it in another'(person, { model }) {
+    person.forgiven = REFUSED
+    const chat = await Chat.open(person)
+    const asked = model.asked.length
+    const { page } = person
+    await page.route('**/api/chat', (route) => route.abort())
+    await chat.say('hold on')
+    await chat.answers.last().getByText('The connection was lost. Trying again…').waitFor()
+    await person.openTab()
+    await looked(person.page)
+    same(await chat.questions.count(), 0, 'the number of questions in the other window')
+    await page.unroute('**/api/chat')
+    person.page = page
+    await chat.hears('You said: hold on')
+    person.page = person.context.pages().at(-1)
+    await chat.list.first().waitFor()
+    same(await chat.list.allInnerTexts(), ['hold on'], 'the list in the other window')
+    await chat.button('New conversation').click()
+    await chat.talk('something else')
+    same(await chat.questions.count(), 1, 'the number of questions in the other window')
+    same(model.asked.length - asked, 2, 'how often the model was asked')
+  },
+
+  async 'sleeps in one window while another takes its message over, and sends it once'(person, { model }) {
+    person.forgiven = REFUSED
+    const chat = await Chat.open(person)
+    const asked = model.asked.length
+    const { page } = person
+    await page.route('**/api/chat', (route) => route.abort())
+    await chat.say('hold on')
+    await chat.answers.last().getByText('The connection was lost. Trying again…').waitFor()
+    const sleep = await person.context.newCDPSession(page)
+    const asleep = new Promise((resolve) => sleep.once('Debugger.paused', resolve))
+    await sleep.send('Debugger.enable')
+    await sleep.send('Debugger.pause')
+    await asleep
+    await person.openTab()
+    await chat.button('Edit').click()
+    await sleep.send('Debugger.disable')
+    await page.unroute('**/api/chat')
+    await page.locator('.exchange').waitFor({ state: 'detached' })
+    same(await chat.field.inputValue(), 'hold on', 'the field')
+    await chat.talk('hold on!')
+    await chat.list.first().waitFor()
+    same(await chat.list.allInnerTexts(), ['hold on!'], 'the list')
+    same(model.asked.length - asked, 1, 'how often the model was asked')
+  },
+
+  async 'closes the page before it hears that perch has the message, and finds that in the list alone'(person, { model }) {
+    person.forgiven = REFUSED
+    const chat = await Chat.open(person)
+    const asked = model.asked.length
+    let tries = 0
+    await person.page.route('**/api/chat', async (route) => {
+      if (tries++ === 0) await route.fetch()
+      await route.abort()
+    })
+    await chat.say('did this get through?')
+    await chat.answers.last().getByText('The connection was lost. Trying again…').waitFor()
+    await person.page.close()
+    await person.openTab()
+    await until(() => person.page.evaluate(() => !localStorage.getItem('perch.unsent')), 'nothing to be left to send')
+    same(await chat.questions.count(), 0, 'the number of questions in a new conversation')
+    await chat.list.first().click()
+    await chat.hears('You said: did this get through?')
+    same(await chat.questions.count(), 1, 'the number of questions')
+    same(model.asked.length - asked, 1, 'how often the model was asked')
   },
 
   async 'waits as long as it is told before it tries again'(person) {

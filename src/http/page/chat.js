@@ -4,7 +4,7 @@ import { ACCEPT, chip, choose, ready } from './attachments.js'
 import { call, onSignIn } from './api.js'
 import { Conversation, forget as forgetMessage } from './conversation.js'
 import { byId, icon, make } from './dom.js'
-import { drafts, forgetEverything, token, unsent } from './kept.js'
+import { drafts, forgetEverything, onUnsentElsewhere, token, unsent } from './kept.js'
 import { Log, announce, toLatest } from './log.js'
 import { attachedIn, shelf } from './shelf.js'
 import { period, translate, words } from './words.js'
@@ -123,6 +123,10 @@ others?.addEventListener('message', ({ data: { said, deleted } }) => {
     list.refresh()
     if (current.id === said && !current.busy) current.open()
   }
+})
+
+onUnsentElsewhere((keys) => {
+  for (const conversation of new Set([...conversations.values(), current])) conversation.letGo(keys)
 })
 
 /** What is being written stays; what was said is gone. */
@@ -546,7 +550,7 @@ byId('sign-out').addEventListener('click', async () => {
 document.addEventListener('visibilitychange', () => {
   if (document.visibilityState !== 'visible' || current.busy) return
   list.refresh()
-  if (current.id) current.open()
+  current.open()
 })
 
 open(idInAddress())

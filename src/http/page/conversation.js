@@ -2,7 +2,7 @@
 
 import { Problem, call, say } from './api.js'
 import { ready } from './attachments.js'
-import { randomToken, tab, unsent } from './kept.js'
+import { openTabs, randomToken, tab, unsent } from './kept.js'
 import { sentWith, shelf } from './shelf.js'
 import { words } from './words.js'
 
@@ -10,7 +10,7 @@ const TRIES = 12 // together about two minutes: longer than a restart, a deploy 
 const TRIES_WHERE_BUSY = 5 // perch is there and says no: seconds, then the person decides
 const LONGEST_PAUSE = 15_000 // milliseconds, where perch asks for no longer one
 const LONGEST_WAIT = 30_000 // milliseconds that perch may ask for; beyond, the person decides
-const GIVEN_UP = 120_000 // milliseconds after which no other tab is still trying
+const NEWEST = 5 // conversations in which the first message of a closed tab is looked for
 const LOOK_AGAIN = 2_000 // milliseconds between looks at what another window is being answered
 
 /**
@@ -21,6 +21,7 @@ class Exchange {
   constructor({ key = randomToken(), text, files = [], at = new Date(), state = 'queued' }) {
     Object.assign(this, { key, text, files, at, state })
     Object.assign(this, { answer: '', answeredAt: null, problem: null, trouble: null, taken: false, note: '', cut: false })
+    this.handedOver = false // another tab has it now
   }
 
   get underWay() {
@@ -79,10 +80,25 @@ export class Conversation {
     this.changed(this)
   }
 
+  /** Another tab has taken these over, or done with them. What perch has heard of from here goes on here. */
+  letGo(keys) {
+    const gone = this.exchanges.filter(({ key, taken, state }) => keys.includes(key) && !taken && state !== 'done')
+    if (!gone.length) return
+    for (const exchange of gone) {
+      exchange.handedOver = true
+      if (exchange.state === 'queued') this.#end(exchange, 'failed')
+      exchange.control?.abort(new Problem(words.unanswered))
+    }
+    // In a conversation that perch has it stands as before, and the answer comes below it.
+    if (!this.id) this.exchanges = this.exchanges.filter((exchange) => !gone.includes(exchange))
+    this.changed(this)
+  }
+
   // --- the way of a message -------------------------------------------------------------------------------------
 
   #send(exchange) {
-    Object.assign(exchange, { state: 'queued', problem: null, trouble: null, cut: false, control: new AbortController() })
+    Object.assign(exchange, { state: 'queued', problem: null, trouble: null, cut: false, handedOver: false })
+    exchange.control = new AbortController()
     this.#keep(exchange)
     if (exchange.files.length) shelf.put(sentWith(exchange.key), exchange.files)
     this.changed(this, exchange)
@@ -149,7 +165,9 @@ export class Conversation {
 
   #end(exchange, state) {
     Object.assign(exchange, { state, trouble: null, answeredAt: new Date() })
-    if (state === 'done' || (state === 'stopped' && exchange.taken)) forget(exchange.key)
+    if (exchange.handedOver && state !== 'done') {
+      Object.assign(exchange, { state: 'failed', problem: new Problem(words.unanswered) })
+    } else if (state === 'done' || (state === 'stopped' && exchange.taken)) forget(exchange.key)
     else this.#keep(exchange, state)
     this.changed(this, exchange)
   }
@@ -234,18 +252,26 @@ export class Conversation {
 
   /** Goes on with what this tab had sent when it was left, and offers what another one could not send. */
   async #adopt() {
+    const here = () => unsent.all().filter(({ conversation }) => conversation === this.id)
+    const foreign = here().filter((record) => record.tab !== tab)
+    const open = foreign.length ? await openTabs() : new Set()
+    const left = foreign.filter((record) => !open.has(record.tab))
+    const arrived = !this.id && left.length ? await newestKeys() : new Set()
     const found = new Map()
-    for (const { conversation, key, files } of unsent.all()) {
-      if (conversation === this.id && files?.length) found.set(key, (await shelf.at(sentWith(key))).map(ready))
+    for (const { key, files } of here()) {
+      if (files?.length) found.set(key, (await shelf.at(sentWith(key))).map(ready))
     }
-    for (const record of unsent.all()) {
-      if (record.conversation !== this.id) continue
+    for (const record of here()) {
       const known = this.exchanges.find((exchange) => exchange.key === record.key)
       if (known?.underWay || known?.state === 'done') continue
       const own = record.tab === tab
-      const old = Date.now() - Date.parse(record.at) > GIVEN_UP
-      if (!own && !record.ended && !old) continue
-      if (!own && known?.taken) forget(record.key) // perch has it, and says how it went
+      // Two tabs with a new conversation each have two; one that perch has is the same in both.
+      const closed = left.some(({ key, tab: name }) => key === record.key && name === record.tab)
+      if (!own && !closed && !(record.ended && this.id)) continue
+      if (!own && (known?.taken || arrived.has(record.key))) {
+        forget(record.key) // perch has it, and says how it went
+        if (!known) continue
+      } else if (closed) unsent.set({ ...record, tab, ended: record.ended ?? 'failed' })
       const { key, text, at } = record
       const exchange = known ?? new Exchange({ key, text, files: [], at: new Date(at), state: record.ended ?? 'failed' })
       if (!known) this.exchanges.push(exchange)
@@ -258,7 +284,7 @@ export class Conversation {
       } else if (own && !record.ended) {
         this.#send(exchange)
       } else if (exchange.state === 'failed') {
-        exchange.problem ??= new Problem(words.broken)
+        exchange.problem ??= new Problem(words.unanswered)
       }
     }
   }
@@ -268,6 +294,19 @@ export class Conversation {
 export function forget(key) {
   unsent.drop(key)
   shelf.drop(sentWith(key))
+}
+
+/** The keys of what was said last, as far as perch can be asked. What is missed is answered once all the same. */
+async function newestKeys() {
+  const keys = new Set()
+  try {
+    const { conversations } = await call('/api/conversations')
+    for (const { id } of conversations.slice(0, NEWEST)) {
+      const { messages } = await call(`/api/conversations/${encodeURIComponent(id)}`)
+      for (const { key } of messages) if (key) keys.add(key)
+    }
+  } catch {} // see above
+  return keys
 }
 
 /** Waits, unless the signal comes. */

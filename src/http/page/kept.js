@@ -4,6 +4,7 @@
 const UNSENT = 'perch.unsent'
 const TAB = 'perch.tab'
 const TOKEN = 'perch.token'
+const ROLL_CALL = 300 // milliseconds in which a tab that is open says so
 
 function read(storage, key) {
   try {
@@ -40,7 +41,8 @@ write('sessionStorage', TAB, tab)
 // The copy of a tab has its name as well, until the first one says so.
 const page = randomToken()
 const tabs = 'BroadcastChannel' in window ? new BroadcastChannel('perch.tabs') : null
-tabs?.addEventListener('message', ({ data: { name, asked, copy } }) => {
+tabs?.addEventListener('message', ({ data: { name, asked, copy, rollCall } }) => {
+  if (rollCall) tabs.postMessage({ here: tab })
   if (name !== tab) return
   if (asked) tabs.postMessage({ name, copy: asked })
   else if (copy === page) {
@@ -50,6 +52,17 @@ tabs?.addEventListener('message', ({ data: { name, asked, copy } }) => {
   }
 })
 tabs?.postMessage({ name: tab, asked: page })
+
+/** The names of the other tabs that are open. One that sleeps is not among them, and hears later what became of it. */
+export async function openTabs() {
+  const names = new Set()
+  const hear = ({ data: { here } }) => here && names.add(here)
+  tabs?.addEventListener('message', hear)
+  tabs?.postMessage({ rollCall: true })
+  await new Promise((resolve) => setTimeout(resolve, ROLL_CALL))
+  tabs?.removeEventListener('message', hear)
+  return names
+}
 
 /** An API key or token: kept once it was accepted, and no longer than the tab. */
 let kept = read('sessionStorage', TOKEN)
@@ -133,16 +146,23 @@ addEventListener('storage', ({ key, newValue }) => {
   }
 })
 
-/** Messages without a whole answer: `{key, conversation, text, files: [name], at, tab, failed}`. */
+// --- what was sent ----------------------------------------------------------------------------------------------
+
+// A message belongs to the tab that sends it. When that one is gone, the next that looks takes it over. One that only
+// slept hears of it, and lets go.
+
+function messagesIn(written) {
+  try {
+    const list = JSON.parse(written ?? '[]')
+    return Array.isArray(list) ? list.filter((one) => typeof one?.key === 'string' && typeof one.text === 'string') : []
+  } catch {
+    return []
+  }
+}
+
+/** Messages without a whole answer: `{key, conversation, text, files: [name], at, tab, ended}`. */
 export const unsent = {
-  all() {
-    try {
-      const list = JSON.parse(read('localStorage', UNSENT) ?? '[]')
-      return Array.isArray(list) ? list.filter((one) => typeof one?.key === 'string' && typeof one.text === 'string') : []
-    } catch {
-      return []
-    }
-  },
+  all: () => messagesIn(read('localStorage', UNSENT)),
   set(record) {
     this.drop(record.key, record)
   },
@@ -151,4 +171,15 @@ export const unsent = {
     if (instead) list.push(instead)
     write('localStorage', UNSENT, list.length ? JSON.stringify(list) : null)
   },
+}
+
+/** `heard(keys)` is told which messages another tab has taken over, or done with. */
+export function onUnsentElsewhere(heard) {
+  addEventListener('storage', ({ key, oldValue }) => {
+    if (key !== UNSENT) return
+    // As it is now: of two that take one at the same time the last has it.
+    const owners = new Map(unsent.all().map((one) => [one.key, one.tab]))
+    const moved = messagesIn(oldValue).filter((one) => ![one.tab, tab].includes(owners.get(one.key)))
+    if (moved.length) heard(moved.map((one) => one.key))
+  })
 }
