@@ -24,12 +24,15 @@ use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::emptied::Emptied;
 use super::afterwards::Afterwards;
 use super::arrival::Arrival;
 use super::patience::Patient;
 use super::unreadable::Reworded;
 use crate::limits::Seat;
 use crate::telemetry::panics;
+
+mod emptied;
 
 /// The longest head of a request, in bytes, and what is held of a connection's bytes at most in HTTP/1.
 pub const LONGEST_HEAD: usize = 32 << 10;
@@ -147,13 +150,15 @@ async fn requests(
     leave: CancellationToken,
 ) {
     let busy = Arc::new(Busy::new(leave));
+    let tasks = TaskTracker::new();
     let service = {
-        let busy = Arc::clone(&busy);
+        let (busy, tasks) = (Arc::clone(&busy), tasks.clone());
         service_fn(move |request: Request<Incoming>| {
             busy.begin();
             let version = request.version();
-            let request =
-                request.map(|body| if version < Version::HTTP_2 { Read::body(body, &busy) } else { Body::new(body) });
+            let request = request.map(|body| {
+                if version < Version::HTTP_2 { Read::body(body, &busy) } else { Emptied::body(body, &tasks) }
+            });
             // However the answer ends, or is given up.
             let done = Done(Arc::clone(&busy));
             let answer = (app.0)(request, arrival, afterwards.clone());
@@ -194,8 +199,7 @@ async fn requests(
             Box::pin(one(connection, &busy)).await
         }
         Protocol::Http2 => {
-            let requests = Requests(TaskTracker::new());
-            let connection = http2::Builder::new(requests.clone())
+            let connection = http2::Builder::new(Requests(tasks.clone()))
                 .timer(TokioTimer::new())
                 .max_concurrent_streams(STREAMS)
                 .max_pending_accept_reset_streams(RESET_UNSEEN)
@@ -207,8 +211,8 @@ async fn requests(
                 .serve_connection(TokioIo::new(stream), service);
             let ended = Box::pin(many(connection, idle, &busy)).await;
             // Each ends at once where its connection has.
-            requests.0.close();
-            requests.0.wait().await;
+            tasks.close();
+            tasks.wait().await;
             ended
         }
     };

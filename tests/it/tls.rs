@@ -14,6 +14,7 @@ use serde_json::json;
 
 mod connections;
 mod hostile;
+mod refusals;
 
 /// A perch with HTTP and HTTPS, and the authority that its certificates are by.
 pub struct Host {

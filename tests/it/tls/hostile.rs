@@ -20,15 +20,15 @@ use crate::support::upstream::{Fault, MODEL, Upstream};
 /// What every client of HTTP/2 begins with, and a SETTINGS frame without settings.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 /// Kinds of frames, and codes of errors (RFC 9113, sections 6 and 7).
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
+pub const HEADERS: u8 = 1;
+pub const RST_STREAM: u8 = 3;
 const GOAWAY: u8 = 7;
 const CONTINUATION: u8 = 9;
 const ENHANCE_YOUR_CALM: u32 = 0xb;
 /// `GET https://…/health` in HPACK: `:method`, `:scheme` from the static table, `:path` and `:authority` as they are.
-const HEALTH: &[u8] = b"\x82\x87\x04\x07/health\x01\x09chat.test";
+pub const HEALTH: &[u8] = b"\x82\x87\x04\x07/health\x01\x09chat.test";
 
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
@@ -43,7 +43,7 @@ fn connected(host: &Host, protocol: &str) -> rustls::StreamOwned<rustls::ClientC
 }
 
 /// The same for HTTP/2.
-fn raw(host: &Host) -> rustls::StreamOwned<rustls::ClientConnection, TcpStream> {
+pub fn raw(host: &Host) -> rustls::StreamOwned<rustls::ClientConnection, TcpStream> {
     let mut stream = connected(host, "h2");
     stream.write_all(PREFACE).unwrap();
     stream
