@@ -231,6 +231,27 @@ await tell('files', stage, {
     same(await kept(person.page), [], 'what the browser keeps')
   },
 
+  async 'finds a message with its files when the page was closed before they were sent'(person, { model }) {
+    person.forgiven = /\/api\//
+    const chat = await Chat.open(person)
+    const asked = model.asked.length
+    await person.page.route('**/api/chat', (route) => route.abort())
+    await person.page.locator('#files').setInputFiles(pdf('left.pdf'))
+    await attached(chat).first().waitFor()
+    await chat.say('read this')
+    await chat.answers.last().getByText('The connection was lost. Trying again…').waitFor()
+    await until(async () => (await kept(person.page)).some((place) => place.startsWith('sent ')), 'the files to be kept')
+    await person.page.close()
+    await person.openTab()
+    model.answers('A document.')
+    await chat.button('Retry').click()
+    await chat.hears('A document.')
+    same(await chat.questions.last().locator('.name').allTextContents(), ['left.pdf'], 'what was sent')
+    same(model.asked.length - asked, 1, 'how often the model was asked')
+    check(JSON.stringify(model.asked.at(-1).messages.at(-1)).includes('left.pdf'), 'the model was not given the file')
+    await until(async () => (await kept(person.page)).length === 0, 'nothing to be kept')
+  },
+
   async 'has a title in the list for a message of files alone'(person, { model }) {
     const chat = await Chat.open(person)
     await person.page.locator('#files').setInputFiles([pdf('alone.pdf'), pdf('together.pdf')])
