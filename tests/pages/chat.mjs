@@ -26,8 +26,8 @@ async function faulty(page, path, ...faults) {
 }
 
 /** Waits until a page has had the time to hear from the other windows, and to take over what a closed one has left. */
-async function looked(page) {
-  await page.waitForFunction(() => performance.now() > 1_500)
+async function looked(page, milliseconds = 1_500) {
+  await page.waitForFunction((time) => performance.now() > time, milliseconds)
 }
 
 await tell('chat page', stage, {
@@ -362,6 +362,7 @@ await tell('chat page', stage, {
     await asleep
     await person.openTab()
     await chat.button('Edit').click()
+    await looked(person.page, 4_000) // the other one's next try is long overdue
     await sleep.send('Debugger.disable')
     await page.unroute('**/api/chat')
     await page.locator('.exchange').waitFor({ state: 'detached' })

@@ -11,6 +11,7 @@ const TRIES_WHERE_BUSY = 5 // perch is there and says no: seconds, then the pers
 const LONGEST_PAUSE = 15_000 // milliseconds, where perch asks for no longer one
 const LONGEST_WAIT = 30_000 // milliseconds that perch may ask for; beyond, the person decides
 const NEWEST = 5 // conversations in which the first message of a closed tab is looked for
+const ASLEEP = 1_000 // milliseconds: a pause that was so much longer was a sleep, and what happened in it is heard in as many
 const LOOK_AGAIN = 2_000 // milliseconds between looks at what another window is being answered
 
 /**
@@ -131,7 +132,10 @@ export class Conversation {
         exchange.trouble = problem
         this.changed(this, exchange)
         const pause = Math.min(300 * 2 ** tries * (0.75 + Math.random() / 2), LONGEST_PAUSE)
+        const due = Date.now() + Math.max(pause, problem.wait)
         await (problem.wait > pause ? waitFor(problem.wait, signal) : pauseFor(pause, signal))
+        // A tab that slept is told first whether another one has the message now.
+        if (Date.now() - due > ASLEEP) await waitFor(ASLEEP, signal)
       }
     }
   }
