@@ -25,6 +25,16 @@ pub(super) enum Class {
     Late,
 }
 
+/// How much of a conversation the archive has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Written {
+    All,
+    /// Something is here alone, until its person comes back.
+    Waiting,
+    /// Something is here alone, as there was no room for it.
+    Late,
+}
+
 pub(super) struct Held {
     pub person: PersonId,
     /// By which whoever began it knows it again.
@@ -37,10 +47,7 @@ pub(super) struct Held {
     pub doubtful: bool,
     /// It is all there is of somebody who sent no cookie.
     pub fleeting: bool,
-    /// Something of it is here alone.
-    pub unwritten: bool,
-    /// That is so because the archive had no room for it.
-    pub late: bool,
+    pub written: Written,
     /// The [`Archive::epoch`] in which it was last written down.
     pub epoch: u64,
     /// Under what it is filed.
@@ -85,8 +92,7 @@ impl Held {
             whole: true,
             doubtful: false,
             fleeting,
-            unwritten: false,
-            late: false,
+            written: Written::All,
             epoch: 0,
             class: Class::Staying,
             continued: 0,
@@ -142,11 +148,11 @@ impl Held {
     pub fn note(&mut self, place: Place, archive: &dyn Archive) {
         let Some((exchange, Some(flight))) = self.flying(place) else { return };
         let length = exchange.answer.len();
-        if flight.noted == length || flight.pending.waits() || self.is_unwritten_strangers() {
+        if flight.noted == length || flight.pending.waits() || self.waits_for_its_person() {
             return;
         }
         let Some(pending) = archive.note(self.record(place, archive.epoch())) else { return };
-        (self.unwritten, self.late, self.epoch) = (false, false, archive.epoch());
+        (self.written, self.epoch) = (Written::All, archive.epoch());
         if let Some((_, Some(flight))) = self.flying(place) {
             (flight.noted, flight.pending) = (length, pending);
         }
@@ -173,7 +179,7 @@ impl Held {
     /// Leaves out the oldest exchanges, so that the others have room; the newest stays, and all of them where they are
     /// nowhere else.
     pub fn fit(&mut self) {
-        while self.bytes > ROOM_EACH && self.exchanges.len() > 1 && !self.late {
+        while self.bytes > ROOM_EACH && self.exchanges.len() > 1 && self.written != Written::Late {
             let Some(oldest) = self.exchanges.pop_front_if(|slot| slot.flight.is_none()) else { break };
             self.bytes -= EXCHANGE + oldest.exchange.text();
             self.whole = false;
@@ -212,12 +218,12 @@ impl Held {
 
     /// Has the exchange written down, or everything, where something was not.
     pub fn write(&mut self, place: Place, archive: &dyn Archive) {
-        if self.is_unwritten_strangers() {
+        if self.waits_for_its_person() {
             return;
         }
         let epoch = archive.epoch();
-        self.unwritten = !archive.put(self.record(place, epoch));
-        self.late = self.unwritten;
+        let taken = archive.put(self.record(place, epoch));
+        self.written = if taken { Written::All } else { Written::Late };
         self.epoch = epoch;
     }
 
@@ -228,16 +234,16 @@ impl Held {
     }
 
     /// It is one of those that are written down once their person comes back.
-    fn is_unwritten_strangers(&self) -> bool {
-        self.fleeting && self.unwritten && !self.late
+    fn waits_for_its_person(&self) -> bool {
+        self.fleeting && self.written == Written::Waiting
     }
 
     /// Under what it belongs.
     pub fn belongs(&self) -> Class {
-        match (self.late, self.fleeting) {
-            (true, _) => Class::Late,
-            (false, true) => Class::Passing,
-            (false, false) => Class::Staying,
+        match self.written {
+            Written::Late => Class::Late,
+            _ if self.fleeting => Class::Passing,
+            _ => Class::Staying,
         }
     }
 
@@ -247,7 +253,7 @@ impl Held {
 
     /// What an archive lacks where the exchange was changed.
     fn record(&self, Place { id, number, .. }: Place, epoch: u64) -> Record {
-        let all = self.unwritten || self.epoch != epoch;
+        let all = self.written != Written::All || self.epoch != epoch;
         let exchanges = self.exchanges.iter().map(|slot| &slot.exchange);
         Record {
             id,

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use super::archive::Archive;
-use super::held::{Class, EXCHANGE, Held, Place, Slot, over};
+use super::held::{Class, EXCHANGE, Held, Place, Slot, Written, over};
 use super::record::{Conversation, ConversationId, Exchange, State, Summary, now};
 use super::{Asker, Question, Which};
 use crate::chat::{Ending, NAME, PersonId, Turn};
@@ -206,7 +206,9 @@ impl Room {
             let mut held = Held::new(person.clone(), asker.newcomer);
             (held.whole, held.doubtful) = (new, doubtful);
             held.key = question.key.clone().filter(|_| new);
-            held.unwritten = unwritten;
+            if unwritten {
+                held.written = Written::Waiting;
+            }
             held
         });
         if there {
@@ -285,15 +287,15 @@ impl Room {
     /// Lets `work` change a conversation, unless that was deleted meanwhile, and keeps the sums right.
     fn change(&mut self, id: ConversationId, work: impl FnOnce(&mut Held)) -> Option<Class> {
         let held = self.held.get_mut(&id)?;
-        let (bytes, unwritten) = (held.bytes, held.unwritten);
+        let (bytes, unwritten) = (held.bytes, held.written != Written::All);
         work(held);
         let class = held.belongs();
         let sum = &mut self.bytes[held.class as usize];
         *sum = *sum + held.bytes - bytes;
-        let (moved, indexed) = (class != held.class, unwritten != held.unwritten);
-        if indexed {
-            let (person, unwritten) = (held.person.clone(), held.unwritten);
-            self.index(&person, id, unwritten);
+        let (moved, still) = (class != held.class, held.written != Written::All);
+        if still != unwritten {
+            let person = held.person.clone();
+            self.index(&person, id, still);
         }
         if moved && let Some(held) = self.remove(id) {
             self.put_in(id, held);
@@ -386,7 +388,7 @@ impl Room {
         if let Some(key) = &held.key {
             self.begun.remove(&(held.person.clone(), Arc::clone(key)));
         }
-        if held.unwritten {
+        if held.written != Written::All {
             self.index(&held.person, id, false);
         }
         Some(held)
@@ -401,7 +403,7 @@ impl Room {
         if let Some(key) = &held.key {
             self.begun.insert((held.person.clone(), Arc::clone(key)), id);
         }
-        if held.unwritten {
+        if held.written != Written::All {
             let person = held.person.clone();
             self.index(&person, id, true);
         }
@@ -483,7 +485,7 @@ mod tests {
                 assert_eq!(held.class, held.belongs());
                 assert_eq!(self.ages.get(&(held.class, held.continued)), Some(id));
                 let unwritten = self.unwritten.get(&held.person).is_some_and(|ids| ids.iter().any(|known| known == id));
-                assert_eq!(unwritten, held.unwritten);
+                assert_eq!(unwritten, held.written != Written::All);
                 bytes[held.class as usize] += CONVERSATION + own;
             }
             assert_eq!(bytes, self.bytes);

@@ -241,7 +241,7 @@ impl Said {
             _ => false,
         };
         let others = [&self.reasoning_content, &self.reasoning, &self.tool_calls];
-        thinks || others.into_iter().flatten().any(|value| !matches!(value, Value::Null) && *value != Value::from(""))
+        thinks || others.into_iter().flatten().any(|value| !value.is_null() && value.as_str() != Some(""))
     }
 }
 
