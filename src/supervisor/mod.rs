@@ -188,11 +188,13 @@ pub async fn run(options: Options) -> anyhow::Result<End> {
     };
     let admin_stop = CancellationToken::new();
     let admin_task = crate::admin::start(admin, &options.runtime_dir, admin_stop.clone())?;
+    let history = Arc::clone(&options.history);
     let mut supervisor = Supervisor::new(options, board, report, sender, tasks, state_dir.path().to_owned());
     supervisor.recall().await;
     let end = supervisor.live(messages).await?;
     admin_stop.cancel();
     drop(tokio::time::timeout(LAST_WORDS, admin_task).await);
+    drop(tokio::time::timeout(LAST_WORDS, history.settle()).await);
     // A disk that hangs keeps its thread and not the process.
     drop(tokio::time::timeout(LAST_WORDS, tokio::task::spawn_blocking(move || memory.close())).await);
     drop(state_dir);

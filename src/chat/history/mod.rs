@@ -204,6 +204,13 @@ impl History {
         done
     }
 
+    /// Completes when everything is written down, or about to be: to be awaited when nobody says anything any more.
+    pub async fn settle(&self) {
+        while self.room().catch_up(&*self.archive) {
+            sleep(CATCH_UP / 10).await;
+        }
+    }
+
     fn asking(self: &Arc<Self>, place: Place, given_up: Option<CancellationToken>, earlier: Vec<Turn>) -> Asking {
         let (cut, ended) = (AtomicBool::new(false), AtomicBool::new(false));
         Asking { history: Arc::clone(self), place, given_up, earlier, cut, ended }

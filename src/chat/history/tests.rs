@@ -513,6 +513,18 @@ async fn nothing_is_left_out_that_the_database_has_not_taken() {
 }
 
 #[tokio::test]
+async fn what_waits_when_perch_ends_is_written_before_it_does() {
+    let archive = Arc::new(Odd::default());
+    let history = History::new(Arc::clone(&archive) as Arc<dyn Archive>);
+    archive.refuses.store(true, Ordering::Relaxed);
+    talk(&history, &guest("ann"), Which::New, "one").await;
+    assert!(history.settle().now_or_never().is_none());
+    archive.refuses.store(false, Ordering::Relaxed);
+    history.settle().now_or_never().expect("there is room");
+    assert_eq!(archive.written.lock().unwrap().len(), 1);
+}
+
+#[tokio::test]
 async fn what_the_database_had_no_room_for_is_written_later() {
     let archive = Arc::new(Odd::default());
     let history = History::new(Arc::clone(&archive) as Arc<dyn Archive>);
