@@ -151,9 +151,13 @@ impl Pieces {
         let mut pieces: Vec<String> = std::iter::from_fn(|| self.full_at(limit)).collect();
         while self.clone().rest().is_some_and(|rest| rest.chars().count() > limit) {
             // There is no room for what closes it. One cut may only be before what is to be closed.
-            let there = self.open.beginning().chars().chain(self.text.chars()).count();
-            let Some(piece) = self.full_at(there - 1) else { break };
-            pieces.push(piece);
+            let there = self.length();
+            match self.full_at(there - 1) {
+                Some(piece) => pieces.push(piece),
+                // It was shorter behind what ended just there.
+                None if self.length() < there => {}
+                None => break,
+            }
         }
         let rest = self.rest();
         let Some(note) = note else {
@@ -167,6 +171,11 @@ impl Pieces {
             rest => pieces.extend(rest.into_iter().chain([note.to_owned()])),
         }
         pieces
+    }
+
+    /// How long it is with what opens it again, in characters.
+    fn length(&self) -> usize {
+        self.open.beginning().chars().chain(self.text.chars()).count()
     }
 
     /// The first `most` messages of what is more than that, with `note` at the end of the last.
@@ -356,6 +365,9 @@ mod tests {
         // Neither is there room for both fences here, nor behind a first cut.
         let text = "`x````\n```\n````a\n||```aaaa\n\naaaaaaaa 👩\u{200D}👧👩\u{200D}👧é";
         assert!(pieces(text, 1, 30).iter().all(|piece| piece.chars().count() <= 30), "{:?}", pieces(text, 1, 30));
+        // Nor behind one that went through what ends with it.
+        let text = "||```\n```aaa\n||word `x`````a\n\n||👩\u{200D}👧aaa word ";
+        assert!(pieces(text, 1, 33).iter().all(|piece| piece.chars().count() <= 33), "{:?}", pieces(text, 1, 33));
         let full = format!("```\n{}", "word ".repeat(7).trim());
         assert_eq!(pieces(&full, 1, 39), ["```\nword word word word word word\n```", "```\n word\n```"]);
     }
