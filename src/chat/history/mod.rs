@@ -136,6 +136,11 @@ impl History {
         question: Question,
         turns: usize,
     ) -> Result<Asked, Unasked> {
+        // Before anything is looked up, as it may be gone after that.
+        if self.archive.pressed() {
+            // However many there are who write, what they say is taken down as fast as they say it.
+            drop(timeout(PATIENCE, self.archive.relieved()).await);
+        }
         let id = match (which, asker.newcomer) {
             (Which::New, true) => None,
             (Which::New, false) => self.begun(&asker.person, question.key.as_ref()).await,
@@ -166,10 +171,6 @@ impl History {
         if let Which::Shared(id) = which {
             // Of those that can't be had in time nothing is known.
             in_time(self.recall_place(id)).await.unwrap_or_default();
-        }
-        if self.archive.pressed() {
-            // However many there are who write, what they say is taken down as fast as they say it.
-            drop(timeout(PATIENCE, self.archive.relieved()).await);
         }
         let begun = self.change(|room, archive| room.begin(beginning, archive));
         Ok(match begun {
