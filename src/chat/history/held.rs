@@ -227,6 +227,11 @@ impl Held {
         self.epoch = epoch;
     }
 
+    /// Something of it is here alone.
+    pub fn is_unwritten(&self) -> bool {
+        self.written != Written::All
+    }
+
     /// Has all of it written down.
     pub fn write_all(&mut self, id: ConversationId, archive: &dyn Archive) {
         self.write(Place { id, number: 0, turn: 0 }, archive);
@@ -253,7 +258,7 @@ impl Held {
 
     /// What an archive lacks where the exchange was changed.
     fn record(&self, Place { id, number, .. }: Place, epoch: u64) -> Record {
-        let all = self.written != Written::All || self.epoch != epoch;
+        let all = self.is_unwritten() || self.epoch != epoch;
         let exchanges = self.exchanges.iter().map(|slot| &slot.exchange);
         Record {
             id,

@@ -287,12 +287,12 @@ impl Room {
     /// Lets `work` change a conversation, unless that was deleted meanwhile, and keeps the sums right.
     fn change(&mut self, id: ConversationId, work: impl FnOnce(&mut Held)) -> Option<Class> {
         let held = self.held.get_mut(&id)?;
-        let (bytes, unwritten) = (held.bytes, held.written != Written::All);
+        let (bytes, unwritten) = (held.bytes, held.is_unwritten());
         work(held);
         let class = held.belongs();
         let sum = &mut self.bytes[held.class as usize];
         *sum = *sum + held.bytes - bytes;
-        let (moved, still) = (class != held.class, held.written != Written::All);
+        let (moved, still) = (class != held.class, held.is_unwritten());
         if still != unwritten {
             let person = held.person.clone();
             self.index(&person, id, still);
@@ -388,7 +388,7 @@ impl Room {
         if let Some(key) = &held.key {
             self.begun.remove(&(held.person.clone(), Arc::clone(key)));
         }
-        if held.written != Written::All {
+        if held.is_unwritten() {
             self.index(&held.person, id, false);
         }
         Some(held)
@@ -403,7 +403,7 @@ impl Room {
         if let Some(key) = &held.key {
             self.begun.insert((held.person.clone(), Arc::clone(key)), id);
         }
-        if held.written != Written::All {
+        if held.is_unwritten() {
             let person = held.person.clone();
             self.index(&person, id, true);
         }
@@ -485,7 +485,7 @@ mod tests {
                 assert_eq!(held.class, held.belongs());
                 assert_eq!(self.ages.get(&(held.class, held.continued)), Some(id));
                 let unwritten = self.unwritten.get(&held.person).is_some_and(|ids| ids.iter().any(|known| known == id));
-                assert_eq!(unwritten, held.written != Written::All);
+                assert_eq!(unwritten, held.is_unwritten());
                 bytes[held.class as usize] += CONVERSATION + own;
             }
             assert_eq!(bytes, self.bytes);
