@@ -150,14 +150,16 @@ async fn requests(
     leave: CancellationToken,
 ) {
     let busy = Arc::new(Busy::new(leave));
-    let tasks = TaskTracker::new();
+    // Those of the requests of HTTP/2; in HTTP/1 there are none.
+    let tasks = (protocol == Protocol::Http2).then(TaskTracker::new);
     let service = {
         let (busy, tasks) = (Arc::clone(&busy), tasks.clone());
         service_fn(move |request: Request<Incoming>| {
             busy.begin();
             let version = request.version();
-            let request = request.map(|body| {
-                if version < Version::HTTP_2 { Read::body(body, &busy) } else { Emptied::body(body, &tasks) }
+            let request = request.map(|body| match &tasks {
+                None => Read::body(body, &busy),
+                Some(tasks) => Emptied::body(body, tasks),
             });
             // However the answer ends, or is given up.
             let done = Done(Arc::clone(&busy));
@@ -186,8 +188,8 @@ async fn requests(
             }
         })
     };
-    let ended = match protocol {
-        Protocol::Http1 => {
+    let ended = match tasks {
+        None => {
             let serving = Arc::clone(&busy);
             let between = move || serving.between();
             let stream = Reworded::new(stream, arrival.encrypted, between.clone());
@@ -198,7 +200,7 @@ async fn requests(
                 .with_upgrades();
             Box::pin(one(connection, &busy)).await
         }
-        Protocol::Http2 => {
+        Some(tasks) => {
             let connection = http2::Builder::new(Requests(tasks.clone()))
                 .timer(TokioTimer::new())
                 .max_concurrent_streams(STREAMS)
