@@ -28,7 +28,7 @@ use self::emptied::Emptied;
 use super::afterwards::Afterwards;
 use super::arrival::Arrival;
 use super::patience::Patient;
-use super::unreadable::Reworded;
+use super::unreadable::{self, Reworded};
 use crate::limits::Seat;
 use crate::telemetry::panics;
 
@@ -53,7 +53,7 @@ const RESET_UNSEEN: usize = 20;
 /// (CVE-2025-8671).
 const RESET_BROKEN: usize = 64;
 /// How large a request's head may be, in bytes, counted as RFC 9113, section 6.5.2, does, with 32 for each of 100 headers:
-/// what is longer than [`LONGEST_HEAD`] and comes by here is told so. h2 counts what comes in CONTINUATION frames as well
+/// what is longer than [`LONGEST_HEAD`] and comes by here is told so, and what does not by h2 ([`unreadable`]). h2 counts what comes in CONTINUATION frames as well
 /// (CVE-2024-27316).
 const HEAD: u32 = 36 << 10;
 /// How much of one request, and of all of a connection, is taken before somebody reads it, in bytes: enough for 1 MiB/s
@@ -192,7 +192,7 @@ async fn requests(
         None => {
             let serving = Arc::clone(&busy);
             let between = move || serving.between();
-            let stream = Reworded::new(stream, arrival.encrypted, between.clone());
+            let stream = Reworded::new(stream, unreadable::http1::Answers::new(arrival.encrypted, between.clone()));
             let patient = Patient::new(stream, idle, between);
             let connection = http1::Builder::new()
                 .max_buf_size(LONGEST_HEAD)
@@ -201,6 +201,7 @@ async fn requests(
             Box::pin(one(connection, &busy)).await
         }
         Some(tasks) => {
+            let stream = Reworded::new(stream, unreadable::http2::Answers::default());
             let connection = http2::Builder::new(Requests(tasks.clone()))
                 .timer(TokioTimer::new())
                 .max_concurrent_streams(STREAMS)
@@ -254,12 +255,9 @@ where
 
 /// A connection of HTTP/2, which has many. Its end is announced (GOAWAY, RFC 9113, section 6.8): what the client sent
 /// before it heard of that is answered as well.
-async fn many<S>(
-    connection: http2::Connection<TokioIo<Stream>, S, Requests>,
-    idle: Duration,
-    busy: &Busy,
-) -> hyper::Result<()>
+async fn many<I, S>(connection: http2::Connection<I, S, Requests>, idle: Duration, busy: &Busy) -> hyper::Result<()>
 where
+    I: hyper::rt::Read + hyper::rt::Write + Unpin,
     S: hyper::service::HttpService<Incoming, ResBody = Body, Error: Into<axum::BoxError>>,
     S::Future: Send + 'static,
 {

@@ -129,6 +129,36 @@ fn http_2_is_spoken_with_whoever_can() {
 }
 
 #[test]
+fn a_head_of_any_length_is_refused_with_the_headers_of_all_answers() {
+    let host = Host::start();
+    let url = format!("https://chat.test:{}/health", host.https);
+    // curl's own library sends no longer ones in HTTP/2.
+    for (version, lengths) in [
+        ("--http1.1", &[20 << 10, 33 << 10, 37 << 10][..]),
+        ("--http2", &[20 << 10, 33 << 10, 37 << 10, 60_000]),
+    ] {
+        for length in lengths.iter().copied() {
+            let header = format!("a: {}", "b".repeat(length));
+            let output = host.curl("chat.test", &["-i", version, "-H", &header, &url]);
+            let answer = String::from_utf8_lossy(&output.stdout).to_lowercase();
+            let status = answer.split(' ').nth(1).unwrap_or_default();
+            assert_eq!(status, if length > 32 << 10 { "431" } else { "200" }, "{version} {length}: {answer}");
+            for header in [
+                "content-security-policy: default-src 'none'",
+                "strict-transport-security: max-age=31536000",
+                "x-content-type-options: nosniff",
+                "x-frame-options: deny",
+                "referrer-policy: no-referrer",
+                "permissions-policy: accelerometer=()",
+                "x-request-id: ",
+            ] {
+                assert!(answer.contains(header), "{version} {length}: {header} in {answer}");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_page_at_http_of_the_same_host_writes_nothing_over_https() {
     let host = Host::start();
     let ask = |version: &str, scheme: &str| {
