@@ -173,7 +173,7 @@ async fn requests(
                 // hyper ends the connection after it, and the client knows. HTTP/2 has a frame for that. It does so too where a
                 // request was refused whose body is still to come, as that stands where the next request would.
                 let refused = answer.status().is_client_error() || answer.status().is_server_error();
-                let over = done.0.leave.is_cancelled() || (refused && done.0.unread.load(Ordering::Acquire));
+                let over = done.0.leave.is_cancelled() || (refused && done.0.is_unread());
                 if over && version < Version::HTTP_2 && !upgraded {
                     answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
                 }
@@ -191,9 +191,8 @@ async fn requests(
     let ended = match tasks {
         None => {
             let serving = Arc::clone(&busy);
-            let between = move || serving.between();
-            let stream = Reworded::new(stream, unreadable::http1::Answers::new(arrival.encrypted, between.clone()));
-            let patient = Patient::new(stream, idle, between);
+            let answers = unreadable::http1::Answers::new(arrival.encrypted, move || serving.between());
+            let patient = Patient::new(Reworded::new(stream, answers), idle, Arc::clone(&busy));
             let connection = http1::Builder::new()
                 .max_buf_size(LONGEST_HEAD)
                 .serve_connection(TokioIo::new(patient), service)
@@ -449,7 +448,7 @@ impl HttpBody for Streaming {
 }
 
 /// How many requests a connection has in flight.
-struct Busy {
+pub struct Busy {
     /// Cancelled when the connection is to end with what it has.
     leave: CancellationToken,
     requests: AtomicUsize,
@@ -463,7 +462,7 @@ struct Busy {
 }
 
 impl Busy {
-    fn new(leave: CancellationToken) -> Self {
+    pub fn new(leave: CancellationToken) -> Self {
         Busy {
             leave,
             requests: AtomicUsize::default(),
@@ -474,21 +473,26 @@ impl Busy {
         }
     }
 
-    fn begin(&self) {
+    pub fn begin(&self) {
         self.begun.fetch_add(1, Ordering::AcqRel);
         self.requests.fetch_add(1, Ordering::AcqRel);
         self.changed.notify_waiters();
     }
 
-    fn end(&self) {
+    pub fn end(&self) {
         self.requests.fetch_sub(1, Ordering::AcqRel);
         self.changed.notify_waiters();
     }
 
     /// How many requests there were, where what comes is the head of the next; to be asked of HTTP/1.
-    fn between(&self) -> Option<usize> {
+    pub fn between(&self) -> Option<usize> {
         let past_the_head = self.requests.load(Ordering::Acquire) > 0 || self.upgraded.load(Ordering::Acquire);
         (!past_the_head).then(|| self.begun.load(Ordering::Acquire))
+    }
+
+    /// Whether there is more of the last request than was read; to be asked of HTTP/1.
+    pub fn is_unread(&self) -> bool {
+        self.unread.load(Ordering::Acquire)
     }
 
     /// Completes while there are any, or while there are none.

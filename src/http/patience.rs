@@ -3,14 +3,18 @@
 
 use std::future::Future;
 use std::io::{Error, ErrorKind, IoSlice};
+use std::mem::MaybeUninit;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
+
+use super::connection::Busy;
 
 /// How long a request's head may take from its first byte to its last. A slow line of today takes a tenth of it.
 const HEAD: Duration = Duration::from_secs(10);
@@ -21,6 +25,14 @@ pub const IDLE: Duration = Duration::from_secs(75);
 /// then: longer than an AWS load balancer can be told to keep one (4,000 s;
 /// <https://docs.aws.amazon.com/elasticloadbalancing/latest/application/edit-load-balancer-attributes.html>).
 pub const IDLE_PROXY: Duration = Duration::from_secs(4100);
+
+/// How much is read of what a client still sends when its connection is over, in bytes: what the kernels at both ends hold of an
+/// upload that is on its way.
+const REST: usize = 8 << 20;
+/// How long that may take: a client that stops at a refusal needs a round trip.
+const REST_TIMEOUT: Duration = Duration::from_secs(3);
+/// How much of it is read at once, in bytes.
+const REST_PIECE: usize = 8 << 10;
 
 /// Waits for a connection's first byte; `false` where it does not come. Until then nothing is held for the connection but
 /// its socket. From `leave` on, what is done with it is not for here to decide.
@@ -34,11 +46,10 @@ pub async fn begins(stream: &TcpStream, leave: &CancellationToken) -> bool {
     }
 }
 
-/// An HTTP/1 connection, watched between requests; `between` says how many there were so far, and nothing while one is
-/// being served. It is not for HTTP/2, where bytes come between requests that belong to none.
-pub struct Patient<T, B> {
+/// An HTTP/1 connection, watched between requests. It is not for HTTP/2, where bytes come between requests that belong to none.
+pub struct Patient<T> {
     stream: T,
-    between: B,
+    busy: Arc<Busy>,
     requests: usize,
     head: Head,
     /// Wakes the connection when it may have been idle for long. Requests come and go without setting it: it goes by
@@ -47,6 +58,8 @@ pub struct Patient<T, B> {
     /// When a request began, or something of an answer was taken.
     since: Instant,
     allowed: Duration,
+    /// What its client still sends, once the connection is over.
+    rest: Option<Rest>,
 }
 
 /// What has come of the next request.
@@ -58,10 +71,24 @@ enum Head {
     Awaited(Pin<Box<Sleep>>),
 }
 
-impl<T, B> Patient<T, B> {
+/// What is read and thrown away. A socket that is closed with something unread is reset, and the answer is lost with it that the
+/// client has not read yet (RFC 9112, section 9.6).
+struct Rest {
+    left: usize,
+    end: Pin<Box<Sleep>>,
+}
+
+impl<T> Patient<T> {
     /// Watches `stream`, which may be idle for as long as `allowed`.
-    pub fn new(stream: T, allowed: Duration, between: B) -> Self {
-        Patient { stream, between, requests: 0, head: Head::Nothing, idle: None, since: Instant::now(), allowed }
+    pub fn new(stream: T, allowed: Duration, busy: Arc<Busy>) -> Self {
+        let since = Instant::now();
+        Patient { stream, busy, requests: 0, head: Head::Nothing, idle: None, since, allowed, rest: None }
+    }
+
+    /// Whether there is more of a request than was read: of its body, or of a head that can't be one.
+    fn is_cut_short(&self) -> bool {
+        let begun = self.busy.between() == Some(self.requests) && !matches!(self.head, Head::Nothing);
+        begun || self.busy.is_unread()
     }
 
     fn wrote<W>(&mut self, written: W) -> W {
@@ -83,12 +110,12 @@ impl<T, B> Patient<T, B> {
     }
 }
 
-impl<T: AsyncRead + Unpin, B: Fn() -> Option<usize> + Unpin> AsyncRead for Patient<T, B> {
+impl<T: AsyncRead + Unpin> AsyncRead for Patient<T> {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<Result<(), Error>> {
         let patient = self.get_mut();
         let before = buffer.filled().len();
         let read = Pin::new(&mut patient.stream).poll_read(context, buffer);
-        let Some(requests) = (patient.between)() else {
+        let Some(requests) = patient.busy.between() else {
             // A body may take longer.
             patient.head = Head::Nothing;
             return read;
@@ -114,7 +141,7 @@ impl<T: AsyncRead + Unpin, B: Fn() -> Option<usize> + Unpin> AsyncRead for Patie
     }
 }
 
-impl<T: AsyncWrite + Unpin, B: Fn() -> Option<usize> + Unpin> AsyncWrite for Patient<T, B> {
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Patient<T> {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<Result<usize, Error>> {
         let patient = self.get_mut();
         Pin::new(&mut patient.stream).poll_write(context, bytes).map(|written| patient.wrote(written))
@@ -125,7 +152,7 @@ impl<T: AsyncWrite + Unpin, B: Fn() -> Option<usize> + Unpin> AsyncWrite for Pat
         let patient = self.get_mut();
         let flushed = Pin::new(&mut patient.stream).poll_flush(context);
         if flushed.is_ready()
-            && (patient.between)().is_some()
+            && patient.busy.between().is_some()
             && let Poll::Ready(late) = patient.poll_idle(context)
         {
             return Poll::Ready(Err(late));
@@ -134,7 +161,25 @@ impl<T: AsyncWrite + Unpin, B: Fn() -> Option<usize> + Unpin> AsyncWrite for Pat
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(context)
+        let patient = self.get_mut();
+        if patient.rest.is_none() {
+            ready!(Pin::new(&mut patient.stream).poll_shutdown(context))?;
+            if !patient.is_cut_short() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        let rest = patient.rest.get_or_insert_with(|| Rest { left: REST, end: Box::pin(sleep(REST_TIMEOUT)) });
+        let mut room = [MaybeUninit::uninit(); REST_PIECE];
+        loop {
+            let mut piece = ReadBuf::uninit(&mut room);
+            match Pin::new(&mut patient.stream).poll_read(context, &mut piece) {
+                Poll::Ready(Ok(())) if !piece.filled().is_empty() && rest.left > 0 => {
+                    rest.left = rest.left.saturating_sub(piece.filled().len());
+                }
+                Poll::Ready(_) => return Poll::Ready(Ok(())),
+                Poll::Pending => return rest.end.as_mut().poll(context).map(Ok),
+            }
+        }
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -153,8 +198,6 @@ impl<T: AsyncWrite + Unpin, B: Fn() -> Option<usize> + Unpin> AsyncWrite for Pat
 
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
-
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
     use super::*;
@@ -163,17 +206,17 @@ mod tests {
     async fn an_idle_connection_ends_so_long_after_its_last_request() {
         let allowed = Duration::from_millis(300);
         let (mut client, server) = duplex(64);
-        let requests = Cell::new(Some(0));
-        let mut patient = Patient::new(server, allowed, || requests.get());
+        let busy = Arc::new(Busy::new(CancellationToken::new()));
+        let mut patient = Patient::new(server, allowed, Arc::clone(&busy));
         let begun = Instant::now();
-        for served in 1..=3 {
+        for _ in 0..3 {
             sleep(allowed / 2).await;
             client.write_all(b"GET").await.unwrap();
             assert_eq!(patient.read(&mut [0; 8]).await.unwrap(), 3);
-            requests.set(None);
+            busy.begin();
             let more = timeout(2 * allowed, patient.read(&mut [0; 8])).await;
             assert!(more.is_err(), "a request may take long");
-            requests.set(Some(served));
+            busy.end();
             let more = timeout(allowed / 2, patient.read(&mut [0; 8])).await;
             assert!(more.is_err(), "it is idle for a short time only");
         }
