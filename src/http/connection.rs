@@ -17,9 +17,10 @@ use tokio_util::task::TaskTracker;
 
 use self::busy::{Done, Read, Streaming};
 use self::emptied::Emptied;
-use self::taking::{Measured, Requests, Taking};
+use self::taking::{Measured, Taking, Tasks};
 use super::afterwards::Afterwards;
 use super::arrival::Arrival;
+use super::metrics::Requests;
 use super::patience::Patient;
 use super::unreadable::{self, Reworded};
 
@@ -62,7 +63,11 @@ const SEND_BUFFER: usize = 64 << 10;
 
 /// What answers requests. Whatever is behind it, connections are made of the same code.
 #[derive(Clone)]
-pub struct Answerer(Arc<Answers>);
+pub struct Answerer {
+    answers: Arc<Answers>,
+    /// Where it is counted what was said of bytes that are no request.
+    counts: Option<Arc<Requests>>,
+}
 
 type Answers = dyn Fn(Request<Body>, Arrival, Afterwards) -> BoxFuture<'static, Response<Body>> + Send + Sync;
 
@@ -71,7 +76,13 @@ impl Answerer {
     where
         F: Future<Output = Response<Body>> + Send + 'static,
     {
-        Answerer(Arc::new(move |request, arrival, afterwards| Box::pin(answer(request, arrival, afterwards))))
+        let answers: Arc<Answers> =
+            Arc::new(move |request, arrival, afterwards| Box::pin(answer(request, arrival, afterwards)));
+        Answerer { answers, counts: None }
+    }
+
+    pub fn counting(self, counts: Arc<Requests>) -> Self {
+        Answerer { counts: Some(counts), ..self }
     }
 }
 
@@ -113,6 +124,7 @@ async fn requests(
     let busy = Arc::new(Busy::new(leave));
     // Those of the requests of HTTP/2; in HTTP/1 there are none.
     let tasks = (protocol == Protocol::Http2).then(TaskTracker::new);
+    let Answerer { answers, counts } = app;
     let service = {
         let (busy, tasks) = (Arc::clone(&busy), tasks.clone());
         service_fn(move |request: Request<Incoming>| {
@@ -124,7 +136,7 @@ async fn requests(
             });
             // However the answer ends, or is given up.
             let done = Done(Arc::clone(&busy));
-            let answer = (app.0)(request, arrival, afterwards.clone());
+            let answer = answers(request, arrival, afterwards.clone());
             async move {
                 let mut answer = answer.await;
                 let upgraded = answer.status() == StatusCode::SWITCHING_PROTOCOLS;
@@ -150,7 +162,7 @@ async fn requests(
     let ended = match tasks {
         None => {
             let serving = Arc::clone(&busy);
-            let answers = unreadable::http1::Answers::new(arrival.encrypted, move || serving.between());
+            let answers = unreadable::http1::Answers::new(arrival.encrypted, counts, move || serving.between());
             let patient = Patient::new(Reworded::new(stream, answers), idle, Arc::clone(&busy));
             let connection = http1::Builder::new()
                 .max_buf_size(LONGEST_HEAD)
@@ -159,8 +171,8 @@ async fn requests(
             Box::pin(one(connection, &busy)).await
         }
         Some(tasks) => {
-            let stream = Reworded::new(stream, unreadable::http2::Answers::default());
-            let connection = http2::Builder::new(Requests(tasks.clone()))
+            let stream = Reworded::new(stream, unreadable::http2::Answers::new(counts));
+            let connection = http2::Builder::new(Tasks(tasks.clone()))
                 .timer(TokioTimer::new())
                 .max_concurrent_streams(STREAMS)
                 .max_pending_accept_reset_streams(RESET_UNSEEN)
@@ -213,7 +225,7 @@ where
 
 /// A connection of HTTP/2, which has many. Its end is announced (GOAWAY, RFC 9113, section 6.8): what the client sent
 /// before it heard of that is answered as well.
-async fn many<I, S>(connection: http2::Connection<I, S, Requests>, idle: Duration, busy: &Busy) -> hyper::Result<()>
+async fn many<I, S>(connection: http2::Connection<I, S, Tasks>, idle: Duration, busy: &Busy) -> hyper::Result<()>
 where
     I: hyper::rt::Read + hyper::rt::Write + Unpin,
     S: hyper::service::HttpService<Incoming, ResBody = Body, Error: Into<axum::BoxError>>,

@@ -24,6 +24,7 @@ use super::arrival::Arrival;
 use super::client::Client;
 use super::doors::{self, Policies};
 use super::headers::Hardening;
+use super::metrics::Requests;
 use super::origins::Origins;
 use super::person::Given;
 use super::problem::Problem;
@@ -50,6 +51,11 @@ impl Front {
     pub fn new(routes: Router, app: App) -> Arc<Front> {
         let origins = Origins::new(Arc::clone(&app));
         Arc::new(Front { app, ids: Ids::default(), origins, policies: Policies::default(), routes })
+    }
+
+    /// Where requests are counted.
+    pub fn counts(&self) -> Arc<Requests> {
+        Arc::clone(&self.app.requests)
     }
 
     /// Answers a request.

@@ -34,6 +34,9 @@ const OTHER: &str = "other";
 pub struct Route(usize);
 
 impl Route {
+    /// Of what asks for none.
+    pub const NONE: Route = Route(ROUTES.len());
+
     /// The route that takes this path.
     #[must_use]
     pub fn of(path: &str) -> Route {
@@ -49,7 +52,7 @@ impl Route {
             }
         };
         let plain = ROUTES.iter().position(|pattern| *pattern == path);
-        Route(plain.or_else(|| ROUTES.iter().position(takes)).unwrap_or(ROUTES.len()))
+        plain.or_else(|| ROUTES.iter().position(takes)).map_or(Route::NONE, Route)
     }
 }
 

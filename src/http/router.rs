@@ -111,7 +111,9 @@ pub fn closed(context: &Context, http: &Http) -> Answerer {
 }
 
 fn behind(front: Arc<Front>) -> Answerer {
+    let counts = front.counts();
     Answerer::new(move |request, arrival, afterwards| Arc::clone(&front).answer(request, arrival, afterwards))
+        .counting(counts)
 }
 
 /// What answers while no configuration asks for HTTP: whoever knocks hears so, and a load balancer goes elsewhere.

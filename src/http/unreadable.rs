@@ -4,9 +4,13 @@
 use std::io::{Error, ErrorKind, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use axum::body::Bytes;
+use axum::http::StatusCode;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::metrics::{Requests, Route};
 
 pub mod http1;
 pub mod http2;
@@ -42,6 +46,13 @@ pub struct Instead {
     pub rest: Bytes,
     /// How many bytes that answer has.
     pub of: usize,
+}
+
+/// They are answered at once, and ask for no route.
+fn count(counts: Option<&Requests>, status: StatusCode) {
+    if let Some(counts) = counts {
+        counts.count(Route::NONE, status, Duration::ZERO);
+    }
 }
 
 impl<T, W> Reworded<T, W> {

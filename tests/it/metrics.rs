@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use super::support::chat::{self, Stream};
 use super::support::exchange::exchange;
 use super::support::perch::{Perch, Start, free_port, wait};
-use super::support::python;
 use super::support::upstream::{Fault, MODEL, Then, Upstream, finish, piece};
+use super::support::{python, raw};
 
 /// The page as it comes.
 pub fn page(perch: &Perch) -> String {
@@ -47,6 +47,7 @@ fn prometheus_reads_what_happened() {
         chat::ask(port, "hello");
     }
     assert_eq!((get("/health"), get("/nothing"), get("/nothing/\"else\"")), (200, 404, 404));
+    assert_eq!(raw::statuses(&raw::send(port, b"nonsense\r\n\r\n")), [400]);
     let families = read(&page(&perch));
     let requests = |route: &str, class: &str| {
         number(
@@ -58,7 +59,7 @@ fn prometheus_reads_what_happened() {
     };
     assert_eq!(requests("/api/chat", "2xx"), 3.0);
     assert_eq!(requests("/health", "2xx"), 1.0);
-    assert_eq!(requests("other", "4xx"), 2.0, "no path of a client's choice is a label");
+    assert_eq!(requests("other", "4xx"), 3.0, "no path of a client's choice is a label");
     let took = "perch_http_request_duration_seconds";
     assert_eq!(families[took]["type"], "histogram");
     let bucket =

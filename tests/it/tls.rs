@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, SystemTime};
 
+use crate::metrics::page;
 use crate::support::authority::Authority;
 use crate::support::aws::Cloud;
 use crate::support::perch::{Perch, Start, clean_command, free_port, perch, wait};
@@ -156,6 +157,11 @@ fn a_head_of_any_length_is_refused_with_the_headers_of_all_answers() {
             }
         }
     }
+    // Whether it asked for anything or not.
+    let page = page(&host.perch);
+    let refused = page.lines().filter(|line| line.starts_with("perch_http_requests_total") && line.contains("4xx"));
+    let counts = refused.filter_map(|line| line.rsplit(' ').next()?.parse::<u32>().ok());
+    assert_eq!(counts.sum::<u32>(), 6, "{page}");
 }
 
 #[test]

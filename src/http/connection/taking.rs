@@ -31,9 +31,9 @@ tokio::task_local! {
 
 /// Where hyper runs the requests of a connection of HTTP/2.
 #[derive(Clone)]
-pub struct Requests(pub TaskTracker);
+pub struct Tasks(pub TaskTracker);
 
-impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Requests {
+impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Tasks {
     fn execute(&self, request: F) {
         let taking = Arc::new(Taking::default());
         let watched = {

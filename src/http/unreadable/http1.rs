@@ -1,11 +1,14 @@
 //! What hyper says to bytes that are no request of HTTP/1.
 
+use std::sync::Arc;
+
 use axum::body::Bytes;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde_json::json;
 
-use super::{Instead, Next, Wording};
+use super::{Instead, Next, Wording, count};
 use crate::http::headers::Hardening;
+use crate::http::metrics::Requests;
 use crate::http::problem::{Dialect, Document};
 use crate::http::request_id::RequestId;
 
@@ -13,6 +16,7 @@ use crate::http::request_id::RequestId;
 /// once it is upgraded.
 pub struct Answers<B> {
     encrypted: bool,
+    counts: Option<Arc<Requests>>,
     between: B,
     /// How many requests there were when the last of their answers had left, and nothing once more was written. hyper answers
     /// by itself only then, so nothing else gives way: no answer of perch's, no rest of one, no piece of a body.
@@ -21,9 +25,9 @@ pub struct Answers<B> {
 
 impl<B: Fn() -> Option<usize>> Answers<B> {
     /// Those of a connection that is `encrypted` or not.
-    pub fn new(encrypted: bool, between: B) -> Self {
+    pub fn new(encrypted: bool, counts: Option<Arc<Requests>>, between: B) -> Self {
         let settled = between();
-        Answers { encrypted, between, settled }
+        Answers { encrypted, counts, between, settled }
     }
 
     /// What to write in place of `bytes`, if they are an answer of hyper's own.
@@ -31,7 +35,11 @@ impl<B: Fn() -> Option<usize>> Answers<B> {
         let settled = self.settled?;
         let bare = Bare::read(bytes)?;
         // A request that began since then is one that perch answers.
-        ((self.between)() == Some(settled)).then(|| Instead { rest: bare.reworded(self.encrypted), of: bytes.len() })
+        if (self.between)() != Some(settled) {
+            return None;
+        }
+        count(self.counts.as_deref(), bare.status);
+        Some(Instead { rest: bare.reworded(self.encrypted), of: bytes.len() })
     }
 }
 
@@ -156,7 +164,7 @@ mod tests {
     async fn who_takes_a_few_bytes_at_a_time_gets_all_of_it() {
         for vectored in [false, true] {
             let (mut client, server) = duplex(7);
-            let mut reworded = Reworded::new(server, Answers::new(false, || Some(0)));
+            let mut reworded = Reworded::new(server, Answers::new(false, None, || Some(0)));
             let mut answer = String::new();
             let write = async {
                 let taken = if vectored {
@@ -176,7 +184,7 @@ mod tests {
     #[tokio::test]
     async fn a_flush_and_an_end_wait_for_all_of_it() {
         let (mut client, server) = duplex(7);
-        let mut reworded = Reworded::new(server, Answers::new(false, || Some(0)));
+        let mut reworded = Reworded::new(server, Answers::new(false, None, || Some(0)));
         assert!(poll!(Box::pin(reworded.write(BARE.as_bytes()))).is_pending());
         assert!(poll!(Box::pin(reworded.flush())).is_pending());
         assert!(reworded.shutdown().now_or_never().is_none());
@@ -197,7 +205,7 @@ mod tests {
         let good = "HTTP/1.1 404 Not Found\r\nx-content-type-options: nosniff\r\ncontent-length: 2\r\n\r\nno";
         let (mut client, server) = duplex(4096);
         let requests = Cell::new(Some(0));
-        let mut reworded = Reworded::new(server, Answers::new(false, || requests.get()));
+        let mut reworded = Reworded::new(server, Answers::new(false, None, || requests.get()));
         requests.set(Some(1));
         reworded.write_all(good.as_bytes()).await.unwrap();
         reworded.flush().await.unwrap();
@@ -222,7 +230,7 @@ mod tests {
         for (what, before) in left_alone {
             let (mut client, server) = duplex(4096);
             let requests = Cell::new(Some(0));
-            let mut reworded = Reworded::new(server, Answers::new(false, || requests.get()));
+            let mut reworded = Reworded::new(server, Answers::new(false, None, || requests.get()));
             let mut expected = String::new();
             for (bytes, left, now) in before {
                 reworded.write_all(bytes.as_bytes()).await.unwrap();

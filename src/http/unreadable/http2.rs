@@ -1,10 +1,13 @@
 //! What h2 says to a request of HTTP/2 whose head is longer than it takes: 431, and nothing else.
 
-use axum::body::Bytes;
-use axum::http::HeaderMap;
+use std::sync::Arc;
 
-use super::{Instead, Next, Wording};
+use axum::body::Bytes;
+use axum::http::{HeaderMap, StatusCode};
+
+use super::{Instead, Next, Wording, count};
 use crate::http::headers::Hardening;
+use crate::http::metrics::Requests;
 use crate::http::request_id::RequestId;
 
 /// How many bytes stand before what a frame carries (RFC 9113, section 4.1).
@@ -26,6 +29,13 @@ pub struct Answers {
     head: Vec<u8>,
     /// How much is still to leave of what the last frame carries.
     payload: usize,
+    counts: Option<Arc<Requests>>,
+}
+
+impl Answers {
+    pub fn new(counts: Option<Arc<Requests>>) -> Self {
+        Answers { counts, ..Answers::default() }
+    }
 }
 
 impl Wording for Answers {
@@ -38,7 +48,10 @@ impl Wording for Answers {
         while let Some(frame) = bytes.get(at..).and_then(Frame::read) {
             match frame.reworded() {
                 None => at += HEAD + frame.length,
-                Some(instead) if at == 0 => return Next::Instead(instead),
+                Some(instead) if at == 0 => {
+                    count(self.counts.as_deref(), StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+                    return Next::Instead(instead);
+                }
                 Some(_) => return Next::As(at),
             }
         }
