@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Ending, PersonId, Turn};
 
+mod allowance;
 mod archive;
 mod export;
 mod held;
@@ -32,6 +33,7 @@ mod record;
 mod room;
 #[cfg(test)]
 mod tests;
+mod unwritten;
 
 pub use archive::{Archive, Found, Pending, Record, Unavailable};
 pub use export::Export;

@@ -1,17 +1,17 @@
 //! The conversations that are at hand: those that somebody continued lately, as far as there is room. Those that nobody
 //! continued for longest make room for others.
 
-use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
-use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
+use super::allowance::Allowance;
 use super::archive::Archive;
 use super::held::{Class, EXCHANGE, Held, Place, Slot, Written, over};
 use super::record::{Conversation, ConversationId, Exchange, State, Summary, now};
+use super::unwritten::Unwritten;
 use super::{Asker, Question, Which};
 use crate::chat::{Ending, NAME, PersonId, Turn};
 
@@ -19,11 +19,7 @@ use crate::chat::{Ending, NAME, PersonId, Turn};
 const ROOM: [usize; 3] = [4 << 20, 32 << 20, 32 << 20];
 /// What a conversation takes beside its exchanges, in bytes, about.
 const CONVERSATION: usize = 512;
-/// So many of those who come without a cookie are written down a second, and so many of one client that has limits: who
-/// writes as fast as that is no reader, and the disk is for those who are.
-const STRANGERS: u32 = 100;
-const STRANGERS_EACH: u32 = 20;
-/// How long the others are sure to be here, in milliseconds. Where so many come that those who came first would have to make
+/// How long strangers who are not written down are sure to be here, in milliseconds. Where so many come that those who came first would have to make
 /// way sooner, of those who come last nothing is kept: all of them would lose what they said otherwise.
 const SPARED: u64 = 10_000;
 
@@ -35,8 +31,7 @@ pub(super) struct Room {
     bytes: [usize; 3],
     /// By the keys that they began with.
     begun: HashMap<(PersonId, Arc<str>), ConversationId>,
-    /// Those of which something is here alone.
-    unwritten: HashMap<PersonId, Few>,
+    unwritten: Unwritten,
     moment: u64,
     strangers: Allowance,
     /// The moments, in milliseconds since 1970, at which there is no room for more strangers.
@@ -45,59 +40,6 @@ pub(super) struct Room {
     catching_up: bool,
     /// Conversations of which something is in no archive and not here any more, since all of it was.
     lost: u64,
-}
-
-/// A conversation, and seldom more of them.
-struct Few(ConversationId, Vec<ConversationId>);
-
-impl Few {
-    fn iter(&self) -> impl Iterator<Item = &ConversationId> {
-        std::iter::once(&self.0).chain(&self.1)
-    }
-
-    /// Returns whether this was the last.
-    fn remove(&mut self, id: ConversationId) -> bool {
-        self.1.retain(|known| *known != id);
-        if self.0 != id {
-            return false;
-        }
-        match self.1.pop() {
-            Some(next) => self.0 = next,
-            None => return true,
-        }
-        false
-    }
-}
-
-/// So many a second, and so many of each client.
-#[derive(Default)]
-struct Allowance {
-    second: u64,
-    spent: u32,
-    /// Those who had any: no more than there are.
-    clients: HashMap<IpAddr, u32>,
-}
-
-impl Allowance {
-    fn take(&mut self, now: u64, client: Option<IpAddr>) -> bool {
-        let second = now / 1_000;
-        if self.second != second {
-            (self.second, self.spent) = (second, 0);
-            self.clients.clear();
-        }
-        if self.spent >= STRANGERS {
-            return false;
-        }
-        if let Some(client) = client {
-            let own = self.clients.entry(client).or_default();
-            if *own >= STRANGERS_EACH {
-                return false;
-            }
-            *own += 1;
-        }
-        self.spent += 1;
-        true
-    }
 }
 
 /// How a conversation stands here.
@@ -294,8 +236,7 @@ impl Room {
         *sum = *sum + held.bytes - bytes;
         let (moved, still) = (class != held.class, held.is_unwritten());
         if still != unwritten {
-            let person = held.person.clone();
-            self.index(&person, id, still);
+            self.unwritten.set(&held.person, id, still);
         }
         if moved && let Some(held) = self.remove(id) {
             self.put_in(id, held);
@@ -352,7 +293,7 @@ impl Room {
 
     /// This person's conversations of which something is here alone.
     pub fn unwritten(&self, person: &PersonId) -> Vec<Summary> {
-        let ids = self.unwritten.get(person).into_iter().flat_map(Few::iter);
+        let ids = self.unwritten.of(person);
         let summary = |id: &ConversationId| {
             let held = self.held.get(id)?;
             Some(Summary {
@@ -389,7 +330,7 @@ impl Room {
             self.begun.remove(&(held.person.clone(), Arc::clone(key)));
         }
         if held.is_unwritten() {
-            self.index(&held.person, id, false);
+            self.unwritten.set(&held.person, id, false);
         }
         Some(held)
     }
@@ -404,25 +345,9 @@ impl Room {
             self.begun.insert((held.person.clone(), Arc::clone(key)), id);
         }
         if held.is_unwritten() {
-            let person = held.person.clone();
-            self.index(&person, id, true);
+            self.unwritten.set(&held.person, id, true);
         }
         self.held.insert(id, held);
-    }
-
-    fn index(&mut self, person: &PersonId, id: ConversationId, unwritten: bool) {
-        if !unwritten {
-            if self.unwritten.get_mut(person).is_some_and(|ids| ids.remove(id)) {
-                self.unwritten.remove(person);
-            }
-            return;
-        }
-        match self.unwritten.entry(person.clone()) {
-            Entry::Vacant(entry) => {
-                entry.insert(Few(id, Vec::new()));
-            }
-            Entry::Occupied(mut entry) => entry.get_mut().1.push(id),
-        }
     }
 
     /// Whether one more stranger would push out one who has hardly come.
@@ -484,7 +409,7 @@ mod tests {
                 assert_eq!(own, held.bytes);
                 assert_eq!(held.class, held.belongs());
                 assert_eq!(self.ages.get(&(held.class, held.continued)), Some(id));
-                let unwritten = self.unwritten.get(&held.person).is_some_and(|ids| ids.iter().any(|known| known == id));
+                let unwritten = self.unwritten.of(&held.person).any(|known| known == id);
                 assert_eq!(unwritten, held.is_unwritten());
                 bytes[held.class as usize] += CONVERSATION + own;
             }
