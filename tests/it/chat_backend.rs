@@ -384,6 +384,9 @@ fn an_upstream_that_is_down_keeps_nothing_else_from_being_reloaded() {
     stage.upstream.models_fault(Some(refuse(404, "", "Not Found")));
     reload(&perch, &text);
     assert_eq!(chat::ask(stage.port, "hello"), "You said: hello");
+    stage.upstream.models_fault(Some(refuse(501, "", "Unsupported method ('GET')")));
+    reload(&perch, &stage.config("temperature = 0"));
+    assert_eq!(chat::ask(stage.port, "hello"), "You said: hello");
 }
 
 #[test]

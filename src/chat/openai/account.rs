@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io::{self, ErrorKind};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, RETRY_AFTER};
@@ -127,12 +127,14 @@ impl Account {
                 Trial::Refused(self.refused(&self.said(status, &error)))
             }
             StatusCode::TOO_MANY_REQUESTS => Trial::Unavailable(format!("{host} was asked too often")),
+            // It has no list of models: the key can't be proven, and is believed.
+            StatusCode::NOT_IMPLEMENTED => Trial::Good,
             _ if status.is_server_error() => {
                 let error = self.explanation(response).await;
                 Trial::Unavailable(format!("{host} is in trouble ({})", self.said(status, &error)))
             }
             _ if status.is_redirection() => Trial::Refused(self.redirected(&response)),
-            // It has no list of models: the key can't be proven, and is believed.
+            // Nor has this.
             _ => Trial::Good,
         }
     }
@@ -250,10 +252,35 @@ pub fn is_left(error: &reqwest::Error) -> bool {
     })
 }
 
-/// How long an answer asks to wait. The other form, a date, is for proxies.
+/// How long an answer asks to wait: in seconds, or until a date.
 ///
 /// Source: RFC 9110, section 10.2.3.
 pub fn retry_after(response: &Response) -> Option<Duration> {
-    let seconds = response.headers().get(RETRY_AFTER)?.to_str().ok()?.trim().parse::<f64>().ok()?;
-    Duration::try_from_secs_f64(seconds).ok()
+    wait(response.headers().get(RETRY_AFTER)?.to_str().ok()?.trim(), SystemTime::now())
+}
+
+fn wait(written: &str, now: SystemTime) -> Option<Duration> {
+    match written.parse::<f64>() {
+        Ok(seconds) => Duration::try_from_secs_f64(seconds).ok(),
+        // One that has passed asks for no wait.
+        Err(_) => httpdate::parse_http_date(written).ok().map(|date| date.duration_since(now).unwrap_or_default()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_is_in_seconds_or_until_a_date() {
+        let now = httpdate::parse_http_date("Sun, 06 Nov 1994 08:49:37 GMT").unwrap();
+        let waits = |written| wait(written, now);
+        assert_eq!(waits("120"), Some(Duration::from_secs(120)));
+        assert_eq!(waits("0.5"), Some(Duration::from_millis(500)));
+        assert_eq!(waits("Sun, 06 Nov 1994 08:51:37 GMT"), Some(Duration::from_secs(120)));
+        assert_eq!(waits("Sun, 06 Nov 1994 08:00:00 GMT"), Some(Duration::ZERO));
+        for nothing in ["", "soon", "-1", "1e300", "NaN"] {
+            assert_eq!(waits(nothing), None, "{nothing}");
+        }
+    }
 }
