@@ -75,8 +75,10 @@ pub struct Options {
     pub state_dir: PathBuf,
     pub runtime_dir: PathBuf,
     pub services: Vec<Arc<dyn Service>>,
-    /// What the services remember; it is opened once the state directory is this process's own.
+    /// What outlives the process; it is opened once the state directory is this process's own.
     pub store: Store,
+    /// What became of the changes before.
+    pub changes: store::Changes,
     /// What people said; the admin socket shows it.
     pub history: Arc<History>,
     /// Secrets that outlive the process without the disk.
@@ -177,7 +179,7 @@ pub async fn run(options: Options) -> anyhow::Result<End> {
     };
     let memory = options.store.clone();
     memory.open(state_dir.path().to_owned(), Arc::clone(&board), store::Pace::default());
-    let report = Arc::new(Report::new(process, options.uri.to_string(), Arc::clone(&board), memory.changes()));
+    let report = Arc::new(Report::new(process, options.uri.to_string(), Arc::clone(&board), options.changes.clone()));
     let (sender, messages) = mpsc::channel(64);
     let tasks = TaskTracker::new();
     let admin = crate::admin::Admin {
@@ -306,7 +308,7 @@ impl Supervisor {
             level: options.level,
             simulator: options.simulator,
             state_dir,
-            history: options.store.changes(),
+            history: options.changes,
             store: options.store,
             board,
             report,

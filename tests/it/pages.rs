@@ -1,16 +1,21 @@
 //! `perch dev` as a person uses it: both pages in a real browser, and the file that it names.
 
 use std::io::{BufRead, BufReader};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
+use serde_json::json;
+
+use super::support::chat::Guest;
 use super::support::exchange::{Response, exchange};
-use super::support::perch::{PATIENCE, Start, binary, clean_command, free_port};
+use super::support::perch::{PATIENCE, Start, binary, clean_command, free_port, wait};
 
 /// `perch dev`, ended when this is dropped.
 struct Dev {
     child: Child,
     directory: tempfile::TempDir,
+    port: u16,
     simulator: String,
 }
 
@@ -21,6 +26,11 @@ impl Dev {
         let port = free_port();
         std::fs::write(&file, format!("[http]\nlisten = \"127.0.0.1:{port}\"\n[discord]\ntoken = {{ env = \"T\" }}\n"))
             .unwrap();
+        Dev::begin(directory, port)
+    }
+
+    fn begin(directory: tempfile::TempDir, port: u16) -> Dev {
+        let file = directory.path().join("mine.toml");
         let mut child = clean_command()
             .args(["dev", file.to_str().unwrap(), "--state-dir"])
             .arg(directory.path().join("state"))
@@ -36,7 +46,22 @@ impl Dev {
         };
         address("chat page");
         let simulator = address("simulator page");
-        Dev { child, directory, simulator }
+        Dev { child, directory, port, simulator }
+    }
+
+    /// Ends it as somebody at the terminal does, and starts it again.
+    #[track_caller]
+    fn again(mut self) -> Dev {
+        self.interrupt();
+        let directory = std::mem::replace(&mut self.directory, tempfile::tempdir().unwrap());
+        Dev::begin(directory, self.port)
+    }
+
+    #[track_caller]
+    fn interrupt(&mut self) {
+        let sent = Command::new("kill").args(["-s", "INT", &self.child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+        assert_eq!(self.child.wait().unwrap().code(), Some(0), "{}", self.log());
     }
 
     fn log(&self) -> String {
@@ -170,7 +195,17 @@ fn an_edit_is_applied_the_terminal_says_so_and_ctrl_c_drains() {
     let text = std::fs::read_to_string(&file).unwrap();
     std::fs::write(&file, format!("{text}[log]\nlevel = \"debug\"\n")).unwrap();
     until("log.level: info → debug");
-    let sent = Command::new("kill").args(["-s", "INT", &dev.child.id().to_string()]).status().unwrap();
-    assert!(sent.success());
-    assert_eq!(dev.child.wait().unwrap().code(), Some(0), "{}", dev.log());
+    dev.interrupt();
+}
+
+#[test]
+fn what_was_said_is_still_there_when_it_is_started_again() {
+    let dev = Dev::start();
+    let guest = Guest::new(dev.port);
+    wait("the chat", || TcpStream::connect(("127.0.0.1", dev.port)).ok());
+    assert_eq!(guest.say(&json!({ "message": "hello" })).status, 200);
+    let dev = dev.again();
+    wait("the chat", || TcpStream::connect(("127.0.0.1", dev.port)).ok());
+    let kept = guest.request("GET", "/api/conversations", &[], b"").text();
+    assert!(kept.contains(r#""title":"hello""#), "{kept}");
 }

@@ -57,6 +57,7 @@ pub fn run(responder: impl Responder + 'static, others: impl FnOnce() -> Vec<Arc
         state_dir: directory.join("state"),
         runtime_dir: directory.join("run"),
         services,
+        changes: store.changes(),
         store,
         history,
         kept: Kept::default(),
