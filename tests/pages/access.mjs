@@ -223,6 +223,14 @@ await tell('for everybody', stage, {
     same(await direction(chat.questions.last().locator('.text')), 'rtl', 'the direction of the question')
     for (const part of ['h3', 'p', 'ul', 'td']) same(await direction(answer.locator(`.prose ${part}`).first()), 'rtl', part)
     same(await direction(answer.locator('pre')), 'ltr', 'the direction of code')
+    // What is within something else leaves it its edge: that of a quotation's bar, and of a list's marks.
+    model.answers('> اقتباس من كتاب\n\n1. أول\n\n2. ثان\n\n- > داخل\n\n> - واحد\n\n> | اسم |\n> |---|\n> | سمكة |')
+    await chat.say(said)
+    await chat.answers.last().locator('table').waitFor()
+    const wrong = await chat.answers.last().locator('.prose').evaluate((prose) =>
+      [...prose.querySelectorAll('blockquote, ol, ul, li, p, table')].filter((element) => getComputedStyle(element).direction !== 'rtl').map((element) => element.outerHTML),
+    )
+    same(wrong, [], 'what is not from right to left')
     await person.fitsTheWindow()
   },
 

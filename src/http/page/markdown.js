@@ -253,26 +253,28 @@ function levelAfter(block, level) {
 }
 
 function element(block, { open, level, depth }) {
+  // What is within something has its direction: by its own, that would not know which it is.
+  const dir = depth ? {} : { dir: 'auto' }
   switch (block.type) {
     case 'code':
       return codeElement(block)
     case 'heading':
       // The answer has a heading of its own, and a reader goes from one level to the next.
-      return make(`h${levelAfter(block, level)}`, { class: `size-${block.level}`, dir: 'auto' }, inline(block.text, open))
+      return make(`h${levelAfter(block, level)}`, { class: `size-${block.level}`, ...dir }, inline(block.text, open))
     case 'rule':
       return make('hr')
     case 'quote':
-      return make('blockquote', { dir: 'auto' }, elements(block.lines, { open, level, depth }))
+      return make('blockquote', dir, elements(block.lines, { open, level, depth }))
     case 'list':
       return make(
         block.ordered ? 'ol' : 'ul',
-        { dir: 'auto', ...(block.ordered && block.first !== 1 ? { start: String(block.first) } : {}) },
+        { ...dir, ...(block.ordered && block.first !== 1 ? { start: String(block.first) } : {}) },
         block.items.map((item, index) => itemElement(item, block, { open: open && index === block.items.length - 1, level, depth })),
       )
     case 'table':
-      return tableElement(block, open)
+      return tableElement(block, { open, dir })
     default:
-      return make('p', { dir: 'auto' }, inline(block.text, open))
+      return make('p', dir, inline(block.text, open))
   }
 }
 
@@ -299,7 +301,7 @@ function itemElement(lines, { loose }, { open, level, depth }) {
   return make('li', { class: 'task' }, box, ' ', nodes)
 }
 
-function tableElement({ head, sides, rows }, open) {
+function tableElement({ head, sides, rows }, { open, dir }) {
   let spare = SPARE_CELLS
   const columns = (texts) => {
     const missing = Math.min(Math.max(0, head.length - texts.length), spare)
@@ -315,7 +317,7 @@ function tableElement({ head, sides, rows }, open) {
       return make(name, { ...side, ...scope }, nodes)
     }))
   const body = rows.map((texts, index) => row('td', texts, open && index === rows.length - 1))
-  const made = make('table', { dir: 'auto' }, make('thead', {}, row('th', head, open && !rows.length)), make('tbody', {}, body))
+  const made = make('table', dir, make('thead', {}, row('th', head, open && !rows.length)), make('tbody', {}, body))
   return make('div', { class: 'wide', role: 'group', tabindex: '0', 'aria-label': words.table }, made)
 }
 
