@@ -10,6 +10,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use http_body_util::BodyExt;
 use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use utoipa::ToSchema;
 
 use super::content;
@@ -277,9 +278,16 @@ pub(super) async fn read<'a>(
     let mut bytes = Vec::with_capacity(usize::try_from(ahead).unwrap_or(0));
     let mut received: u64 = 0;
     let (mut held, mut full) = (Some(Held::new(app, client)), None);
-    let deadline = tokio::time::Instant::now() + BODY_TIMEOUT.max(upload::patience(limit));
+    // Once it is known that it is not taken.
+    let mut refused: Option<Instant> = None;
+    let deadline = Instant::now() + BODY_TIMEOUT.max(upload::patience(limit));
     let frames = async {
-        while let Some(frame) = body.frame().await {
+        loop {
+            let next = match refused {
+                Some(since) => timeout_at(since + upload::DISCARD_TIMEOUT, body.frame()).await.unwrap_or_default(),
+                None => body.frame().await,
+            };
+            let Some(frame) = next else { break };
             let frame = frame.map_err(|_| Problem::new(StatusCode::BAD_REQUEST, "the request's body ended early"))?;
             let Ok(data) = frame.into_data() else { continue };
             received += data.len() as u64;
@@ -287,6 +295,7 @@ pub(super) async fn read<'a>(
                 break;
             }
             if received > limit {
+                refused.get_or_insert_with(Instant::now);
                 continue;
             }
             match held.as_mut().map(|held| held.grow(data.len())) {
@@ -295,6 +304,7 @@ pub(super) async fn read<'a>(
                 Some(Err(problem)) => {
                     (bytes, held) = (Vec::new(), None);
                     full = Some(problem);
+                    refused = Some(Instant::now());
                 }
                 None => {}
             }
@@ -305,9 +315,9 @@ pub(super) async fn read<'a>(
     tokio::select! {
         biased;
         result = frames => result?,
-        () = tokio::time::sleep_until(deadline) => return Err(too_slow()),
+        () = sleep_until(deadline) => return Err(too_slow()),
         // Whoever is that slow shall not keep a restart waiting.
-        () = async { app.stop.cancelled().await; tokio::time::sleep(LAST_BODY).await } => return Err(too_slow()),
+        () = async { app.stop.cancelled().await; sleep(LAST_BODY).await } => return Err(too_slow()),
     }
     if received > limit {
         return Err(too_large());

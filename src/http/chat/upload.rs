@@ -46,7 +46,7 @@ const CONTENT_TYPE: usize = 256;
 /// What a form takes beside its contents, in bytes.
 const FORM: u64 = 64 << 10;
 /// For the rest of an upload that is refused: its sender may read nothing until it has sent it all.
-const DISCARD_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const DISCARD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Reads a form whose text may be `limit` bytes long, with files of the kinds that are read by whoever answers under this
 /// configuration.
