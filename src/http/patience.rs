@@ -26,13 +26,15 @@ pub const IDLE: Duration = Duration::from_secs(75);
 /// <https://docs.aws.amazon.com/elasticloadbalancing/latest/application/edit-load-balancer-attributes.html>).
 pub const IDLE_PROXY: Duration = Duration::from_secs(4100);
 
-/// How much is read of what a client still sends when its connection is over, in bytes: what the kernels at both ends hold of an
-/// upload that is on its way.
-const REST: usize = 8 << 20;
-/// How long that may take: a client that stops at a refusal needs a round trip.
-const REST_TIMEOUT: Duration = Duration::from_secs(3);
-/// How much of it is read at once, in bytes.
+/// How long it is heard out when its connection is over: some clients look for an answer when all is sent, and not before.
+const REST: Duration = Duration::from_secs(30);
+/// How long it may send nothing then, and how long there is in all once perch drains.
+const REST_PAUSE: Duration = Duration::from_secs(3);
+/// How much is read of that at once, in bytes.
 const REST_PIECE: usize = 8 << 10;
+/// How long an answer may still take when its client sends no more: that may be the end of its request and not of its interest
+/// (a half-closed connection), but whoever is gone shall not keep a model busy.
+const GONE: Duration = Duration::from_millis(250);
 
 /// Waits for a connection's first byte; `false` where it does not come. Until then nothing is held for the connection but
 /// its socket. From `leave` on, what is done with it is not for here to decide.
@@ -58,6 +60,8 @@ pub struct Patient<T> {
     /// When a request began, or something of an answer was taken.
     since: Instant,
     allowed: Duration,
+    /// Set once its client sends no more while an answer is made.
+    gone: Option<Pin<Box<Sleep>>>,
     /// What its client still sends, once the connection is over.
     rest: Option<Rest>,
 }
@@ -74,15 +78,15 @@ enum Head {
 /// What is read and thrown away. A socket that is closed with something unread is reset, and the answer is lost with it that the
 /// client has not read yet (RFC 9112, section 9.6).
 struct Rest {
-    left: usize,
-    end: Pin<Box<Sleep>>,
+    end: Instant,
+    pause: Pin<Box<Sleep>>,
 }
 
 impl<T> Patient<T> {
     /// Watches `stream`, which may be idle for as long as `allowed`.
     pub fn new(stream: T, allowed: Duration, busy: Arc<Busy>) -> Self {
         let since = Instant::now();
-        Patient { stream, busy, requests: 0, head: Head::Nothing, idle: None, since, allowed, rest: None }
+        Patient { stream, busy, requests: 0, head: Head::Nothing, idle: None, since, allowed, gone: None, rest: None }
     }
 
     /// Whether there is more of a request than was read: of its body, or of a head that can't be one.
@@ -94,6 +98,11 @@ impl<T> Patient<T> {
     fn wrote<W>(&mut self, written: W) -> W {
         self.since = Instant::now();
         written
+    }
+
+    /// Completes some time after its client stopped sending while an answer is made.
+    fn poll_gone(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        self.gone.get_or_insert_with(|| Box::pin(sleep(GONE))).as_mut().poll(context)
     }
 
     /// Completes when nothing has been asked or taken for too long.
@@ -118,6 +127,10 @@ impl<T: AsyncRead + Unpin> AsyncRead for Patient<T> {
         let Some(requests) = patient.busy.between() else {
             // A body may take longer.
             patient.head = Head::Nothing;
+            let ended = matches!(read, Poll::Ready(Ok(()))) && buffer.filled().len() == before;
+            if ended && !patient.busy.is_upgraded() {
+                ready!(patient.poll_gone(context));
+            }
             return read;
         };
         // One may begin and end between two looks: its head came.
@@ -168,16 +181,19 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Patient<T> {
                 return Poll::Ready(Ok(()));
             }
         }
-        let rest = patient.rest.get_or_insert_with(|| Rest { left: REST, end: Box::pin(sleep(REST_TIMEOUT)) });
+        let all = if patient.busy.leave.is_cancelled() { REST_PAUSE } else { REST };
+        let rest =
+            patient.rest.get_or_insert_with(|| Rest { end: Instant::now() + all, pause: Box::pin(sleep(REST_PAUSE)) });
         let mut room = [MaybeUninit::uninit(); REST_PIECE];
         loop {
             let mut piece = ReadBuf::uninit(&mut room);
             match Pin::new(&mut patient.stream).poll_read(context, &mut piece) {
-                Poll::Ready(Ok(())) if !piece.filled().is_empty() && rest.left > 0 => {
-                    rest.left = rest.left.saturating_sub(piece.filled().len());
+                Poll::Ready(Ok(())) if !piece.filled().is_empty() && Instant::now() < rest.end => {
+                    let pause = Instant::now() + REST_PAUSE;
+                    rest.pause.as_mut().reset(pause.min(rest.end));
                 }
                 Poll::Ready(_) => return Poll::Ready(Ok(())),
-                Poll::Pending => return rest.end.as_mut().poll(context).map(Ok),
+                Poll::Pending => return rest.pause.as_mut().poll(context).map(Ok),
             }
         }
     }

@@ -60,6 +60,11 @@ impl Busy {
         (!past_the_head).then(|| self.begun.load(Ordering::Acquire))
     }
 
+    /// Whether what comes is no request any more.
+    pub fn is_upgraded(&self) -> bool {
+        self.upgraded.load(Ordering::Acquire)
+    }
+
     /// Whether there is more of the last request than was read; to be asked of HTTP/1.
     pub fn is_unread(&self) -> bool {
         self.unread.load(Ordering::Acquire)

@@ -1,7 +1,8 @@
 //! Requests that no client would send, and what is none.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
+use std::time::{Duration, Instant};
 
 use super::{assert_hardened, only, perch_with};
 use crate::support::exchange::{Response, exchange, parse_all};
@@ -316,4 +317,56 @@ fn odd_methods_targets_and_bodies_are_answered_and_hardened_and_others_are_serve
     stream.write_all(question.as_bytes()).unwrap();
     assert_eq!(raw::statuses(&raw::read_to_end(&mut stream)), [200]);
     assert_eq!(chat::ask(port, "hello"), "hello");
+}
+
+#[test]
+fn whoever_says_that_no_more_comes_is_answered() {
+    let (_perch, port) = perch_with("");
+    let question = r#"{"message": "hello"}"#;
+    let chat = format!(
+        "POST /api/chat HTTP/1.1\r\nHost: perch\r\nContent-Type: application/json\r\nAccept: text/event-stream\r\n\
+         Content-Length: {}\r\n\r\n{question}",
+        question.len()
+    );
+    for request in ["GET /health HTTP/1.1\r\nHost: perch\r\n\r\n", &chat] {
+        for round in 0..20 {
+            let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+            stream.write_all(request.as_bytes()).unwrap();
+            stream.shutdown(Shutdown::Write).unwrap();
+            let answer = raw::read_to_end(&mut stream);
+            assert_eq!(raw::statuses(&answer), [200], "{round}: {answer}");
+        }
+    }
+}
+
+#[test]
+fn whoever_reads_nothing_before_all_is_sent_hears_why_it_was_refused() {
+    let (_perch, port) = perch_with("");
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let (piece, pieces) = (vec![b'x'; 64 << 10], 50);
+    let head = format!("POST /nothing HTTP/1.1\r\nHost: perch\r\nContent-Length: {}\r\n\r\n", piece.len() * pieces);
+    stream.write_all(head.as_bytes()).unwrap();
+    // For longer than somebody who sends nothing would be waited for.
+    for _ in 0..pieces {
+        stream.write_all(&piece).unwrap();
+        std::thread::sleep(Duration::from_millis(80));
+    }
+    let answer = raw::read_to_end(&mut stream);
+    assert_eq!(raw::statuses(&answer), [404], "{answer}");
+}
+
+#[test]
+fn a_body_that_is_too_large_is_refused_although_its_rest_does_not_come() {
+    let (_perch, port) = perch_with("max_body = \"1KiB\"");
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let head =
+        "POST /api/chat HTTP/1.1\r\nHost: perch\r\nContent-Type: application/json\r\nContent-Length: 100000\r\n\r\n";
+    stream.write_all(head.as_bytes()).unwrap();
+    stream.write_all(&[b' '; 2 << 10]).unwrap();
+    let begun = Instant::now();
+    let answer = raw::read_to_end(&mut stream);
+    assert_eq!(raw::statuses(&answer), [413], "{answer}");
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
 }
