@@ -19,8 +19,8 @@ use crate::chat::{Ending, NAME, PersonId, Turn};
 const ROOM: [usize; 3] = [4 << 20, 32 << 20, 32 << 20];
 /// What a conversation takes beside its exchanges, in bytes, about.
 const CONVERSATION: usize = 512;
-/// How long strangers who are not written down are sure to be here, in milliseconds. Where so many come that those who came first would have to make
-/// way sooner, of those who come last nothing is kept: all of them would lose what they said otherwise.
+/// How long strangers who are not written down are sure to be here, in milliseconds. Where so many come that those who came
+/// first would have to make way sooner, of those who come last nothing is kept: all would lose what they said otherwise.
 const SPARED: u64 = 10_000;
 
 #[derive(Default)]
