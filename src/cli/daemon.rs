@@ -50,7 +50,7 @@ impl Daemon {
         crate::tls::install_default_provider();
         let store = Store::new();
         // The simulator forgets with the process, and what perch knew of it would be wrong the next time.
-        let memory = if self.simulator.is_some() { Store::in_memory() } else { store.clone() };
+        let remembered = if self.simulator.is_some() { Store::in_memory() } else { store.clone() };
         let Passed { sockets, secrets } = (self.passed)();
         // The simulator's token is no secret.
         let kept = if self.simulator.is_some() { Kept::default() } else { Kept::take(secrets) };
@@ -66,7 +66,7 @@ impl Daemon {
             Arc::clone(&responding.answers) as _,
         ];
         let uploads = Arc::clone(&requests.uploads);
-        let discord = Discord::new(discord::Options { resolve: self.discord_address }, memory.clone());
+        let discord = Discord::new(discord::Options { resolve: self.discord_address }, remembered.clone());
         let discord = discord.sharing(Arc::clone(&history), Arc::clone(&limits), uploads);
         let resources = Resources { requests, history: Arc::clone(&history), limits, rooms: Arc::default() };
         let http = Http::new(sockets, resources, files).keeping(&self.state_dir);
@@ -77,7 +77,7 @@ impl Daemon {
             runtime_dir: self.runtime_dir,
             services: vec![Arc::new(http), Arc::new(responding), Arc::new(SignIn::new(sign_ins)), Arc::new(discord)],
             store,
-            changes: memory.changes(),
+            changes: remembered.changes(),
             history,
             kept,
             level,

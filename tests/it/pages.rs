@@ -206,6 +206,6 @@ fn what_was_said_is_still_there_when_it_is_started_again() {
     assert_eq!(guest.say(&json!({ "message": "hello" })).status, 200);
     let dev = dev.again();
     wait("the chat", || TcpStream::connect(("127.0.0.1", dev.port)).ok());
-    let kept = guest.request("GET", "/api/conversations", &[], b"").text();
-    assert!(kept.contains(r#""title":"hello""#), "{kept}");
+    let kept = || guest.request("GET", "/api/conversations", &[], b"").text();
+    wait("what was said", || kept().contains(r#""title":"hello""#).then_some(()));
 }
