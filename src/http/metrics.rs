@@ -34,9 +34,6 @@ const OTHER: &str = "other";
 pub struct Route(usize);
 
 impl Route {
-    /// Of what asks for none.
-    pub const NONE: Route = Route(ROUTES.len());
-
     /// The route that takes this path.
     #[must_use]
     pub fn of(path: &str) -> Route {
@@ -52,7 +49,7 @@ impl Route {
             }
         };
         let plain = ROUTES.iter().position(|pattern| *pattern == path);
-        plain.or_else(|| ROUTES.iter().position(takes)).map_or(Route::NONE, Route)
+        Route(plain.or_else(|| ROUTES.iter().position(takes)).unwrap_or(ROUTES.len()))
     }
 }
 
@@ -73,6 +70,12 @@ struct Answers {
     took: Histogram,
 }
 
+impl Answers {
+    fn count(&self, status: StatusCode) {
+        self.classes[usize::from(status.as_u16() / 100).clamp(1, 5) - 1].add();
+    }
+}
+
 impl Default for Requests {
     fn default() -> Self {
         let routes = (0..=ROUTES.len()).map(|_| Answers::default()).collect();
@@ -81,9 +84,14 @@ impl Default for Requests {
 }
 
 impl Requests {
+    /// Counts what was said of bytes that are no request, and took no time.
+    pub(super) fn count_unasked(&self, status: StatusCode) {
+        self.routes[ROUTES.len()].count(status);
+    }
+
     pub(super) fn count(&self, route: Route, status: StatusCode, took: Duration) {
         let answers = &self.routes[route.0];
-        answers.classes[usize::from(status.as_u16() / 100).clamp(1, 5) - 1].add();
+        answers.count(status);
         answers.took.observe(took);
         if status == StatusCode::TOO_MANY_REQUESTS {
             self.too_many.add();

@@ -4,13 +4,9 @@
 use std::io::{Error, ErrorKind, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use axum::body::Bytes;
-use axum::http::StatusCode;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-
-use super::metrics::{Requests, Route};
 
 pub mod http1;
 pub mod http2;
@@ -24,7 +20,7 @@ pub struct Reworded<T, W> {
 
 /// Finds the answers that are not perch's own in what is written to a connection.
 pub trait Wording {
-    /// What becomes of `bytes`, which are written next.
+    /// What becomes of `bytes`, which are written next. An answer that gives way is counted here.
     fn next(&self, bytes: &[u8]) -> Next;
 
     /// `bytes` have left, as they are or not.
@@ -46,13 +42,6 @@ pub struct Instead {
     pub rest: Bytes,
     /// How many bytes that answer has.
     pub of: usize,
-}
-
-/// They are answered at once, and ask for no route.
-fn count(counts: Option<&Requests>, status: StatusCode) {
-    if let Some(counts) = counts {
-        counts.count(Route::NONE, status, Duration::ZERO);
-    }
 }
 
 impl<T, W> Reworded<T, W> {

@@ -6,7 +6,7 @@ use axum::body::Bytes;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde_json::json;
 
-use super::{Instead, Next, Wording, count};
+use super::{Instead, Next, Wording};
 use crate::http::headers::Hardening;
 use crate::http::metrics::Requests;
 use crate::http::problem::{Dialect, Document};
@@ -38,7 +38,9 @@ impl<B: Fn() -> Option<usize>> Answers<B> {
         if (self.between)() != Some(settled) {
             return None;
         }
-        count(self.counts.as_deref(), bare.status);
+        if let Some(counts) = &self.counts {
+            counts.count_unasked(bare.status);
+        }
         Some(Instead { rest: bare.reworded(self.encrypted), of: bytes.len() })
     }
 }

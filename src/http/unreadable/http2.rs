@@ -1,11 +1,13 @@
 //! What h2 says to a request of HTTP/2 whose head is longer than it takes: 431, and nothing else.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use axum::body::Bytes;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use httpdate::fmt_http_date;
 
-use super::{Instead, Next, Wording, count};
+use super::{Instead, Next, Wording};
 use crate::http::headers::Hardening;
 use crate::http::metrics::Requests;
 use crate::http::request_id::RequestId;
@@ -46,13 +48,15 @@ impl Wording for Answers {
         }
         let mut at = self.payload;
         while let Some(frame) = bytes.get(at..).and_then(Frame::read) {
-            match frame.reworded() {
+            match frame.status_alone() {
                 None => at += HEAD + frame.length,
-                Some(instead) if at == 0 => {
-                    count(self.counts.as_deref(), StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
-                    return Next::Instead(instead);
+                Some(_) if at > 0 => return Next::As(at),
+                Some(status) => {
+                    if let Some(counts) = &self.counts {
+                        counts.count_unasked(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+                    }
+                    return Next::Instead(reworded(status));
                 }
-                Some(_) => return Next::As(at),
             }
         }
         Next::As(bytes.len())
@@ -86,28 +90,32 @@ impl<'a> Frame<'a> {
         Some(Frame { bytes, length: u32::from_be_bytes([0, high, middle, low]) as usize })
     }
 
-    /// The same status with what every answer of perch's says, if that is all that the frame says. A problem written out
-    /// would have to be counted in the windows of the connection, which h2 does alone.
-    fn reworded(&self) -> Option<Instead> {
+    /// All of the frame, if it is an answer that says a status and nothing else.
+    fn status_alone(&self) -> Option<&'a [u8]> {
         let alone = self.bytes[3] == HEADERS && self.bytes[4] == END_STREAM | END_HEADERS && self.length < STATUS_ALONE;
-        let of = HEAD + self.length;
-        let frame = self.bytes.get(..of).filter(|_| alone)?;
-        let id = RequestId::unasked();
-        tracing::debug!(service = crate::http::NAME, request_id = %id, "the head of request {id} is too long");
-        let mut headers = HeaderMap::new();
-        id.tell(&mut headers);
-        // There is no HTTP/2 without TLS here.
-        Hardening::of_anything(true).apply(&mut headers);
-        let mut answer = frame.to_vec();
-        for (name, value) in &headers {
-            answer.push(LITERAL);
-            text(&mut answer, name.as_str().as_bytes());
-            text(&mut answer, value.as_bytes());
-        }
-        let length = u32::try_from(answer.len() - HEAD).ok()?.to_be_bytes();
-        answer[..3].copy_from_slice(&length[1..]);
-        Some(Instead { rest: Bytes::from(answer), of })
+        self.bytes.get(..HEAD + self.length).filter(|_| alone)
     }
+}
+
+/// The status of a frame with what every answer of perch's says. A problem written out would have to be counted in the windows
+/// of the connection, which h2 does alone.
+fn reworded(status: &[u8]) -> Instead {
+    let id = RequestId::unasked();
+    tracing::debug!(service = crate::http::NAME, request_id = %id, "the head of request {id} is too long");
+    let mut headers = HeaderMap::new();
+    headers.extend(HeaderValue::try_from(fmt_http_date(SystemTime::now())).map(|now| (header::DATE, now)));
+    id.tell(&mut headers);
+    // There is no HTTP/2 without TLS here.
+    Hardening::of_anything(true).apply(&mut headers);
+    let mut answer = status.to_vec();
+    for (name, value) in &headers {
+        answer.push(LITERAL);
+        text(&mut answer, name.as_str().as_bytes());
+        text(&mut answer, value.as_bytes());
+    }
+    let length = u32::try_from(answer.len() - HEAD).expect("these are a few headers").to_be_bytes();
+    answer[..3].copy_from_slice(&length[1..]);
+    Instead { rest: Bytes::from(answer), of: status.len() }
 }
 
 /// Writes a text as it is (RFC 7541, section 5.2), after its length in seven bits and, where those are full, more
@@ -179,13 +187,14 @@ mod tests {
         let data = frame(0, 0, &[TOO_LONG, TOO_LONG].concat());
         let before = [SETTINGS, &data, SETTINGS].concat();
         let all = [&before, TOO_LONG, SETTINGS].concat();
-        for (pieces, taken) in [
-            (vec![&all[..]], 4096),
-            (vec![&all[..]], 7),
-            (vec![&before[..], &all[before.len()..]], 64),
-            (vec![&before[..20], &before[20..30], &all[30..]], 64),
+        for (pieces, taken, vectored) in [
+            (vec![&all[..]], 4096, false),
+            (vec![&all[..]], 7, false),
+            (vec![&before[..], &all[before.len()..]], 64, false),
+            (vec![&before[..], &all[before.len()..]], 64, true),
+            (vec![&before[..20], &before[20..30], &all[30..]], 64, false),
         ] {
-            let came = written(&pieces, taken, false).await;
+            let came = written(&pieces, taken, vectored).await;
             let rest = came.strip_prefix(&before[..]).unwrap().strip_suffix(SETTINGS).unwrap();
             let length = u32::from_be_bytes([0, rest[0], rest[1], rest[2]]) as usize;
             assert_eq!(length, rest.len() - HEAD);
