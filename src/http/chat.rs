@@ -36,6 +36,8 @@ use bodies::Held;
 /// How much of a body that is too large is read and thrown away, in bytes: a client that is still sending would meet a
 /// reset connection in place of the answer.
 const DISCARDED: u64 = 16 << 20;
+/// For the rest of a body that is refused: its sender may read nothing until it has sent it all.
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a body may take to come, and how long still once perch drains.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -284,7 +286,7 @@ pub(super) async fn read<'a>(
     let frames = async {
         loop {
             let next = match refused {
-                Some(since) => timeout_at(since + upload::DISCARD_TIMEOUT, body.frame()).await.unwrap_or_default(),
+                Some(since) => timeout_at(since + DISCARD_TIMEOUT, body.frame()).await.unwrap_or_default(),
                 None => body.frame().await,
             };
             let Some(frame) = next else { break };

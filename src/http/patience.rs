@@ -1,5 +1,6 @@
 //! A connection whose client must not dawdle: a request's head that has begun has to be there soon (slowloris), and a
-//! connection may be idle for long, but not for ever.
+//! connection may be idle for long, but not for ever. A client that was refused while it sends is heard out, and one that says
+//! that no more comes still gets its answer.
 
 use std::future::Future;
 use std::io::{Error, ErrorKind, IoSlice};
@@ -26,15 +27,15 @@ pub const IDLE: Duration = Duration::from_secs(75);
 /// <https://docs.aws.amazon.com/elasticloadbalancing/latest/application/edit-load-balancer-attributes.html>).
 pub const IDLE_PROXY: Duration = Duration::from_secs(4100);
 
-/// How long it is heard out when its connection is over: some clients look for an answer when all is sent, and not before.
+/// How long a client is heard out when its connection is over: some look for an answer when all is sent, and not before.
 const REST: Duration = Duration::from_secs(30);
-/// How long it may send nothing then, and how long there is in all once perch drains.
+/// How long it may send nothing then; while perch drains, that is all the time there is.
 const REST_PAUSE: Duration = Duration::from_secs(3);
 /// How much is read of that at once, in bytes.
 const REST_PIECE: usize = 8 << 10;
 /// How long an answer may still take when its client sends no more: that may be the end of its request and not of its interest
-/// (a half-closed connection), but whoever is gone shall not keep a model busy.
-const GONE: Duration = Duration::from_millis(250);
+/// (a half-closed connection), but whoever is gone shall not keep a model busy. It is more than a slow database may take.
+const GONE: Duration = Duration::from_millis(400);
 
 /// Waits for a connection's first byte; `false` where it does not come. Until then nothing is held for the connection but
 /// its socket. From `leave` on, what is done with it is not for here to decide.
@@ -60,6 +61,10 @@ pub struct Patient<T> {
     /// When a request began, or something of an answer was taken.
     since: Instant,
     allowed: Duration,
+    /// Something of an answer is still to be taken.
+    unsent: bool,
+    /// Its client sends no more, which hyper is to hear when all is taken.
+    ended: bool,
     /// Set once its client sends no more while an answer is made.
     gone: Option<Pin<Box<Sleep>>>,
     /// What its client still sends, once the connection is over.
@@ -80,13 +85,26 @@ enum Head {
 struct Rest {
     end: Instant,
     pause: Pin<Box<Sleep>>,
+    /// There is more to come, or something came.
+    due: bool,
 }
 
 impl<T> Patient<T> {
     /// Watches `stream`, which may be idle for as long as `allowed`.
     pub fn new(stream: T, allowed: Duration, busy: Arc<Busy>) -> Self {
-        let since = Instant::now();
-        Patient { stream, busy, requests: 0, head: Head::Nothing, idle: None, since, allowed, gone: None, rest: None }
+        Patient {
+            stream,
+            busy,
+            requests: 0,
+            head: Head::Nothing,
+            idle: None,
+            since: Instant::now(),
+            allowed,
+            unsent: false,
+            ended: false,
+            gone: None,
+            rest: None,
+        }
     }
 
     /// Whether there is more of a request than was read: of its body, or of a head that can't be one.
@@ -96,6 +114,7 @@ impl<T> Patient<T> {
     }
 
     fn wrote<W>(&mut self, written: W) -> W {
+        self.unsent = true;
         self.since = Instant::now();
         written
     }
@@ -124,15 +143,20 @@ impl<T: AsyncRead + Unpin> AsyncRead for Patient<T> {
         let patient = self.get_mut();
         let before = buffer.filled().len();
         let read = Pin::new(&mut patient.stream).poll_read(context, buffer);
+        let ended = matches!(read, Poll::Ready(Ok(()))) && buffer.filled().len() == before;
         let Some(requests) = patient.busy.between() else {
             // A body may take longer.
             patient.head = Head::Nothing;
-            let ended = matches!(read, Poll::Ready(Ok(()))) && buffer.filled().len() == before;
             if ended && !patient.busy.is_upgraded() {
                 ready!(patient.poll_gone(context));
             }
             return read;
         };
+        if ended && patient.unsent {
+            // hyper would let go of the rest. Whoever takes nothing of it is seen to by the kernel.
+            patient.ended = true;
+            return Poll::Pending;
+        }
         // One may begin and end between two looks: its head came.
         if std::mem::replace(&mut patient.requests, requests) != requests {
             patient.head = Head::Nothing;
@@ -164,6 +188,12 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Patient<T> {
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<(), Error>> {
         let patient = self.get_mut();
         let flushed = Pin::new(&mut patient.stream).poll_flush(context);
+        if flushed.is_ready() {
+            patient.unsent = false;
+            if std::mem::take(&mut patient.ended) {
+                context.waker().wake_by_ref();
+            }
+        }
         if flushed.is_ready()
             && patient.busy.between().is_some()
             && let Poll::Ready(late) = patient.poll_idle(context)
@@ -177,13 +207,14 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Patient<T> {
         let patient = self.get_mut();
         if patient.rest.is_none() {
             ready!(Pin::new(&mut patient.stream).poll_shutdown(context))?;
-            if !patient.is_cut_short() {
-                return Poll::Ready(Ok(()));
-            }
         }
+        let due = patient.is_cut_short();
         let all = if patient.busy.leave.is_cancelled() { REST_PAUSE } else { REST };
-        let rest =
-            patient.rest.get_or_insert_with(|| Rest { end: Instant::now() + all, pause: Box::pin(sleep(REST_PAUSE)) });
+        let rest = patient.rest.get_or_insert_with(|| Rest {
+            end: Instant::now() + all,
+            pause: Box::pin(sleep(REST_PAUSE)),
+            due,
+        });
         let mut room = [MaybeUninit::uninit(); REST_PIECE];
         loop {
             let mut piece = ReadBuf::uninit(&mut room);
@@ -191,8 +222,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Patient<T> {
                 Poll::Ready(Ok(())) if !piece.filled().is_empty() && Instant::now() < rest.end => {
                     let pause = Instant::now() + REST_PAUSE;
                     rest.pause.as_mut().reset(pause.min(rest.end));
+                    rest.due = true;
                 }
                 Poll::Ready(_) => return Poll::Ready(Ok(())),
+                Poll::Pending if !rest.due => return Poll::Ready(Ok(())),
                 Poll::Pending => return rest.pause.as_mut().poll(context).map(Ok),
             }
         }
@@ -240,5 +273,68 @@ mod tests {
         let error = patient.read(&mut [0; 8]).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::TimedOut);
         assert!(patient.since.elapsed() >= allowed, "{:?}", patient.since.elapsed());
+    }
+
+    #[tokio::test]
+    async fn whoever_sends_no_more_is_gone_a_moment_later() {
+        let (mut client, server) = duplex(64);
+        let busy = Arc::new(Busy::new(CancellationToken::new()));
+        let mut patient = Patient::new(server, IDLE, Arc::clone(&busy));
+        client.write_all(b"GET").await.unwrap();
+        assert_eq!(patient.read(&mut [0; 8]).await.unwrap(), 3);
+        busy.begin();
+        client.shutdown().await.unwrap();
+        let said = Instant::now();
+        assert_eq!(patient.read(&mut [0; 8]).await.unwrap(), 0);
+        assert!((GONE..20 * GONE).contains(&said.elapsed()), "{:?}", said.elapsed());
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_on_its_way_is_taken_first() {
+        let (mut client, server) = duplex(4);
+        let busy = Arc::new(Busy::new(CancellationToken::new()));
+        let mut patient = Patient::new(server, IDLE, Arc::clone(&busy));
+        client.shutdown().await.unwrap();
+        assert_eq!(patient.write(b"answer").await.unwrap(), 4);
+        let hears = timeout(2 * GONE, patient.read(&mut [0; 8])).await;
+        assert!(hears.is_err(), "hyper would let go of the rest");
+        let mut answer = [0; 6];
+        let (rest, read) = tokio::join!(
+            async {
+                patient.write_all(b"er").await.unwrap();
+                patient.flush().await.unwrap();
+                patient.read(&mut [0; 8]).await.unwrap()
+            },
+            client.read_exact(&mut answer)
+        );
+        read.unwrap();
+        assert_eq!((rest, &answer), (0, b"answer"));
+    }
+
+    #[tokio::test]
+    async fn whoever_is_refused_is_heard_out_for_as_long_as_they_send() {
+        let (mut client, server) = duplex(64);
+        let mut patient = Patient::new(server, IDLE, Arc::new(Busy::new(CancellationToken::new())));
+        client.write_all(b"nonsense").await.unwrap();
+        assert_eq!(patient.read(&mut [0; 8]).await.unwrap(), 8);
+        let begun = Instant::now();
+        let sends = async {
+            for _ in 0..4 {
+                client.write_all(b"more").await.unwrap();
+                sleep(REST_PAUSE / 3).await;
+            }
+        };
+        let (ended, ()) = tokio::join!(patient.shutdown(), sends);
+        ended.unwrap();
+        assert!((2 * REST_PAUSE..REST).contains(&begun.elapsed()), "{:?}", begun.elapsed());
+    }
+
+    #[tokio::test]
+    async fn whoever_has_said_all_is_not_waited_for() {
+        let (_client, server) = duplex(64);
+        let mut patient = Patient::new(server, IDLE, Arc::new(Busy::new(CancellationToken::new())));
+        let begun = Instant::now();
+        patient.shutdown().await.unwrap();
+        assert!(begun.elapsed() < REST_PAUSE, "{:?}", begun.elapsed());
     }
 }

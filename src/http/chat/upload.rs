@@ -45,8 +45,6 @@ const PART_HEAD: usize = 16 << 10;
 const CONTENT_TYPE: usize = 256;
 /// What a form takes beside its contents, in bytes.
 const FORM: u64 = 64 << 10;
-/// For the rest of an upload that is refused: its sender may read nothing until it has sent it all.
-pub(super) const DISCARD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Reads a form whose text may be `limit` bytes long, with files of the kinds that are read by whoever answers under this
 /// configuration.
@@ -345,7 +343,7 @@ impl Incoming {
             }
         });
         // Whether it all came or not, the answer is next.
-        drop(timeout(DISCARD_TIMEOUT, all).await);
+        drop(timeout(super::DISCARD_TIMEOUT, all).await);
     }
 }
 

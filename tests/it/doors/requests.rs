@@ -321,7 +321,7 @@ fn odd_methods_targets_and_bodies_are_answered_and_hardened_and_others_are_serve
 
 #[test]
 fn whoever_says_that_no_more_comes_is_answered() {
-    let (_perch, port) = perch_with("");
+    let (_perch, port) = perch_with("max_body = \"9MiB\"");
     let question = r#"{"message": "hello"}"#;
     let chat = format!(
         "POST /api/chat HTTP/1.1\r\nHost: perch\r\nContent-Type: application/json\r\nAccept: text/event-stream\r\n\
@@ -329,13 +329,34 @@ fn whoever_says_that_no_more_comes_is_answered() {
         question.len()
     );
     for request in ["GET /health HTTP/1.1\r\nHost: perch\r\n\r\n", &chat] {
-        for round in 0..20 {
-            let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-            stream.write_all(request.as_bytes()).unwrap();
-            stream.shutdown(Shutdown::Write).unwrap();
-            let answer = raw::read_to_end(&mut stream);
-            assert_eq!(raw::statuses(&answer), [200], "{round}: {answer}");
-        }
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        let answer = raw::read_to_end(&mut stream);
+        assert_eq!(raw::statuses(&answer), [200], "{answer}");
+    }
+    // All of a long one, however slowly they take it.
+    let said = "x".repeat(8 << 20);
+    let body = format!("{{\"message\": \"{said}\"}}");
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let head = "POST /api/chat HTTP/1.1\r\nHost: perch\r\nContent-Type: application/json\r\n";
+    write!(stream, "{head}Content-Length: {}\r\n\r\n{body}", body.len()).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    std::thread::sleep(Duration::from_secs(1));
+    let answer = raw::read_to_end(&mut stream);
+    assert!(answer.contains(&said), "{} bytes came", answer.len());
+}
+
+#[test]
+fn what_follows_nonsense_is_heard_out() {
+    let (_perch, port) = perch_with("");
+    for (first, expected) in [("", &[200, 400][..]), ("Connection: close\r\n", &[200])] {
+        let good = format!("GET /health HTTP/1.1\r\nHost: perch\r\n{first}\r\n");
+        let bytes = good + "nonsense\r\n\r\n" + &"more".repeat(256 << 10);
+        let answers = raw::send(port, bytes.as_bytes());
+        assert_eq!(raw::statuses(&answers), *expected, "{answers}");
     }
 }
 
