@@ -199,7 +199,7 @@ impl Keeping {
             Ok(Err(failure)) => Err(failure),
             Err(_) => {
                 let text = format!("the order took more than {} min", ORDER_TIMEOUT.as_secs() / 60);
-                Err(Failure { kind: Kind::Refused, text })
+                Err(Failure::refused(text))
             }
         };
         match result {
@@ -211,7 +211,7 @@ impl Keeping {
                 self.stand(self.due(now));
                 self.certificates.serve(&certificate);
             }
-            Err(Failure { kind, text }) => {
+            Err(Failure { kind, text, .. }) => {
                 let until = come_again.take();
                 self.tries.failed(kind, text.clone(), until, SystemTime::now(), fastrand::f64());
                 let told = untold(&text);
@@ -244,7 +244,7 @@ impl Keeping {
         let Issued { chain, key } = issued;
         let certificate = Certificate::new(chain.as_bytes(), key.as_bytes()).map_err(|flaw| {
             self.kept.forget_order(&self.place);
-            Failure { kind: Kind::Refused, text: format!("the server's certificate can't be served: it {flaw}") }
+            Failure::refused(format!("the server's certificate can't be served: it {flaw}"))
         })?;
         let certificate = Arc::new(certificate);
         let (kept, place) = (Arc::clone(&self.kept), self.place.clone());
@@ -259,12 +259,9 @@ impl Keeping {
         let now = SystemTime::now();
         if facts.not_before > now || facts.not_after <= now {
             self.certificates.serve(&certificate);
-            return Err(Failure {
-                kind: Kind::Clock,
-                text: format!(
-                    "the {facts} was issued just now and is not valid by the clock of this host; set the clock"
-                ),
-            });
+            let text =
+                format!("the {facts} was issued just now and is not valid by the clock of this host; set the clock");
+            return Err(Failure::new(Kind::Clock, text));
         }
         Ok(certificate)
     }

@@ -23,6 +23,11 @@ const POLLING: RetryPolicy =
 /// 6.7).
 const NO_ACCOUNT: &str = "urn:ietf:params:acme:error:accountDoesNotExist";
 const LIMITED: &str = "urn:ietf:params:acme:error:rateLimited";
+/// What it says of a request whose nonce it does not know (any more): nothing came of that, and it may be tried again at once
+/// (RFC 8555, section 6.5). instant-acme tries each request three times.
+const STALE: &str = "urn:ietf:params:acme:error:badNonce";
+/// How often an order is gone on with because of that.
+const TRIES: u32 = 3;
 
 /// A certificate with its key, both in PEM.
 pub struct Issued {
@@ -35,12 +40,19 @@ pub struct Issued {
 pub struct Failure {
     pub kind: Kind,
     pub text: String,
+    /// It is one of nonces alone.
+    stale: bool,
+}
+
+fn is_stale(error: &Error) -> bool {
+    matches!(error, Error::Api(problem) if problem.r#type.as_deref() == Some(STALE))
 }
 
 impl Failure {
     fn of(doing: &str, error: &Error) -> Failure {
         let kind = match error {
             Error::Other(inner) if inner.is::<Unanswered>() => Kind::Unanswered,
+            stale if is_stale(stale) => Kind::Unanswered,
             Error::Api(Problem { r#type: Some(kind), .. }) if kind == LIMITED => Kind::Limited,
             Error::Api(Problem { status: Some(429 | 503), .. }) => Kind::Limited,
             // It is not well, or something else stands in its place: no order comes of that.
@@ -53,11 +65,15 @@ impl Failure {
             Error::Timeout(_) => "the server takes too long".to_owned(),
             error => error.to_string(),
         };
-        Failure { kind, text: format!("{doing}: {text}") }
+        Failure { kind, text: format!("{doing}: {text}"), stale: is_stale(error) }
     }
 
-    fn refused(text: String) -> Failure {
-        Failure { kind: Kind::Refused, text }
+    pub fn new(kind: Kind, text: String) -> Failure {
+        Failure { kind, text, stale: false }
+    }
+
+    pub fn refused(text: String) -> Failure {
+        Failure::new(Kind::Refused, text)
     }
 }
 
@@ -91,6 +107,23 @@ struct KeptOrder {
 /// # Errors
 /// Why there is no certificate.
 pub async fn order(
+    acme: &Acme,
+    place: &Place,
+    kept: &Kept,
+    certificates: &Certificates,
+    come_again: &ComeAgain,
+    replaces: Option<CertificateIdentifier<'static>>,
+) -> Result<Issued, Failure> {
+    let mut tries = 1;
+    loop {
+        match attempt(acme, place, kept, certificates, come_again, replaces.clone()).await {
+            Err(Failure { stale: true, .. }) if tries < TRIES => tries += 1,
+            ended => return ended,
+        }
+    }
+}
+
+async fn attempt(
     acme: &Acme,
     place: &Place,
     kept: &Kept,
@@ -133,7 +166,7 @@ async fn new_order(
     if let Some(replaced) = replaces {
         match account.new_order(&NewOrder::new(names).replaces(replaced)).await {
             Err(Error::Api(problem))
-                if [NO_ACCOUNT, LIMITED].contains(&problem.r#type.as_deref().unwrap_or_default()) =>
+                if [NO_ACCOUNT, LIMITED, STALE].contains(&problem.r#type.as_deref().unwrap_or_default()) =>
             {
                 return Err(Error::Api(problem));
             }
@@ -302,7 +335,10 @@ async fn prove(
         Ok(OrderStatus::Ready) => Ok(()),
         // The order says that it came to nothing, and each of its names why.
         Ok(_) => Err(Failure::refused(why(order, acme).await)),
-        Err(Error::Api(problem)) if problem.status.is_none_or(|status| (400..429).contains(&status)) => {
+        Err(Error::Api(problem))
+            if problem.status.is_none_or(|status| (400..429).contains(&status))
+                && problem.r#type.as_deref() != Some(STALE) =>
+        {
             Err(Failure::refused(why(order, acme).await))
         }
         Err(error) => {

@@ -191,6 +191,29 @@ fn a_server_that_is_not_well_is_asked_again_within_seconds() {
 }
 
 #[test]
+fn nonces_that_the_server_forgot_cost_no_order_and_no_wait() {
+    let (host, gateway) = behind_a_gateway();
+    let stale = |nonce: u32| {
+        let problem = r#"{"type":"urn:ietf:params:acme:error:badNonce","detail":"unknown nonce","status":400}"#;
+        let head = "HTTP/1.1 400 Bad Request\r\nContent-Type: application/problem+json\r\n";
+        format!("{head}Replay-Nonce: nonce{nonce}\r\nContent-Length: {}\r\n\r\n{problem}", problem.len())
+    };
+    // More often in a row than the library itself tries, at each thing that is asked.
+    let mut asked = std::collections::HashMap::new();
+    gateway.meddle(move |request: &Asked| {
+        let path = request.path.split('/').nth(1).unwrap_or_default().to_owned();
+        let times: &mut u32 = asked.entry(path.clone()).or_default();
+        *times += 1;
+        let signed = ["order-plz", "certZ"].contains(&&*path);
+        if signed && *times <= 4 { Deed::Answer(stale(*times)) } else { Deed::Pass }
+    });
+    let perch = start(&host, &gateway, &["chat.test"], "http-01");
+    wait_certificate(&perch, &["chat.test"]);
+    assert_eq!((host.get("chat.test"), host.pebble.orders()), ("ok\n".to_owned(), 1));
+    assert_eq!(perch.messages("WARN"), [""; 0]);
+}
+
+#[test]
 fn a_challenge_is_not_answered_any_more_once_its_order_is_given_up() {
     let (host, gateway) = behind_a_gateway();
     let (token, tokens) = channel();
