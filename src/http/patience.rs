@@ -187,20 +187,17 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Patient<T> {
     /// hyper does not look at the connection again once its answer has left: this is where that begins to be idle.
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<(), Error>> {
         let patient = self.get_mut();
-        let flushed = Pin::new(&mut patient.stream).poll_flush(context);
-        if flushed.is_ready() {
-            patient.unsent = false;
-            if std::mem::take(&mut patient.ended) {
-                context.waker().wake_by_ref();
-            }
+        ready!(Pin::new(&mut patient.stream).poll_flush(context))?;
+        patient.unsent = false;
+        if std::mem::take(&mut patient.ended) {
+            context.waker().wake_by_ref();
         }
-        if flushed.is_ready()
-            && patient.busy.between().is_some()
+        if patient.busy.between().is_some()
             && let Poll::Ready(late) = patient.poll_idle(context)
         {
             return Poll::Ready(Err(late));
         }
-        flushed
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<(), Error>> {

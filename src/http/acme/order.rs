@@ -44,16 +44,17 @@ pub struct Failure {
     stale: bool,
 }
 
-fn is_stale(error: &Error) -> bool {
-    matches!(error, Error::Api(problem) if problem.r#type.as_deref() == Some(STALE))
+/// Whether the server's error is of this kind.
+fn is(error: &Error, kind: &str) -> bool {
+    matches!(error, Error::Api(problem) if problem.r#type.as_deref() == Some(kind))
 }
 
 impl Failure {
     fn of(doing: &str, error: &Error) -> Failure {
         let kind = match error {
             Error::Other(inner) if inner.is::<Unanswered>() => Kind::Unanswered,
-            stale if is_stale(stale) => Kind::Unanswered,
-            Error::Api(Problem { r#type: Some(kind), .. }) if kind == LIMITED => Kind::Limited,
+            error if is(error, STALE) => Kind::Unanswered,
+            error if is(error, LIMITED) => Kind::Limited,
             Error::Api(Problem { status: Some(429 | 503), .. }) => Kind::Limited,
             // It is not well, or something else stands in its place: no order comes of that.
             Error::Api(Problem { status: Some(500..), .. }) | Error::Json(_) => Kind::Unanswered,
@@ -65,7 +66,7 @@ impl Failure {
             Error::Timeout(_) => "the server takes too long".to_owned(),
             error => error.to_string(),
         };
-        Failure { kind, text: format!("{doing}: {text}"), stale: is_stale(error) }
+        Failure { kind, text: format!("{doing}: {text}"), stale: is(error, STALE) }
     }
 
     pub fn new(kind: Kind, text: String) -> Failure {
@@ -143,7 +144,7 @@ async fn attempt(
     }
     let mut order = match new_order(&account, &names, replaces.clone()).await {
         // A server that was set up anew; or somebody removed the account.
-        Err(Error::Api(problem)) if problem.r#type.as_deref() == Some(NO_ACCOUNT) => {
+        Err(error) if is(&error, NO_ACCOUNT) => {
             let account = new_account(acme, place, kept, client()?).await?;
             new_order(&account, &names, replaces).await
         }
@@ -165,11 +166,7 @@ async fn new_order(
 ) -> Result<Order, Error> {
     if let Some(replaced) = replaces {
         match account.new_order(&NewOrder::new(names).replaces(replaced)).await {
-            Err(Error::Api(problem))
-                if [NO_ACCOUNT, LIMITED, STALE].contains(&problem.r#type.as_deref().unwrap_or_default()) =>
-            {
-                return Err(Error::Api(problem));
-            }
+            Err(error) if [NO_ACCOUNT, LIMITED, STALE].iter().any(|kind| is(&error, kind)) => return Err(error),
             Err(Error::Other(inner)) if inner.is::<Unanswered>() => return Err(Error::Other(inner)),
             // It does not know that certificate, or holds it for replaced already, or does not care.
             Err(Error::Unsupported(_) | Error::Api(_) | Error::Other(_)) => {}
@@ -274,7 +271,7 @@ async fn known_account(acme: &Acme, place: &Place, kept: &Kept, client: Client) 
                 kept.keep_account(place, account.to_string().as_bytes());
             }
             // The order itself finds out, and a new account has the new address.
-            Err(Error::Api(problem)) if problem.r#type.as_deref() == Some(NO_ACCOUNT) => {}
+            Err(error) if is(&error, NO_ACCOUNT) => {}
             Err(error) => return Err(Failure::of("the account's address was not taken", &error)),
         }
     }
@@ -335,9 +332,9 @@ async fn prove(
         Ok(OrderStatus::Ready) => Ok(()),
         // The order says that it came to nothing, and each of its names why.
         Ok(_) => Err(Failure::refused(why(order, acme).await)),
-        Err(Error::Api(problem))
-            if problem.status.is_none_or(|status| (400..429).contains(&status))
-                && problem.r#type.as_deref() != Some(STALE) =>
+        Err(error)
+            if !is(&error, STALE)
+                && matches!(&error, Error::Api(problem) if problem.status.is_none_or(|status| (400..429).contains(&status))) =>
         {
             Err(Failure::refused(why(order, acme).await))
         }
