@@ -1,10 +1,9 @@
 //! perch on the open internet: what browsers are told, and what other sites may do.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
 
 use super::support::exchange::{Response, exchange, parse_all};
-use super::support::perch::{PATIENCE, Perch, Start, free_port};
+use super::support::perch::{Perch, Start, free_port};
 use super::support::raw;
 use super::support::socket::Person;
 
@@ -177,8 +176,7 @@ fn other_sites_open_no_socket() {
     let own = format!("http://127.0.0.1:{port}");
     let handshake = |origin: &str| {
         let key = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==";
-        let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut stream = raw::connect(port);
         write!(stream, "GET /api/ws HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n{key}\r\n{origin}\r\n").unwrap();
         let mut head = [0; 12];
         stream.read_exact(&mut head).unwrap();

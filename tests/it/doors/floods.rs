@@ -16,8 +16,7 @@ const TRICKLE: Duration = Duration::from_millis(200);
 
 /// Begins to send a body of `length` bytes, of which the last is still to come.
 fn nearly(port: u16, length: usize) -> TcpStream {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut stream = raw::connect(port);
     let head = format!(
         "POST /api/chat HTTP/1.1\r\nHost: perch\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\
          Connection: close\r\n\r\n"
@@ -102,8 +101,7 @@ fn a_reader_who_takes_nothing_of_an_answer_is_let_go_after_a_minute() {
 #[test]
 fn chunks_are_counted_as_they_come() {
     let (_perch, port) = perch_with("max_body = \"1KiB\"");
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut stream = raw::connect(port);
     let head = "POST /api/chat HTTP/1.1\r\nHost: perch\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n";
     stream.write_all(head.as_bytes()).unwrap();
     // One chunk that says it is 4 GiB, of which as much is sent as perch takes.
@@ -136,15 +134,13 @@ fn assert_others_are_served(port: u16, attack: impl Fn(&AtomicBool) + Sync) {
 fn heads_that_trickle_in_end_after_ten_seconds_and_others_are_served() {
     let (_perch, port) = perch_with("");
     // One whose head never ends, on a connection that was good before.
-    let mut slow = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    slow.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut slow = raw::connect(port);
     slow.write_all(b"GET /health HTTP/1.1\r\nHost: perch\r\n\r\n").unwrap();
     let mut answer = [0; 12];
     slow.read_exact(&mut answer).unwrap();
     let begun = Instant::now();
     slow.write_all(b"GET /health HTTP/1.1\r\nX: ").unwrap();
-    let silent = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    silent.set_read_timeout(Some(PATIENCE)).unwrap();
+    let silent = raw::connect(port);
     assert_others_are_served(port, |over| {
         let mut crowd: Vec<TcpStream> = (0..500).map(|_| TcpStream::connect(("127.0.0.1", port)).unwrap()).collect();
         while !over.load(Ordering::Relaxed) {

@@ -1,12 +1,11 @@
 //! Requests that no client would send, and what is none.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::Shutdown;
 use std::time::{Duration, Instant};
 
 use super::{assert_hardened, only, perch_with};
 use crate::support::exchange::{Response, exchange, parse_all};
-use crate::support::perch::PATIENCE;
 use crate::support::{chat, raw};
 
 /// A second request that must not be answered.
@@ -163,8 +162,7 @@ fn what_is_no_request_is_refused_as_everything_else_is_wherever_it_comes() {
     ] {
         assert_refused(&only(&raw::send(port, bytes.as_bytes())), status, what);
         // After others over the same connection, one after the other or all at once.
-        let mut kept = TcpStream::connect(("127.0.0.1", port)).unwrap();
-        kept.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut kept = raw::connect(port);
         kept.write_all(good.as_bytes()).unwrap();
         let mut first = Vec::new();
         while !first.ends_with(b"ok\n") {
@@ -307,8 +305,7 @@ fn odd_methods_targets_and_bodies_are_answered_and_hardened_and_others_are_serve
         }
     }
     // Who waits to be asked for a body is asked, and its answer is as others are.
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut stream = raw::connect(port);
     let head = format!("POST /api/chat HTTP/1.1\r\n{rest}Expect: 100-continue\r\nContent-Length: 17\r\n\r\n");
     stream.write_all(head.as_bytes()).unwrap();
     let mut asked = [0; 25];
@@ -329,8 +326,7 @@ fn whoever_says_that_no_more_comes_is_answered() {
         question.len()
     );
     for request in ["GET /health HTTP/1.1\r\nHost: perch\r\n\r\n", &chat] {
-        let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut stream = raw::connect(port);
         stream.write_all(request.as_bytes()).unwrap();
         stream.shutdown(Shutdown::Write).unwrap();
         let answer = raw::read_to_end(&mut stream);
@@ -339,8 +335,7 @@ fn whoever_says_that_no_more_comes_is_answered() {
     // All of a long one, however slowly they take it.
     let said = "x".repeat(8 << 20);
     let body = format!("{{\"message\": \"{said}\"}}");
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut stream = raw::connect(port);
     let head = "POST /api/chat HTTP/1.1\r\nHost: perch\r\nContent-Type: application/json\r\n";
     write!(stream, "{head}Content-Length: {}\r\n\r\n{body}", body.len()).unwrap();
     stream.shutdown(Shutdown::Write).unwrap();
@@ -363,8 +358,7 @@ fn what_follows_nonsense_is_heard_out() {
 #[test]
 fn whoever_reads_nothing_before_all_is_sent_hears_why_it_was_refused() {
     let (_perch, port) = perch_with("");
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut stream = raw::connect(port);
     let (piece, pieces) = (vec![b'x'; 64 << 10], 50);
     let head = format!("POST /nothing HTTP/1.1\r\nHost: perch\r\nContent-Length: {}\r\n\r\n", piece.len() * pieces);
     stream.write_all(head.as_bytes()).unwrap();
@@ -380,8 +374,7 @@ fn whoever_reads_nothing_before_all_is_sent_hears_why_it_was_refused() {
 #[test]
 fn a_body_that_is_too_large_is_refused_although_its_rest_does_not_come() {
     let (_perch, port) = perch_with("max_body = \"1KiB\"");
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut stream = raw::connect(port);
     let head =
         "POST /api/chat HTTP/1.1\r\nHost: perch\r\nContent-Type: application/json\r\nContent-Length: 100000\r\n\r\n";
     stream.write_all(head.as_bytes()).unwrap();

@@ -6,14 +6,21 @@ use std::time::Duration;
 
 use super::perch::PATIENCE;
 
+/// A connection to this port of 127.0.0.1, on which nobody waits for ever.
+#[track_caller]
+pub fn connect(port: u16) -> TcpStream {
+    let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
 /// Sends `bytes` to this port of 127.0.0.1 and reads until the connection is closed.
 ///
 /// # Panics
 /// When it is not closed for long.
 #[track_caller]
 pub fn send(port: u16, bytes: &[u8]) -> String {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut stream = connect(port);
     // perch may have closed it before all of it is out.
     drop(stream.write_all(bytes));
     read_to_end(&mut stream)
